@@ -1,0 +1,30 @@
+# Each target sets up what it needs: .venv is built from setup.py the first time.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-fast lint format clean
+
+demo: .venv/installed  ## train and compare on scikit-learn's digits, under 4 minutes
+	$(BIN)/python run.py --flagfile=flags/demo.flags
+
+test: .venv/installed  ## the whole test suite
+	$(BIN)/python -m pytest -q -rs
+
+test-fast: .venv/installed  ## without the slow tests
+	$(BIN)/python -m pytest -q -m "not slow"
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/installed: setup.py
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache vfd_tf.egg-info build

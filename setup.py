@@ -1,0 +1,35 @@
+"""Packaging of vfd_tf: `pip install .`, or `pip install -e .[dev]` to work on it."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'__version__ = "(.+)"', (HERE / "vfd_tf/__init__.py").read_text()
+).group(1)
+
+setup(
+    name="vfd_tf",
+    version=VERSION,
+    description="Adversarial training with Vanilla Feature Distillation for Keras",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    packages=find_packages(include=["vfd_tf", "vfd_tf.*"]),
+    python_requires=">=3.11,<3.14",
+    install_requires=[
+        "tensorflow>=2.20",
+        "keras>=3.12",
+        "numpy",
+        "absl-py",
+        "tensorflow-datasets",
+        "cleverhans",
+        "tensorboard",
+        "matplotlib",
+        "scikit-learn",
+    ],
+    extras_require={"dev": ["pytest", "ruff"]},
+    entry_points={"console_scripts": ["vfd = vfd_tf.command:main"]},
+)

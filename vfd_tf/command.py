@@ -1,0 +1,78 @@
+"""The command line: flags -> experiments -> train -> evaluate -> one table."""
+
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import tensorflow as tf
+from absl import flags
+
+from vfd_tf import config, datasets, evaluation, experiment
+from vfd_tf.part import InputError
+
+USAGE = """Adversarial training with Vanilla Feature Distillation.
+
+  python run.py --method=hat --vfd_lambda=0.01
+  python run.py --flagfile=flags/cifar10_trades.flags --distill=none,vfd
+  tensorboard --logdir=runs
+
+The same command again continues a run, or reports it where it is complete.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; 0 done, 1 stopped, 2 bad input (one sentence on stderr)."""
+    argv = sys.argv if argv is None else argv
+    values = config.define()
+    if any(word in ("--help", "-h", "--helpfull", "--helpshort") for word in argv[1:]):
+        print(USAGE + config.help_text(values))
+        return 0
+    try:
+        rest = values(argv)[1:]
+        if rest:
+            raise InputError(f"Unexpected argument {rest[0]!r}; flags are --name=value.")
+        _run(values)
+    except (InputError, flags.Error) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped; the same command continues after the last whole epoch.")
+        return 1
+    return 0
+
+
+def _run(values):
+    experiments = config.experiments(values)
+    if values.workdir and len(experiments) > 1:
+        raise InputError(
+            f"--workdir names one run directory, but --method and --distill ask for "
+            f"{len(experiments)} runs; use --runs for the folder of all."
+        )
+    plan = config.evaluating(values)
+    for attack in plan.attacks:
+        evaluation.protocol(attack, plan.epsilon, plan.norm)
+    first = experiments[0]
+    session = experiment.Session(
+        data=datasets.load(first.dataset, values.data_dir, first.validation),
+        evaluating=plan,
+        root=values.runs,
+        strategy=make_strategy(values.strategy),
+        describe=config.flagfile,
+    )
+    for each in experiments:
+        experiment.run(each, session, values.workdir)
+    print(session.report())
+
+
+def make_strategy(name: str) -> tf.distribute.Strategy:
+    """One device, or a mirror of the network on every GPU (without one: on every CPU)."""
+    if name == "one_device":
+        return tf.distribute.get_strategy()
+    devices = tf.config.list_logical_devices("GPU")
+    devices = devices or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,231 @@
+"""Flags: one for every hyper-parameter, derived from the fields of the parts.
+
+The name, the default, the range and the help of a flag are those of its field. Fields of
+an `Experiment` and its `Recipe` give flags of their own name; fields of a method,
+distillation or attack are prefixed with its name: `--vfd_lambda`, `--trades_beta`,
+`--pgd_steps`. The radius and the norm of attacks are `--epsilon` and `--norm`.
+"""
+
+import dataclasses
+import types
+import typing
+from fractions import Fraction
+
+from absl import flags
+
+from vfd_tf.attacks import ATTACKS, PGD
+from vfd_tf.callbacks import LambdaSchedule
+from vfd_tf.distillation import DISTILLATIONS
+from vfd_tf.experiment import Evaluating, Experiment, Recipe
+from vfd_tf.methods import METHODS
+from vfd_tf.part import InputError, check_range, choose
+
+_THREAT_MODEL = ("epsilon", "norm")
+_AXES = {"method": METHODS, "distill": DISTILLATIONS, "attack": ATTACKS}
+STRATEGIES = ("one_device", "mirrored")
+
+
+class Value(flags.ArgumentParser):
+    """Reads the text of a field's type: 8/255, 0.01, none, true, 100,105."""
+
+    def __init__(self, label: str, field: dataclasses.Field):
+        self.label, self.field = label, field
+        kinds = field.type if isinstance(field.type, types.UnionType) else None
+        self.optional = kinds is not None
+        self.kind = typing.get_args(kinds)[0] if kinds else field.type
+        self.syntactic_help = self.flag_type()
+
+    def flag_type(self):
+        return getattr(self.kind, "__name__", str(self.kind))
+
+    def parse(self, argument):
+        value = self._read(argument) if isinstance(argument, str) else argument
+        try:
+            check_range(self.label, self.field, value)
+        except InputError as error:
+            raise ValueError(str(error)) from error
+        return value
+
+    def _read(self, text):
+        if self.optional and text.lower() in ("none", ""):
+            return None
+        if typing.get_origin(self.kind) is tuple:
+            kind = typing.get_args(self.kind)[0]
+            return tuple(_scalar(kind, item) for item in text.split(",") if item)
+        return _scalar(self.kind, text)
+
+
+def _scalar(kind, text):
+    if kind is bool:
+        return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+    if kind is float:
+        return float(Fraction(text.replace(" ", "")) if "/" in text else text)
+    return kind(text)
+
+
+def text_of(value) -> str:
+    """The text that `Value` reads back as this value."""
+    if isinstance(value, tuple):
+        return ",".join(map(text_of, value))
+    return str(value).lower() if isinstance(value, (bool, type(None))) else str(value)
+
+
+class _Serializer(flags.ArgumentSerializer):
+    def serialize(self, value):
+        return text_of(value)
+
+
+def flag_name(prefix: str, field: dataclasses.Field) -> str:
+    """The flag of a field: prefix_field, without a trailing underscore (lambda_)."""
+    name = field.name.rstrip("_")
+    return f"{prefix}_{name}".replace("-", "_") if prefix else name
+
+
+def parameters(cls, prefix="", skip=()):
+    """(flag name, field) of every plain hyper-parameter of a part."""
+    for field in dataclasses.fields(cls):
+        if "meaning" in field.metadata and field.name not in skip:
+            yield flag_name(prefix, field), field
+
+
+def define() -> flags.FlagValues:
+    """All flags of the command line, in sections of their help."""
+    values = flags.FlagValues()
+    _define_run(values)
+    for name, field in (*parameters(Experiment), *parameters(Recipe)):
+        _define_parameter(values, name, field, "training")
+    _define_parameter(values, *_parameter(PGD, "epsilon"), "training")
+    _define_parameter(values, *_parameter(PGD, "norm"), "training")
+    for name, field in parameters(LambdaSchedule, "lambda"):
+        _define_parameter(values, name, field, "training")
+    for axis, table in _AXES.items():
+        for key, cls in table.items():
+            skip = _THREAT_MODEL if axis == "attack" else ()
+            for name, field in parameters(cls, key, skip):
+                _define_parameter(values, name, field, f"--{axis}={key}")
+    return values
+
+
+def _define_run(values):
+    def names(table):
+        return ", ".join(table)
+
+    add, run = flags.DEFINE_list, {"flag_values": values, "module_name": "run"}
+    add("method", "hat", f"base methods, one run each: {names(METHODS)}", **run)
+    add("distill", "vfd", f"distillations: {names(DISTILLATIONS)}", **run)
+    text = flags.DEFINE_string
+    text("attack", "pgd", f"training attack: {names(ATTACKS)}", **run)
+    text("runs", "runs", "folder of the run directories", **run)
+    text("workdir", None, "run directory; default: named by the flags, in --runs", **run)
+    text("data_dir", None, "folder of tensorflow-datasets", **run)
+    flags.DEFINE_enum("strategy", "one_device", STRATEGIES, "replicas", **run)
+    add("eval_attacks", "fgsm,pgd20", "protocols on the test split, in order", **run)
+    text("eval_norm", None, "norm of the evaluation; default: --norm", **run)
+    flags.DEFINE(
+        Value("--eval_epsilon", _parameter(PGD, "epsilon")[1]),
+        "eval_epsilon",
+        None,
+        "radius of the evaluation; default: --epsilon",
+        values,
+        _Serializer(),
+        module_name="run",
+    )
+    integer = flags.DEFINE_integer
+    integer("eval_batch_size", 128, "images a batch of evaluation", 1, **run)
+    integer("max_images", None, "evaluate on the first n test images", 1, **run)
+
+
+def _parameter(cls, name):
+    return next((n, f) for n, f in parameters(cls) if f.name == name)
+
+
+def _define_parameter(values, name, field, section):
+    default = field.default
+    flags.DEFINE(
+        Value(f"--{name}", field),
+        name,
+        default,
+        field.metadata["meaning"],
+        values,
+        _Serializer(),
+        module_name=section,
+    )
+
+
+def experiments(values: flags.FlagValues) -> list[Experiment]:
+    """One experiment for every pair of --method and --distill."""
+    shared = {
+        "attack": _part(values, ATTACKS, "attack", values.attack, threat_model=True),
+        "recipe": Recipe(**_fields(values, Recipe)),
+        "lambda_schedule": LambdaSchedule(**_fields(values, LambdaSchedule, "lambda")),
+        **_fields(values, Experiment),
+    }
+    return [
+        Experiment(
+            method=_part(values, METHODS, "method", method),
+            distillation=_part(values, DISTILLATIONS, "distillation", distill),
+            **shared,
+        )
+        for method in values.method
+        for distill in values.distill
+    ]
+
+
+def _part(values, table, axis, key, threat_model=False):
+    cls = choose(table, key, axis)
+    skip = _THREAT_MODEL if threat_model else ()
+    fields = _fields(values, cls, key, skip)
+    if threat_model:
+        fields |= {"epsilon": values.epsilon, "norm": values.norm}
+    return cls(**fields)
+
+
+def _fields(values, cls, prefix="", skip=()):
+    return {f.name: values[name].value for name, f in parameters(cls, prefix, skip)}
+
+
+def evaluating(values: flags.FlagValues) -> Evaluating:
+    """The evaluation protocol that the flags ask for."""
+    epsilon = values.eval_epsilon
+    return Evaluating(
+        attacks=tuple(values.eval_attacks),
+        epsilon=values.epsilon if epsilon is None else epsilon,
+        norm=values.eval_norm or values.norm,
+        batch_size=values.eval_batch_size,
+        max_images=values.max_images,
+    )
+
+
+def names(experiment: Experiment) -> dict[str, str]:
+    """The keys of an experiment's method, distillation and attack in their tables."""
+    parts = experiment.method, experiment.distillation, experiment.attack
+    return {
+        axis: next(key for key, cls in table.items() if cls is type(part))
+        for (axis, table), part in zip(_AXES.items(), parts, strict=True)
+    }
+
+
+def flagfile(experiment: Experiment) -> str:
+    """The flags that repeat an experiment, one a line, for --flagfile."""
+    keys = names(experiment)
+    parts = [(experiment, "", ()), (experiment.recipe, "", ())]
+    parts += [(experiment.lambda_schedule, "lambda", ())]
+    parts += [(experiment.method, keys["method"], ())]
+    parts += [(experiment.distillation, keys["distill"], ())]
+    parts += [(experiment.attack, keys["attack"], _THREAT_MODEL)]
+    flat = dict(keys)
+    for part, prefix, skip in parts:
+        flat |= {n: part[f.name] for n, f in parameters(type(part), prefix, skip)}
+    flat |= {name: experiment.attack[name] for name in _THREAT_MODEL}
+    return "".join(f"--{name}={text_of(value)}\n" for name, value in flat.items())
+
+
+def help_text(values: flags.FlagValues) -> str:
+    """Every flag with meaning and default, by section."""
+    lines = []
+    for section, members in values.flags_by_module_dict().items():
+        lines.append(f"\n{section}:")
+        for flag in sorted(members, key=lambda f: f.name) if section == "run" else members:
+            default = "" if flag.default is None else f" [{flag.default_as_str}]"
+            lines.append(f"  --{flag.name:24} {flag.help}{default}")
+    return "\n".join(lines)

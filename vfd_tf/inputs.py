@@ -1,0 +1,146 @@
+"""The input contract, checked once on the first batch instead of failing in step 400.
+
+Images are float32 in [0, 1]; labels are integers in {0, ..., classes - 1}; models return
+logits. Everything else is refused in one sentence that names the fix.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from vfd_tf import network
+from vfd_tf.part import InputError
+
+_ROUNDING = 1e-4  # a normalised image may leave [0, 1] by float rounding, not by more
+
+
+def check_images(x) -> None:
+    """Raises `InputError` unless `x` is a batch of float images in [0, 1]."""
+    x = np.asarray(x)
+    if not np.issubdtype(x.dtype, np.floating):
+        raise InputError(
+            f"The images are {x.dtype}; pass float32 in [0, 1], for example x / 255."
+        )
+    if x.size and not (x.min() >= -_ROUNDING and x.max() <= 1 + _ROUNDING):
+        raise InputError(
+            f"The images range from {x.min():.4g} to {x.max():.4g}; attacks need float32 "
+            "in [0, 1]: divide by 255 and put any normalisation into the model as its "
+            "first layer."
+        )
+
+
+def check_labels(y, num_classes: int) -> None:
+    """Raises `InputError` unless `y` are integer labels [n] or [n, 1] of `num_classes`."""
+    y = np.asarray(y)
+    if y.ndim > 1 and y.shape[-1] != 1:
+        raise InputError(
+            f"The labels have shape {y.shape}, which looks one-hot; pass integer class "
+            "indices [n], for example y.argmax(-1)."
+        )
+    if not np.issubdtype(y.dtype, np.integer) and not np.array_equal(y, np.round(y)):
+        raise InputError(f"The labels are {y.dtype}; pass integer class indices [n].")
+    if y.size and (y.min() < 0 or y.max() >= num_classes):
+        raise InputError(
+            f"The labels range from {y.min()} to {y.max()}, but the model has "
+            f"{num_classes} classes, 0 to {num_classes - 1}."
+        )
+
+
+def check_logits(model, logits) -> None:
+    """Raises `InputError` if the model returns probabilities, or infinite or NaN logits."""
+    logits = np.asarray(logits)
+    if not np.isfinite(logits).all():
+        raise InputError(f"The model {model.name!r} returns logits that are not finite.")
+    sums = np.abs(logits.sum(-1) - 1).max() if logits.size else 1.0
+    looks = logits.size and logits.min() >= 0 and sums < 1e-3
+    if network.ends_in_probabilities(model) or looks:
+        raise InputError(
+            f"The model {model.name!r} returns probabilities; remove its final softmax, so "
+            "that it returns logits: attacks and losses need their gradients."
+        )
+
+
+def check_batch(model, x, y) -> None:
+    """Holds one batch, and what the model makes of it, to the contract."""
+    check_images(x)
+    logits = model(tf.convert_to_tensor(x)[:16], training=False)
+    check_logits(model, logits)
+    check_labels(y, logits.shape[-1])
+
+
+def refuse_probabilities(model) -> None:
+    """Raises `InputError` if the model ends in a softmax or a sigmoid."""
+    if network.ends_in_probabilities(model):
+        check_logits(model, [])
+
+
+def check_fit(student, other, role: str, layers) -> None:
+    """Refuses a helper network that shares weights with the student or differs in shape."""
+    if network.shares_weights(student, other):
+        raise InputError(
+            f"The {role} and the student share weights; give the student weights of its "
+            "own (a student can't be its own teacher)."
+        )
+    if not hasattr(student, "output") or not hasattr(other, "output"):
+        return
+    for layer in layers:
+        ours, theirs = student.output[layer].shape, other.output[layer].shape
+        if tuple(ours) != tuple(theirs):
+            raise InputError(
+                f"The {role} doesn't fit: its {layer!r} has shape {tuple(theirs[1:])}, the "
+                f"student's {tuple(ours[1:])}; use the same architecture and classes."
+            )
+
+
+def as_dataset(x, y=None, sample_weight=None, batch_size=None, shuffle_seed=None):
+    """Batches (x, y[, weight]) of a data set or of arrays; other inputs as they are."""
+    if isinstance(x, tf.data.Dataset) or y is None:
+        return x
+    parts = (x, y) if sample_weight is None else (x, y, sample_weight)
+    data = tf.data.Dataset.from_tensor_slices(tuple(np.asarray(p) for p in parts))
+    if shuffle_seed is not None:
+        data = data.shuffle(len(x), seed=shuffle_seed)
+    return data.batch(min(batch_size or 32, len(x))).prefetch(2)
+
+
+def first_batch(data):
+    """The first batch of a data set as (x, y, weight) of NumPy arrays."""
+    for batch in data.take(1).as_numpy_iterator():
+        return keras.utils.unpack_x_y_sample_weight(batch)
+    raise InputError("The data set is empty.")
+
+
+def whole_batches(data, size: int):
+    """Only the batches of `size` examples, with that size in their static shape."""
+    if _static_size(data) is not None:
+        return data
+
+    def full(*batch):
+        return tf.shape(batch[0])[0] == size
+
+    def pinned(*batch):
+        return tuple(tf.ensure_shape(part, [size, *part.shape[1:]]) for part in batch)
+
+    return data.filter(full).map(pinned)
+
+
+def padded_batches(data, size: int):
+    """(x, y, weight) with every batch filled up to `size` by examples of weight 0."""
+    if _static_size(data) is not None:
+        return data
+
+    def pad(x, y, weight=None):
+        count = tf.shape(x)[0]
+        weight = tf.ones(count) if weight is None else tf.cast(weight, tf.float32)
+
+        def fill(part):
+            part = tf.pad(part, [[0, size - count]] + [[0, 0]] * (part.shape.rank - 1))
+            return tf.ensure_shape(part, [size, *part.shape[1:]])
+
+        return fill(x), fill(y), fill(weight)
+
+    return data.map(pad)
+
+
+def _static_size(data):
+    return tf.nest.flatten(data.element_spec)[0].shape[0]

@@ -1,0 +1,90 @@
+"""Per-example losses: logits or features in, `[n]` out; the trainer reduces once.
+
+Everything is computed in log space and in the dtype of its inputs. `y` are integer labels
+`[n]`; logits are `[n, c]`.
+"""
+
+import tensorflow as tf
+
+
+def cross_entropy(y, logits):
+    """Cross-entropy of labels (eq. 3's J): [n], [n, c] -> [n], nats."""
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits)
+
+
+def kl_divergence(p_logits, q_logits):
+    """KL(p || q) of two batches of logits: [n, c], [n, c] -> [n], nats.
+
+    Gradients flow through both arguments, as in TRADES, https://arxiv.org/abs/1901.08573.
+    """
+    log_p, log_q = tf.nn.log_softmax(p_logits), tf.nn.log_softmax(q_logits)
+    return tf.reduce_sum(tf.exp(log_p) * (log_p - log_q), axis=-1)
+
+
+def soft_cross_entropy(teacher_logits, logits, temperature: float = 1.0):
+    """T^2 * (-sum_c softmax(t/T)_c log softmax(s/T)_c): [n, c], [n, c] -> [n].
+
+    Distillation in cross-entropy form (gradient of the KL form, another value):
+    Hinton et al. 2015, https://arxiv.org/abs/1503.02531.
+    """
+    target = tf.nn.softmax(teacher_logits / temperature)
+    log_q = tf.nn.log_softmax(logits / temperature)
+    return -(temperature**2) * tf.reduce_sum(target * log_q, axis=-1)
+
+
+def true_logit(y, logits):
+    """The logit of the label: [n], [n, c] -> [n]."""
+    return tf.gather(logits, y, axis=-1, batch_dims=1)
+
+
+def best_other(y, logits):
+    """The largest logit of any class but the label: [n], [n, c] -> [n]."""
+    is_label = tf.one_hot(y, tf.shape(logits)[-1], on_value=True, off_value=False)
+    lowest = tf.constant(logits.dtype.min, logits.dtype)
+    return tf.reduce_max(tf.where(is_label, lowest, logits), axis=-1)
+
+
+def margin(y, logits):
+    """max_{j != y} z_j - z_y, positive where misclassified: [n], [n, c] -> [n]."""
+    return best_other(y, logits) - true_logit(y, logits)
+
+
+def runner_up_penalty(y, logits):
+    """-log(1.0001 - max_{j != y} p_j + 1e-12), MART's margin term: [n], [n, c] -> [n].
+
+    The second half of the boosted cross-entropy, https://openreview.net/forum?id=rklOg6EFwS.
+    """
+    runner_up = tf.exp(best_other(y, tf.nn.log_softmax(logits)))
+    return -tf.math.log(1.0001 - runner_up + 1e-12)
+
+
+def misclassification_weighted_kl(y, clean_logits, adv_logits):
+    """KL(p(x) || p(x')) * (1.0000001 - p_y(x)), MART's second term: -> [n].
+
+    Gradients flow through every factor. https://openreview.net/forum?id=rklOg6EFwS
+    """
+    log_p, log_q = tf.nn.log_softmax(clean_logits), tf.nn.log_softmax(adv_logits)
+    p = tf.exp(log_p)
+    # The original adds 1e-12 to the probabilities of x' before the logarithm.
+    log_q = tf.math.log(tf.exp(log_q) + 1e-12)
+    kl = tf.reduce_sum(p * (log_p - log_q), axis=-1)
+    return kl * (1.0000001 - true_logit(y, p))
+
+
+def squared_error(a, b):
+    """Mean over classes of the squared difference: [n, c], [n, c] -> [n]."""
+    return tf.reduce_mean(tf.square(a - b), axis=-1)
+
+
+def squared_euclidean(a, b):
+    """||a - b||_2^2 of each pair of feature maps: [n, ...], [n, ...] -> [n]."""
+    return tf.reduce_sum(tf.square(a - b), axis=list(range(1, a.shape.rank)))
+
+
+def euclidean(a, b):
+    """Gamma of eq. 5, ||a - b||_2 of flattened feature maps: [n, ...], [n, ...] -> [n].
+
+    Not squared, as in Algorithm 1; 1e-12 under the root keeps the gradient finite at 0.
+    https://arxiv.org/abs/2206.02158
+    """
+    return tf.sqrt(squared_euclidean(a, b) + 1e-12)

@@ -1,0 +1,236 @@
+"""Networks: any Keras classifier as a function image -> {"logits": ..., layer: ...}.
+
+A network is a functional model from float32 images in [0, 1] to a dict, so that the
+paper's F^k(x) is `network(x)[k]`. What is saved and shipped is the classifier: the same
+graph with the logits as its only output, which loads without this package.
+"""
+
+import difflib
+import os
+import re
+
+import keras
+import tensorflow as tf
+
+from vfd_tf.part import InputError
+
+_NUMBERED = re.compile(r"layer(\d+)")
+
+
+def last_layer(names) -> str | None:
+    """The highest of layer1, layer2, ... among `names`: the default layer k."""
+    numbered = [name for name in names if _NUMBERED.fullmatch(name)]
+    return max(numbered, key=lambda name: int(name[5:]), default=None)
+
+
+def features(outputs, layer: str):
+    """F^k of one view: `outputs[layer]`; "last" may stand for the last numbered one."""
+    if layer == "last" and "last" not in outputs:
+        return outputs[last_layer(outputs)]
+    return outputs[layer]
+
+
+class LogitsNetwork(keras.Model):
+    """A model whose graph can't be seen (subclassed), as a network of logits alone."""
+
+    def __init__(self, model):
+        super().__init__(name=f"{model.name}_network")
+        self.model = model
+
+    def call(self, x, training=None):
+        return {"logits": self.model(x, training=training)}
+
+
+def tap(model: keras.Model, layers=()) -> keras.Model:
+    """The network of a classifier: the same weights, output {"logits": ..., layer: ...}.
+
+    Args:
+        model: A network already, or any model with logits [n, c] as its single output:
+            functional, Sequential, with nested backbones, or (without `layers`) subclassed.
+        layers: Names of layers to expose; "last" is the last of layer1, layer2, ..., else
+            the last layer with a feature map [n, h, w, d].
+
+    Raises:
+        InputError: A layer that doesn't exist, more than one input or output, layers of a
+            subclassed model, or random augmentation layers inside.
+    """
+    layers = [name for name in layers if name != "logits"]
+    if not _has_graph(model):
+        if layers:
+            raise InputError(
+                f"The layers of the subclassed model {model.name!r} can't be tapped: write "
+                "it as a functional model, or use a distillation of logits alone."
+            )
+        return LogitsNetwork(model)
+    _refuse_augmentation(model)
+    outputs = _outputs(model)
+    missing = [name for name in layers if name not in outputs]
+    if isinstance(model.output, dict) and not missing:
+        return model
+    for name in missing:
+        source = _last(model) if name == "last" else name
+        if source not in _names(model):
+            return _tap_nested(model, layers)
+        outputs[name] = outputs.get(source, model.get_layer(source).output)
+    return keras.Model(model.inputs[0], outputs, name=model.name)
+
+
+def classifier(model: keras.Model) -> keras.Model:
+    """The logits-only model of a network, which shares its graph and weights."""
+    if isinstance(model, LogitsNetwork):
+        return model.model
+    if _has_graph(model) and isinstance(model.output, dict):
+        return keras.Model(model.inputs[0], model.output["logits"], name=model.name)
+    return model
+
+
+class Forward(dict):
+    """Outputs of one network on each named view, computed when first asked for.
+
+    Views that are the same tensor share one pass (natural training: x' is x). Frozen
+    networks run in inference mode and off the tape.
+    """
+
+    def __init__(self, model, views, training=False, tape=None):
+        super().__init__()
+        self.model, self.views = model, views
+        self.training, self.tape = training, tape
+
+    def __missing__(self, view):
+        for seen, outputs in self.items():
+            if self.views[seen] is self.views[view]:
+                return outputs
+        if self.tape is None:
+            self[view] = self.model(self.views[view], training=self.training)
+        else:
+            with self.tape.stop_recording():
+                outputs = self.model(self.views[view], training=False)
+            self[view] = tf.nest.map_structure(tf.stop_gradient, outputs)
+        return self[view]
+
+
+def load(path: str) -> keras.Model:
+    """The model in a `.keras` or `.h5` file, without its optimizer."""
+    if not os.path.exists(path):
+        raise InputError(f"There is no model file {path}.")
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0][:160]
+        raise InputError(
+            f"{path} can't be read as a Keras model ({reason}); "
+            "save one with model.save('name.keras')."
+        ) from error
+
+
+def ends_in_probabilities(model: keras.Model) -> bool:
+    """Whether the model's last operation is a softmax or a sigmoid."""
+    output = model.output if _has_graph(model) else None
+    if isinstance(output, dict):
+        output = output.get("logits")
+    operation = getattr(getattr(output, "_keras_history", None), "operation", None)
+    if isinstance(operation, keras.Model):
+        return ends_in_probabilities(operation)
+    activation = getattr(operation, "activation", None)
+    names = (getattr(activation, "__name__", ""), type(operation).__name__.lower())
+    return any(name in ("softmax", "sigmoid") for name in names)
+
+
+def shares_weights(one: keras.Model, other: keras.Model) -> bool:
+    """Whether the two models have a variable in common."""
+    return bool({id(v) for v in one.weights} & {id(v) for v in other.weights})
+
+
+def _has_graph(model) -> bool:
+    if isinstance(model, keras.Sequential) and not model.built:
+        raise InputError(
+            f"The Sequential model {model.name!r} has no input shape yet: start it with "
+            "keras.Input(shape=...) or call model.build."
+        )
+    return bool(getattr(model, "inputs", None))
+
+
+def _outputs(model) -> dict:
+    if len(model.inputs) != 1:
+        raise InputError(
+            f"The model {model.name!r} has {len(model.inputs)} inputs; "
+            "an image classifier has one."
+        )
+    output = model.output
+    if isinstance(output, dict):
+        if "logits" not in output:
+            raise InputError(
+                f"The model {model.name!r} returns {sorted(output)}; "
+                "name one output 'logits'."
+            )
+        return dict(output)
+    if isinstance(output, (list, tuple)) or len(output.shape) != 2:
+        raise InputError(
+            f"The model {model.name!r} must return logits [n, classes] as its only output."
+        )
+    return {"logits": output}
+
+
+def _names(model) -> set[str]:
+    return {layer.name for layer in model.layers}
+
+
+def _last(model) -> str:
+    numbered = last_layer(_names(model))
+    if numbered:
+        return numbered
+    for layer in reversed(model.layers):
+        shape = getattr(getattr(layer, "output", None), "shape", ())
+        if len(shape) == 4 and not isinstance(layer, keras.layers.InputLayer):
+            return layer.name
+    raise InputError(
+        f"The model {model.name!r} has no layer with a feature map [n, h, w, d]; "
+        f"choose one of its layers: {', '.join(sorted(_names(model)))}."
+    )
+
+
+def _tap_nested(model, layers):
+    """`tap` where a layer is inside a nested model: calls that model with the tap added."""
+    outputs, wanted = {}, {n: _last(model) if n == "last" else n for n in layers}
+
+    def call(layer, *args, **kwargs):
+        inner = _names(layer) if isinstance(layer, keras.Model) else set()
+        found = [n for n in wanted.values() if n in inner]
+        if found:
+            result = tap(layer_with_logits(layer), found)(*args, **kwargs)
+            outputs.update({n: result[n] for n in found})
+            return result["logits"]
+        result = layer(*args, **kwargs)
+        if layer.name in wanted.values():
+            outputs[layer.name] = result
+        return result
+
+    def layer_with_logits(layer):
+        return keras.Model(layer.inputs[0], {"logits": layer.output}, name=layer.name)
+
+    logits = keras.models.clone_model(
+        model, clone_function=lambda layer: layer, call_function=call
+    )
+    for name, source in wanted.items():
+        if source not in outputs:
+            _unknown_layer(model, name)
+    taps = {name: outputs[source] for name, source in wanted.items()}
+    return keras.Model(logits.inputs[0], {"logits": logits.output, **taps}, name=model.name)
+
+
+def _unknown_layer(model, name):
+    names = sorted(layer.name for layer in model._flatten_layers(include_self=False))
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else f" It has: {', '.join(names)}."
+    raise InputError(f"The model {model.name!r} has no layer {name!r}.{hint}")
+
+
+def _refuse_augmentation(model):
+    for layer in model._flatten_layers(include_self=False):
+        kind = type(layer)
+        if kind.__name__.startswith("Rand") and "preprocessing" in kind.__module__:
+            raise InputError(
+                f"The model {model.name!r} holds the random augmentation layer "
+                f"{layer.name!r} ({kind.__name__}), which would act on adversarial "
+                "images too: move it into the data with dataset.map."
+            )

@@ -1,0 +1,111 @@
+"""SGD as the original recipes mean it, and the learning-rate schedules."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from vfd_tf.part import InputError
+
+
+@keras.saving.register_keras_serializable(package="vfd_tf")
+class SGD(keras.optimizers.SGD):
+    """SGD with PyTorch's momentum and coupled weight decay.
+
+    g <- gradient + weight_decay * v;  b <- momentum * b + g;  v <- v - lr * b, or with
+    Nesterov v <- v - lr * (g + momentum * b). Decay acts on every trainable weight and on
+    the gradient already summed over replicas. Keras's own `weight_decay=` is decoupled,
+    ten times weaker at momentum 0.9, and its momentum carries old learning rates.
+    """
+
+    def __init__(
+        self,
+        learning_rate=0.1,
+        momentum=0.9,
+        nesterov=False,
+        weight_decay=0.0,
+        **kwargs,
+    ):
+        super().__init__(learning_rate, float(momentum), nesterov, **kwargs)
+        self.coupled_weight_decay = float(weight_decay)
+
+    def update_step(self, gradient, variable, learning_rate):
+        learning_rate = ops.cast(learning_rate, variable.dtype)
+        gradient = ops.cast(gradient, variable.dtype)
+        gradient = gradient + self.coupled_weight_decay * variable
+        if self.momentum:
+            buffer = self.momentums[self._get_variable_index(variable)]
+            velocity = self.momentum * buffer + gradient
+            self.assign(buffer, velocity)
+            gradient = gradient + self.momentum * velocity if self.nesterov else velocity
+        self.assign_sub(variable, learning_rate * gradient)
+
+    def get_config(self):
+        config = super().get_config()
+        return {**config, "weight_decay": self.coupled_weight_decay}
+
+
+@keras.saving.register_keras_serializable(package="vfd_tf")
+class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
+    """Cosine from peak / 25 up to the peak in the first `rise` of all steps, then to 0.
+
+    The end is peak / 250,000. Smith & Topin 2019, https://arxiv.org/abs/1708.07120; the
+    constants are those of PyTorch's OneCycleLR, without its momentum cycle.
+    """
+
+    def __init__(self, peak: float, total_steps: int, rise: float = 0.25):
+        self.peak, self.total_steps, self.rise = peak, total_steps, rise
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32")
+        top = max(self.rise * self.total_steps - 1, 1e-6)
+        first, last = self.peak / 25, self.peak / 25 / 1e4
+        up = _cosine(first, self.peak, step / top)
+        down = _cosine(self.peak, last, (step - top) / (self.total_steps - 1 - top))
+        return ops.where(step <= top, up, down)
+
+    def get_config(self):
+        return {"peak": self.peak, "total_steps": self.total_steps, "rise": self.rise}
+
+
+def _cosine(start, end, share):
+    share = ops.clip(share, 0.0, 1.0)
+    return end + (start - end) / 2 * (1 + ops.cos(np.pi * share))
+
+
+def constant(recipe, steps_per_epoch):
+    """The learning rate itself."""
+    return recipe.learning_rate
+
+
+def piecewise(recipe, steps_per_epoch):
+    """learning_rate x a factor from each milestone on; default factors 1, 0.1, 0.01, ..."""
+    milestones = recipe.lr_milestones
+    factors = recipe.lr_factors or tuple(0.1**i for i in range(len(milestones) + 1))
+    if len(factors) != len(milestones) + 1 or list(milestones) != sorted(milestones):
+        raise InputError(
+            f"lr_factors needs one value more than the rising lr_milestones; got {factors} "
+            f"for {milestones}."
+        )
+    # PiecewiseConstantDecay still has the earlier value at the boundary step itself.
+    boundaries = [m * steps_per_epoch - 1 for m in milestones]
+    values = [recipe.learning_rate * factor for factor in factors]
+    return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values)
+
+
+def cosine(recipe, steps_per_epoch):
+    """Half a cosine from the learning rate to 0 over all steps."""
+    total = recipe.epochs * steps_per_epoch
+    return keras.optimizers.schedules.CosineDecay(recipe.learning_rate, total)
+
+
+def one_cycle(recipe, steps_per_epoch):
+    """One cycle with the learning rate as its peak, `lr_rise` of the steps rising."""
+    return OneCycle(recipe.learning_rate, recipe.epochs * steps_per_epoch, recipe.lr_rise)
+
+
+SCHEDULES = {
+    "constant": constant,
+    "piecewise": piecewise,
+    "cosine": cosine,
+    "one-cycle": one_cycle,
+}

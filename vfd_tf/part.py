@@ -1,0 +1,73 @@
+"""Parts: methods, distillations, attacks and recipes as frozen, serialisable records.
+
+The fields of a part are its hyper-parameters. Flags, configuration, `repr`, equality and
+the identity of a run are all derived from them, so a default lives in one place.
+"""
+
+import dataclasses
+import difflib
+from typing import Any
+
+import keras
+
+
+class InputError(ValueError):
+    """Something the user can mend: one sentence that says what is wrong and what to do."""
+
+
+def hyper(default, meaning: str, minimum=None, maximum=None, choices=None):
+    """A hyper-parameter: a dataclass field with its default, its meaning and its range."""
+    metadata = {"meaning": meaning, "minimum": minimum, "maximum": maximum}
+    return dataclasses.field(default=default, metadata={**metadata, "choices": choices})
+
+
+def part(cls):
+    """Frozen dataclass that Keras can serialise; the fields are the hyper-parameters."""
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    return keras.saving.register_keras_serializable(package="vfd_tf")(cls)
+
+
+class Part:
+    """Base of everything whose fields are hyper-parameters."""
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            check_range(f"{type(self).__name__}.{field.name}", field, self[field.name])
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self, name)
+
+    def replace(self, **changes):
+        """A copy with some hyper-parameters changed."""
+        return dataclasses.replace(self, **changes)
+
+    def get_config(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+def check_range(label: str, field: dataclasses.Field, value) -> None:
+    """Raises `InputError` unless `value` is in the range the field declares."""
+    minimum, maximum = field.metadata.get("minimum"), field.metadata.get("maximum")
+    choices = field.metadata.get("choices")
+    if choices and value not in choices:
+        allowed = ", ".join(map(str, choices))
+        raise InputError(f"{label} must be one of {allowed}; got {value!r}.")
+    if value is None or isinstance(value, (str, bool, tuple)):
+        return
+    if minimum is not None and not value >= minimum:
+        raise InputError(f"{label} must be at least {minimum}; got {value}.")
+    if maximum is not None and not value <= maximum:
+        raise InputError(f"{label} must be at most {maximum}; got {value}.")
+
+
+def choose(table: dict[str, Any], name: str, axis: str) -> Any:
+    """The entry of an axis's table, or an `InputError` with the nearest name."""
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(str(name), table, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise InputError(f"Unknown {axis} {name!r}.{hint} Choose one of: {', '.join(table)}.")

@@ -1,0 +1,206 @@
+"""A run directory: everything one run made, enough to resume, replay and cite it.
+
+flags.txt         flags that repeat the run: --flagfile=<directory>/flags.txt
+run.json          what the result depends on
+history.csv       one row an epoch; metrics.jsonl: the same as JSON lines
+best.keras        student of the epoch chosen on validation; last.keras: of the last
+resume.npz        weights, optimizer, step, history: the end of the last whole epoch
+tensorboard/      events
+results.json      accuracies on the test split, versions, commit, seed, wall time
+"""
+
+import csv
+import dataclasses
+import json
+import math
+import os
+import platform
+import subprocess
+
+import keras
+import numpy as np
+
+from vfd_tf.part import InputError
+
+
+@dataclasses.dataclass
+class State:
+    """How far a run has come."""
+
+    epoch: int = 0
+    best: float = -math.inf
+    best_epoch: int = 0
+    history: list[dict] = dataclasses.field(default_factory=list)
+
+
+class RunDirectory:
+    """One run on disk. Files are replaced whole, so that a crash leaves the older one."""
+
+    def __init__(self, path: str, label: str = "run"):
+        self.path, self.label = path, label
+
+    def file(self, name: str) -> str:
+        return os.path.join(self.path, name)
+
+    def student(self, which: str) -> str:
+        """Path of the "best" or the "last" student."""
+        return self.file(f"{which}.keras")
+
+    @property
+    def key(self) -> str:
+        """Name of the run's identity."""
+        from vfd_tf.experiment import key
+
+        return key(self._json("run.json"))
+
+    @property
+    def complete(self) -> bool:
+        return "wall_time_s" in self._json("results.json")
+
+    def claim(self, identity: dict, flags: str | None) -> None:
+        """Takes the directory for a run, or raises `InputError` if another run has it."""
+        owner = self._json("run.json")
+        if not owner and os.path.isdir(self.path) and os.listdir(self.path):
+            raise InputError(
+                f"{self.path} holds files but no run; choose another --workdir."
+            )
+        names = sorted({*owner, *identity})
+        other = [n for n in names if owner and owner.get(n) != identity.get(n)]
+        if other:
+            raise InputError(
+                f"{self.path} holds a run with other values of {', '.join(other)}; choose "
+                "another --workdir, or leave it out for a directory of its own."
+            )
+        os.makedirs(self.path, exist_ok=True)
+        if flags:
+            self._write("flags.txt", flags)
+        self._write("run.json", json.dumps(identity, indent=2) + "\n")
+
+    def save(self, trainer, state: State) -> None:
+        """Writes what `restore` needs to go on after this epoch."""
+        arrays = {f"v{i}": v.numpy() for i, v in enumerate(_variables(trainer))}
+        arrays["state"] = np.array(json.dumps(dataclasses.asdict(state)))
+        with open(self.file("resume.npz.part"), "wb") as file:
+            np.savez(file, **arrays)
+        os.replace(self.file("resume.npz.part"), self.file("resume.npz"))
+
+    def restore(self, trainer) -> State:
+        """Puts a saved state, if there is one, into the trainer."""
+        if not os.path.exists(self.file("resume.npz")):
+            return State()
+        with np.load(self.file("resume.npz"), allow_pickle=False) as saved:
+            for i, variable in enumerate(_variables(trainer)):
+                variable.assign(saved[f"v{i}"])
+            return State(**json.loads(str(saved["state"])))
+
+    def saver(self, monitor: str, state: State) -> "Saver":
+        """Callback that keeps this directory up to date; `monitor` chooses the best."""
+        return Saver(self, monitor, state)
+
+    def save_student(self, student, which: str) -> None:
+        part = self.file(f"{which}.part.keras")
+        student.save(part)
+        os.replace(part, self.student(which))
+
+    def write_history(self, history: list[dict]) -> None:
+        lines = "".join(json.dumps(row) + "\n" for row in history)
+        self._write("metrics.jsonl", lines)
+        columns = list(dict.fromkeys(name for row in history for name in row))
+        with open(self.file("history.csv.part"), "w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(history)
+        os.replace(self.file("history.csv.part"), self.file("history.csv"))
+
+    def finish(self, seed: int, seconds: float, strategy) -> None:
+        """Marks training as complete and records what made it."""
+        state = np.load(self.file("resume.npz"))["state"]
+        self._merge(
+            seed=seed,
+            best_epoch=json.loads(str(state))["best_epoch"],
+            wall_time_s=round(seconds, 1),
+            replicas=strategy.num_replicas_in_sync,
+            **provenance(),
+        )
+
+    def accuracies(self, which: str, threat: str, count: str) -> dict[str, float]:
+        """Percentages known for a student under a threat model on that many images."""
+        known = self._json("results.json").get("accuracies", {})
+        return known.get(which, {}).get(f"{threat} {count}", {})
+
+    def add_accuracies(self, which, threat, count, accuracies) -> None:
+        known = self._json("results.json").get("accuracies", {})
+        row = known.setdefault(which, {}).setdefault(f"{threat} {count}", {})
+        row.update(accuracies)
+        self._merge(accuracies=known)
+
+    def _merge(self, **entries) -> None:
+        results = {**self._json("results.json"), **entries}
+        self._write("results.json", json.dumps(results, indent=2) + "\n")
+
+    def _json(self, name: str) -> dict:
+        if not os.path.exists(self.file(name)):
+            return {}
+        with open(self.file(name)) as file:
+            return json.load(file)
+
+    def _write(self, name: str, text: str) -> None:
+        with open(self.file(name + ".part"), "w") as file:
+            file.write(text)
+        os.replace(self.file(name + ".part"), self.file(name))
+
+
+class Saver(keras.callbacks.Callback):
+    """Saves students, state and history at the end of every epoch."""
+
+    def __init__(self, directory: RunDirectory, monitor: str, state: State):
+        super().__init__()
+        self.directory, self.monitor, self.state = directory, monitor, state
+
+    def on_epoch_end(self, epoch, logs=None):
+        rate = self.model.optimizer.learning_rate
+        logs["learning_rate"] = float(keras.ops.convert_to_numpy(rate))
+        row = {name: float(value) for name, value in logs.items()}
+        lost = [name for name, value in row.items() if not math.isfinite(value)]
+        if lost:
+            raise InputError(
+                f"Training diverged in epoch {epoch + 1}: {', '.join(lost)} not finite; "
+                f"{self.directory.path} keeps epoch {epoch}. Lower the learning rate."
+            )
+        state = self.state
+        state.epoch = epoch + 1
+        state.history.append({"epoch": epoch + 1, **row})
+        if row[self.monitor] > state.best:
+            state.best, state.best_epoch = row[self.monitor], epoch + 1
+            self.directory.save_student(self.model.student, "best")
+        self.directory.save_student(self.model.student, "last")
+        self.directory.write_history(state.history)
+        self.directory.save(self.model, state)
+
+
+def _variables(trainer):
+    """Everything of a trainer that training moves; its teachers are not among them."""
+    return [*trainer.weights, *trainer.optimizer.variables]
+
+
+def provenance() -> dict[str, str | None]:
+    """Versions and commit of what runs."""
+    import tensorflow as tf
+
+    import vfd_tf
+
+    commit = subprocess.run(
+        ["git", "-C", os.path.dirname(vfd_tf.__file__), "rev-parse", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    return {
+        "vfd_tf": vfd_tf.__version__,
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "git_commit": commit or None,
+        "devices": ", ".join(d.name for d in tf.config.list_logical_devices()),
+    }
