@@ -151,6 +151,21 @@ def _restore(model):
     model.train_function = None
 
 
+class StopOnDivergence(keras.callbacks.Callback):
+    """Raises `InputError` at the end of an epoch whose losses are not finite.
+
+    First in the list, it keeps every file of the epoch before.
+    """
+
+    def on_epoch_end(self, epoch, logs=None):
+        lost = [n for n, value in (logs or {}).items() if not math.isfinite(float(value))]
+        if lost:
+            raise InputError(
+                f"Training diverged in epoch {epoch + 1}: {', '.join(lost)} not finite; "
+                f"lower the learning rate. What was saved after epoch {epoch} is kept."
+            )
+
+
 class RobustAccuracy(keras.callbacks.Callback):
     """Accuracy under a fixed attack after every epoch, as `val_<attack>_accuracy`.
 

@@ -19,7 +19,7 @@ from vfd_tf import datasets, evaluation, network
 from vfd_tf.architectures import ARCHITECTURES
 from vfd_tf.attacks import PGD, Attack
 from vfd_tf.attacks.attack import radius
-from vfd_tf.callbacks import LambdaSchedule, RobustAccuracy, VFDCallback
+from vfd_tf.callbacks import LambdaSchedule, RobustAccuracy, StopOnDivergence, VFDCallback
 from vfd_tf.distillation import DISTILLATIONS, VFD, Distillation, NoDistillation
 from vfd_tf.methods import HAT, METHODS, PGDAT, Method, Natural
 from vfd_tf.optimizers import SCHEDULES, SGD
@@ -285,7 +285,7 @@ def _train(experiment, session, directory, files):
 
 
 def _callbacks(experiment, session, directory, state):
-    callbacks, monitor = [], "val_accuracy"
+    callbacks, monitor = [StopOnDivergence()], "val_accuracy"
     if isinstance(experiment.distillation, VFD):
         callbacks.append(VFDCallback(schedule=experiment.lambda_schedule))
     if experiment.method.adversarial:

@@ -43,7 +43,7 @@ class Method(Part):
         return objectives.cross_entropy(y)
 
     def adversary(self, attack, logits_fn, x, y, start=None, seeds=None):
-        """x_adv [n, h, w, c] against the student's `logits_fn` by the method's objective."""
+        """x_adv [n, h, w, c] against the student's `logits_fn`, by its own objective."""
         if seeds is None:
             seeds = noise.example_seeds(0, 0, tf.range(tf.shape(x)[0]))
         if start is None:

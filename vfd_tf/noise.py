@@ -7,6 +7,8 @@ gives the same numbers eagerly, in a graph and under XLA; `tf.random.stateless_*
 one seed a batch and draws other numbers under XLA than outside.
 """
 
+import math
+
 import tensorflow as tf
 
 _GOLDEN = 0x9E3779B9  # 2**32 / golden ratio: spreads consecutive counters
@@ -61,10 +63,7 @@ def _bits(seeds: tf.Tensor, count: int) -> tf.Tensor:
 
 def uniform(seeds, shape, minval=0.0, maxval=1.0, dtype=tf.float32) -> tf.Tensor:
     """U[minval, maxval) of `shape` for each example: [n, 2] seeds -> [n, *shape]."""
-    count = 1
-    for size in shape:
-        count *= size
-    word = tf.bitwise.right_shift(_bits(seeds, count), _constant(8))
+    word = tf.bitwise.right_shift(_bits(seeds, math.prod(shape)), _constant(8))
     unit = tf.cast(word, dtype) * tf.constant(2.0**-24, dtype)
     unit = tf.reshape(unit, [-1, *shape])
     return minval + (maxval - minval) * unit
@@ -72,7 +71,10 @@ def uniform(seeds, shape, minval=0.0, maxval=1.0, dtype=tf.float32) -> tf.Tensor
 
 def normal(seeds, shape, dtype=tf.float32) -> tf.Tensor:
     """N(0, 1) of `shape` for each example, within +-5.3: [n, 2] seeds -> [n, *shape]."""
-    return tf.math.ndtri(uniform(seeds, shape, dtype=dtype) + 2.0**-25)
+    word = tf.bitwise.right_shift(_bits(seeds, math.prod(shape)), _constant(9))
+    # 23 bits, so that adding a half is exact in float32 and neither 0 nor 1 is reached.
+    unit = (tf.cast(word, dtype) + 0.5) * tf.constant(2.0**-23, dtype)
+    return tf.math.ndtri(tf.reshape(unit, [-1, *shape]))
 
 
 def integers(seeds, shape, stop: int) -> tf.Tensor:

@@ -161,12 +161,6 @@ class Saver(keras.callbacks.Callback):
         rate = self.model.optimizer.learning_rate
         logs["learning_rate"] = float(keras.ops.convert_to_numpy(rate))
         row = {name: float(value) for name, value in logs.items()}
-        lost = [name for name, value in row.items() if not math.isfinite(value)]
-        if lost:
-            raise InputError(
-                f"Training diverged in epoch {epoch + 1}: {', '.join(lost)} not finite; "
-                f"{self.directory.path} keeps epoch {epoch}. Lower the learning rate."
-            )
         state = self.state
         state.epoch = epoch + 1
         state.history.append({"epoch": epoch + 1, **row})
