@@ -19,7 +19,9 @@ def make_network():
 
     def build(classes=10, channels=4, batch_norm=True):
         inputs = keras.Input((8, 8, 3))
-        x = keras.layers.Conv2D(channels, 3, padding="same", use_bias=not batch_norm)(inputs)
+        x = keras.layers.Conv2D(channels, 3, padding="same", use_bias=not batch_norm)(
+            inputs
+        )
         if batch_norm:
             x = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)
         x = keras.layers.ReLU(name="layer1")(x)

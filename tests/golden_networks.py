@@ -3,13 +3,8 @@
 import functools
 from pathlib import Path
 
-import numpy as np
-
-# It sets Keras and TensorFlow up, so it comes before both.
-from vfd_tf import losses  # noqa: F401
-# isort: split
-
 import keras
+import numpy as np
 from keras import layers
 
 FOLDER = Path(__file__).parent / "golden"

@@ -5,10 +5,9 @@ import functools
 import golden_networks as golden
 import numpy as np
 import pytest
-from vfd_tf import attacks
-# isort: split
-
 import tensorflow as tf
+
+from vfd_tf import attacks
 
 nets = pytest.mark.parametrize("net", ["robust", "standard"])
 

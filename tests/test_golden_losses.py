@@ -7,11 +7,10 @@ from types import SimpleNamespace
 import golden_networks as golden
 import numpy as np
 import pytest
+import tensorflow as tf
+
 from vfd_tf import distillation, methods
 from vfd_tf.attacks import PGD
-# isort: split
-
-import tensorflow as tf
 
 
 @dataclasses.dataclass(frozen=True)

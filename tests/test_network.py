@@ -6,13 +6,16 @@ import subprocess
 import sys
 import textwrap
 
-import keras
 import numpy as np
 import pytest
-from keras import layers as L
 
 from vfd_tf import InputError, network
 from vfd_tf.architectures import ARCHITECTURES
+
+# isort: split
+
+import keras
+from keras import layers as L
 
 SHAPE = (8, 8, 3)
 

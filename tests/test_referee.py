@@ -2,15 +2,14 @@
 
 import functools
 
+import keras
 import numpy as np
 import pytest
-from vfd_tf import attacks
-# isort: split
-
-import keras
 import tensorflow as tf
 from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
 from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient_descent
+
+from vfd_tf import attacks
 
 THREATS = {"linf": (np.inf, 0.1), "l2": (2, 1.0)}
 norms = pytest.mark.parametrize("norm", THREATS)

@@ -65,7 +65,9 @@ def test_every_pair_moves_the_student_and_no_frozen_network(
 
 
 @pytest.mark.parametrize(("method", "distill"), PAIRS)
-def test_the_loss_is_the_weighted_sum_of_its_logged_terms(make_network, toy, method, distill):
+def test_the_loss_is_the_weighted_sum_of_its_logged_terms(
+    make_network, toy, method, distill
+):
     x, y = (v[:8] for v in toy)
     trainer, _ = trainer_of(make_network, method, distill, compile={"run_eagerly": True})
     logs = trainer.fit(x, y, batch_size=8, verbose=0).history
@@ -137,16 +139,16 @@ def test_clean_images_pass_before_adversarial_ones():
     )
 
 
-def test_a_pass_on_batch_statistics_in_the_attack_leaves_the_moving_ones(
-    make_network, toy
-):
+def test_a_pass_on_batch_statistics_in_the_attack_leaves_the_moving_ones(make_network, toy):
     x, y = toy
     kwargs = {"attack": attacks.PGD(steps=3), "optimizer": keras.optimizers.SGD(0.0)}
     after = {}
     for mode in ("eval", "train"):
         keras.utils.set_random_seed(1)
         trainer, _ = trainer_of(make_network, "natural", attack_bn_mode=mode, **kwargs)
-        x_adv = PGDAT().adversary(trainer.attack, lambda v: trainer.network(v)["logits"], x, y)
+        x_adv = PGDAT().adversary(
+            trainer.attack, lambda v: trainer.network(v)["logits"], x, y
+        )
         before = values(trainer.student)
         made = METHODS["pgd-at"]()
         trainer.method = made
@@ -227,9 +229,7 @@ def test_a_users_model_is_trained_in_place_and_handed_back(make_network, toy):
 def test_xla_takes_the_same_step(make_network, toy):
     def train(jit):
         keras.utils.set_random_seed(7)
-        trainer, _ = trainer_of(
-            make_network, "trades", "vfd", compile={"jit_compile": jit}
-        )
+        trainer, _ = trainer_of(make_network, "trades", "vfd", compile={"jit_compile": jit})
         trainer.fit(*toy, batch_size=8, shuffle=False, verbose=0)
         return np.concatenate([v.ravel() for v in values(trainer.student)])
 

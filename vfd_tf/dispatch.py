@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 
-def distributed(step, strategy, model, check):
+def distributed(step, strategy, model, check, drop_ragged=False):
     """iterator -> logs: `step` on every replica, its results averaged over replicas.
 
     Args:
@@ -17,6 +17,8 @@ def distributed(step, strategy, model, check):
         strategy: The strategy that iterates and runs.
         model: Whose `run_eagerly` and `steps_per_execution` count.
         check: Called once with the first batch.
+        drop_ragged: Passes over batches of another size than the first one, so that
+            nothing is traced again and every replica always has the same share.
     """
 
     def one_step(data):
@@ -25,7 +27,7 @@ def distributed(step, strategy, model, check):
 
     if not model.run_eagerly:
         one_step = tf.function(one_step, reduce_retracing=True, autograph=False)
-    unchecked = [check]
+    seen = {}
 
     def function(iterator):
         logs = None
@@ -36,12 +38,21 @@ def distributed(step, strategy, model, check):
                 if logs is None:
                     raise
                 break
-            while unchecked:
-                unchecked.pop()(data)
-            logs = one_step(data)
+            if not seen:
+                check(data)
+                seen["size"] = shares(strategy, data)
+            ragged = drop_ragged and shares(strategy, data) != seen["size"]
+            logs = seen["logs"] if ragged else one_step(data)
+            seen["logs"] = logs
         return logs
 
     return function
+
+
+def shares(strategy, data) -> list[int]:
+    """How many examples of a batch each local replica has."""
+    first = keras.tree.flatten(data)[0]
+    return [len(part) for part in strategy.experimental_local_results(first)]
 
 
 def _without_optional(value):

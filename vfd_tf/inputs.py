@@ -110,24 +110,11 @@ def first_batch(data):
     raise InputError("The data set is empty.")
 
 
-def whole_batches(data, size: int):
-    """Only the batches of `size` examples, with that size in their static shape."""
-    if _static_size(data) is not None:
+def padded_batches(data):
+    """(x, y, weight) with every batch filled up to the size of the first by weight 0."""
+    if tf.nest.flatten(data.element_spec)[0].shape[0] is not None:
         return data
-
-    def full(*batch):
-        return tf.shape(batch[0])[0] == size
-
-    def pinned(*batch):
-        return tuple(tf.ensure_shape(part, [size, *part.shape[1:]]) for part in batch)
-
-    return data.filter(full).map(pinned)
-
-
-def padded_batches(data, size: int):
-    """(x, y, weight) with every batch filled up to `size` by examples of weight 0."""
-    if _static_size(data) is not None:
-        return data
+    size = len(first_batch(data)[0])
 
     def pad(x, y, weight=None):
         count = tf.shape(x)[0]
@@ -140,7 +127,3 @@ def padded_batches(data, size: int):
         return fill(x), fill(y), fill(weight)
 
     return data.map(pad)
-
-
-def _static_size(data):
-    return tf.nest.flatten(data.element_spec)[0].shape[0]

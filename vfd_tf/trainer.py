@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from vfd_tf import inputs, losses, network, noise
 from vfd_tf.attacks import PGD
-from vfd_tf.dispatch import distributed
+from vfd_tf.dispatch import distributed, shares
 from vfd_tf.distillation import DISTILLATIONS
 from vfd_tf.methods import METHODS
 from vfd_tf.network import Forward
@@ -198,7 +198,6 @@ class AdversarialTrainer(keras.Model):
         shuffle_seed = self.seed if kwargs.get("shuffle", True) else None
         data = inputs.as_dataset(x, y, sample_weight, batch_size, shuffle_seed)
         if isinstance(data, tf.data.Dataset):
-            data = inputs.whole_batches(data, self._size(data))
             kwargs["shuffle"] = False  # a data set has its own order
         validation = kwargs.pop("validation_data", None)
         if validation is not None:
@@ -218,18 +217,7 @@ class AdversarialTrainer(keras.Model):
             data = inputs.as_dataset(*data, batch_size=batch_size)
         if not isinstance(data, tf.data.Dataset):
             return data
-        return inputs.padded_batches(data, self._size(data))
-
-    def _size(self, data) -> int:
-        """Size of the first batch; every replica must get an equal share of it."""
-        size = len(inputs.first_batch(data)[0])
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        if size % replicas:
-            raise InputError(
-                f"A global batch of {size} can't be shared by {replicas} replicas; choose "
-                f"a multiple of {replicas}."
-            )
-        return size
+        return inputs.padded_batches(data)
 
     def train_step(self, data):
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -304,9 +292,9 @@ class AdversarialTrainer(keras.Model):
 
     def _average_statistics(self):
         """Keeps BatchNorm's moving statistics equal on all replicas: their mean."""
-        if self.distribute_strategy.num_replicas_in_sync == 1:
-            return
         statistics = _statistics(self.student)
+        if self.distribute_strategy.num_replicas_in_sync == 1 or not statistics:
+            return
         context = tf.distribute.get_replica_context()
         means = context.all_reduce("MEAN", [tf.identity(v) for v in statistics])
         for variable, mean in zip(statistics, means, strict=True):
@@ -341,7 +329,7 @@ class AdversarialTrainer(keras.Model):
 
     def make_train_function(self, force=False):
         if self.train_function is None or force:
-            self.train_function = self._distributed(self.train_step)
+            self.train_function = self._distributed(self.train_step, drop_ragged=True)
         return self.train_function
 
     def make_test_function(self, force=False):
@@ -349,15 +337,21 @@ class AdversarialTrainer(keras.Model):
             self.test_function = self._distributed(self.test_step)
         return self.test_function
 
-    def _distributed(self, step):
-        return distributed(
-            step, self.distribute_strategy, self._roles.host, check=self._check
-        )
+    def _distributed(self, step, drop_ragged=False):
+        strategy = self.distribute_strategy
+        return distributed(step, strategy, self._roles.host, self._check, drop_ragged)
 
     def _check(self, data):
         """Holds the first batch to the input contract."""
+        strategy = self.distribute_strategy
+        parts = shares(strategy, data)
+        if len(set(parts)) > 1:
+            raise InputError(
+                f"A global batch of {sum(parts)} can't be shared equally by {len(parts)} "
+                f"replicas; choose a multiple of {len(parts)}."
+            )
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
-        x, y = (self.distribute_strategy.experimental_local_results(v)[0] for v in (x, y))
+        x, y = (strategy.experimental_local_results(part)[0] for part in (x, y))
         inputs.check_batch(self.student, x, y)
 
 

@@ -1,0 +1,74 @@
+"""Trains a small network on some replicas and saves what came of it.
+
+    python tests/replicas.py REPLICAS BATCH_NORM OUT.npz
+
+Run in a process of its own: logical devices are set before TensorFlow starts, and one
+failing collective aborts the later ones.
+"""
+
+import sys
+
+import vfd_tf  # noqa: I001
+import keras
+import numpy as np
+import tensorflow as tf
+from vfd_tf.optimizers import SGD
+
+
+def strategy_of(replicas):
+    if replicas == 1:
+        return tf.distribute.get_strategy()
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * replicas
+    )
+    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
+
+
+def network(batch_norm):
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(8, 3, name="convolution")(inputs)
+    if batch_norm:
+        x = keras.layers.BatchNormalization(momentum=0.9)(x)
+    x = keras.layers.ReLU(name="layer1")(x)
+    logits = keras.layers.Dense(10)(keras.layers.Flatten()(x))
+    return keras.Model(inputs, logits)
+
+
+def main(replicas, batch_norm, out):
+    # In float64 no sign of a gradient near zero depends on the shape of the batch.
+    keras.config.set_floatx("float64")
+    random = np.random.default_rng(0)
+    x = random.uniform(size=(43, 8, 8, 3))
+    y = random.integers(0, 10, 43)
+    strategy = strategy_of(replicas)
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        student, teacher = network(batch_norm), network(batch_norm)
+        trainer = vfd_tf.AdversarialTrainer(
+            student, "trades", vfd_tf.attacks.PGD(steps=3), "vfd", teacher=teacher, seed=3
+        )
+        trainer.compile(SGD(0.05, 0.9, weight_decay=5e-4))
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+    seeds = strategy.run(lambda: trainer._seeds(8 // replicas))
+    logs = trainer.fit(data, epochs=2, validation_data=data, verbose=0).history
+    copies = [
+        [part.numpy() for part in strategy.experimental_local_results(v.value)]
+        for v in student.weights
+    ]
+    np.savez(
+        out,
+        seeds=np.concatenate(
+            [s.numpy() for s in strategy.experimental_local_results(seeds)]
+        ),
+        weights=np.concatenate([copy[0].ravel() for copy in copies]),
+        apart=max(np.abs(c - copy[0]).max() for copy in copies for c in copy),
+        accuracy=logs["val_accuracy"][-1],
+        expected=(student(x).numpy().argmax(-1) == y).mean(),
+        loss=logs["loss"],
+        step=trainer.step.numpy(),
+    )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2] == "true", sys.argv[3])

@@ -1,0 +1,303 @@
+"""Data sets: stable splits, batches as functions of (seed, step), crops and flips."""
+
+import collections
+import hashlib
+import itertools
+
+import numpy as np
+import pytest
+
+from vfd_tf import InputError, datasets
+from vfd_tf.datasets import Augmentation, Images
+
+# isort: split
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+PLAIN = Augmentation()
+SPLITS = {
+    "train": "0126d48f5f5b4701",
+    "validation": "6b78b8ee6f9fd2c6",
+    "test": "f28980d2b0daf9cf",
+}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return datasets.load("digits")
+
+
+def _numbered(n, shape=(2, 3, 1)):
+    """Images that are all different; the label is the position."""
+    x = np.random.RandomState(0).randint(0, 256, (n, *shape)).astype("uint8")
+    return Images(x, np.arange(n, dtype="int32"))
+
+
+def _take(images, steps, batch_size=4, **options):
+    data = images.train_batches(batch_size, **options).take(steps)
+    return [(x, y) for x, y in data.as_numpy_iterator()]
+
+
+def test_digits_have_the_promised_shapes_and_types(digits):
+    sizes = {"train": 1294, "validation": 143, "test": 360}
+    for split, size in sizes.items():
+        images = getattr(digits, split)
+        assert images.x.shape == (size, 8, 8, 1)
+        assert images.x.dtype == np.uint8
+        assert images.y.shape == (size,)
+        assert images.y.dtype == np.int32
+        assert set(images.y) == set(range(10))
+        assert images.x.max() == 255
+    assert digits.num_classes == 10
+    assert digits.input_shape == (8, 8, 1)
+    assert digits.class_names == tuple("0123456789")
+
+
+def test_digits_are_scikit_learn_s_all_of_them_once(digits):
+    from sklearn.datasets import load_digits
+
+    def rows(x, y):
+        return collections.Counter(
+            (*np.ravel(image), label) for image, label in zip(x, y, strict=True)
+        )
+
+    source = load_digits()
+    splits = digits.train, digits.validation, digits.test
+    got = sum((rows(s.x, s.y) for s in splits), collections.Counter())
+    levels = np.floor(source.images * 255 / 16 + 0.5).astype("uint8")
+    assert got == rows(levels, source.target)
+
+
+def test_splits_stay_the_same_for_ever(digits):
+    assert {
+        split: getattr(digits, split).digest[:16]
+        for split in ("train", "validation", "test")
+    } == SPLITS
+    assert digits.digest == SPLITS["train"]
+
+
+def test_validation_is_the_end_of_the_training_split(digits):
+    other = datasets.load("digits", validation=37)
+    joined = np.concatenate([other.train.x, other.validation.x])
+    np.testing.assert_array_equal(
+        joined, np.concatenate([digits.train.x, digits.validation.x])
+    )
+    assert len(other.validation) == 37
+    assert other.test.digest == digits.test.digest
+
+
+def test_statistics_are_those_of_the_training_images(digits):
+    x = digits.train.x / 255.0
+    assert digits.mean == pytest.approx((x.mean(),), abs=1e-4)
+    assert digits.variance == pytest.approx((x.var(),), abs=1e-4)
+
+
+def test_digest_is_of_pixels_and_labels():
+    images = _numbered(5)
+    sha = hashlib.sha256(images.x.tobytes() + images.y.astype("int32").tobytes())
+    assert images.digest == sha.hexdigest()
+    assert Images(images.x, images.y.astype("int64")).digest == images.digest
+    assert Images(images.x[::-1], images.y).digest != images.digest
+    assert Images(images.x, images.y[::-1]).digest != images.digest
+
+
+@pytest.mark.parametrize("n, batch_size", [(12, 4), (14, 4), (5, 5), (97, 10), (3, 1)])
+def test_an_epoch_is_a_permutation_without_its_ragged_rest(n, batch_size):
+    images, steps = _numbered(n), n // batch_size
+    for epoch in range(3):
+        first = epoch * steps
+        batches = _take(images, steps, batch_size, seed=3, first_step=first)
+        x, y = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+        assert all(len(labels) == batch_size for _, labels in batches)
+        assert len(set(y)) == len(y) == steps * batch_size
+        np.testing.assert_allclose(x, images.x[y] / 255, rtol=1e-6)
+
+
+def test_epochs_and_seeds_have_orders_of_their_own():
+    images = _numbered(40)
+    orders = []
+    for seed in (0, 1, 2):
+        labels = [y for _, y in _take(images, 30, seed=seed)]
+        orders += np.concatenate(labels).reshape(3, 40).tolist()
+    assert len({tuple(order) for order in orders}) == 9
+    assert list(range(40)) not in orders
+
+
+def test_the_images_left_out_change_from_epoch_to_epoch():
+    labels = np.concatenate([y for _, y in _take(_numbered(7), 40)])
+    assert set(labels) == set(range(7))
+
+
+@pytest.mark.parametrize("augmentation", [PLAIN, Augmentation(pad=2, flip=True)])
+@pytest.mark.parametrize("first", [1, 3, 4, 11])
+def test_first_step_resumes_exactly(augmentation, first):
+    options = {"seed": 5, "augmentation": augmentation}
+    whole = _take(_numbered(14), 14, **options)
+    rest = _take(_numbered(14), 14 - first, first_step=first, **options)
+    for (x, y), (other_x, other_y) in zip(whole[first:], rest, strict=True):
+        np.testing.assert_array_equal(x, other_x)
+        np.testing.assert_array_equal(y, other_y)
+
+
+def test_batches_are_float32_between_zero_and_one():
+    data = _numbered(8).train_batches(4, augmentation=Augmentation(1, True))
+    assert data.element_spec[0].dtype == tf.float32
+    assert data.element_spec[0].shape == (4, 2, 3, 1)
+    assert data.element_spec[1].dtype == tf.int32
+    (x, _) = next(iter(data))
+    assert float(tf.reduce_min(x)) >= 0
+    assert float(tf.reduce_max(x)) <= 1
+    every_level = Images(np.arange(256, dtype="uint8").reshape(1, 16, 16, 1), np.zeros(1))
+    expected = np.arange(256, dtype="float32").reshape(1, 16, 16, 1) / np.float32(255)
+    np.testing.assert_allclose(every_level.floats(), expected, rtol=1e-7)
+    assert every_level.floats().max() == 1.0
+
+
+def _candidates(image, pad, flip):
+    """{bytes of a crop: (row, column, flipped)} of every crop and mirrored crop."""
+    height, width = image.shape[:2]
+    padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+    found = {}
+    for row, column in itertools.product(range(2 * pad + 1), repeat=2):
+        crop = padded[row : row + height, column : column + width]
+        found[crop.tobytes()] = row, column, False
+        if flip:
+            found[crop[:, ::-1].tobytes()] = row, column, True
+    assert len(found) == (2 * pad + 1) ** 2 * (1 + flip)
+    return found
+
+
+@pytest.mark.parametrize("pad, flip", [(0, True), (1, False), (1, True), (2, True)])
+def test_augmentation_is_any_crop_of_the_padded_image_or_its_mirror(pad, flip):
+    images = _numbered(6, (4, 5, 2))
+    images.x[images.x == 0] = 1  # all crops differ
+    candidates = [_candidates(image, pad, flip) for image in images.x]
+    kinds = collections.Counter()
+    for x, y in _take(images, 200, 6, seed=1, augmentation=Augmentation(pad, flip)):
+        for image, label in zip(np.round(x * 255).astype("uint8"), y, strict=True):
+            kinds[candidates[label][image.tobytes()]] += 1
+    count = (2 * pad + 1) ** 2 * (1 + flip)
+    assert len(kinds) == count
+    mean = 1200 / count
+    deviations = [(n - mean) / np.sqrt(mean) for n in kinds.values()]
+    assert np.abs(deviations).max() < 5
+
+
+def test_images_of_a_batch_are_augmented_each_on_its_own():
+    same = Images(np.repeat(_numbered(1, (4, 4, 1)).x, 32, axis=0), np.zeros(32, "int32"))
+    [(x, _)] = _take(same, 1, 32, augmentation=Augmentation(2, True))
+    assert len({image.tobytes() for image in x}) > 16
+
+
+@pytest.mark.parametrize("n, batch_size", [(10, 4), (8, 4), (3, 8), (1, 1)])
+def test_batches_keep_the_order_and_fill_up_with_weight_zero(n, batch_size):
+    images = _numbered(n)
+    batches = list(images.batches(batch_size).as_numpy_iterator())
+    assert all(len(part) == batch_size for batch in batches for part in batch)
+    x, y, weight = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    np.testing.assert_array_equal(weight, np.arange(len(weight)) < n)
+    np.testing.assert_array_equal(y[:n], np.arange(n))
+    np.testing.assert_allclose(x[:n], images.x / 255, rtol=1e-6)
+    assert len(weight) - n < batch_size
+    assert x.dtype == weight.dtype == np.float32
+
+
+def test_too_large_a_batch_is_refused():
+    with pytest.raises(InputError, match="smaller batch_size"):
+        _numbered(5).train_batches(6)
+
+
+@pytest.mark.parametrize("validation", [0, -1, 1437, 5000])
+def test_a_validation_split_that_does_not_fit_is_refused(validation):
+    with pytest.raises(InputError, match="between 1 and 1436"):
+        datasets.load("digits", validation=validation)
+
+
+def test_an_unknown_name_is_refused_with_the_nearest():
+    with pytest.raises(InputError, match="Did you mean 'cifar10'"):
+        datasets.load("cifar-10")
+
+
+CLASSES = ["cat", "dog", "eel"]
+
+
+class FakeCifar(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """The features, splits and ids of tensorflow-datasets' CIFAR-10, a few images."""
+
+    name = "cifar10"
+    VERSION = tfds.core.Version("3.0.2")
+    SIZES = {"train": 40, "test": 12}
+
+    def _info(self):
+        features = {
+            "id": tfds.features.Text(),
+            "image": tfds.features.Image(shape=(32, 32, 3)),
+            "label": tfds.features.ClassLabel(names=CLASSES),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features)
+        )
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(split) for split in self.SIZES}
+
+    def _generate_examples(self, split):
+        x, y = _official(split)
+        for i in np.random.RandomState(1).permutation(len(x)):
+            name = f"{split}_{i:05d}"
+            yield name, {"id": name, "image": x[i], "label": y[i]}
+
+
+def _official(split):
+    seed, size = len(split), FakeCifar.SIZES[split]
+    rng = np.random.RandomState(seed)
+    x = rng.randint(0, 256, (size, 32, 32, 3)).astype("uint8")
+    return x, rng.randint(0, len(CLASSES), size).astype("int32")
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """tensorflow-datasets that can't download: any attempt fails as without a network."""
+
+    def refuse(*args, **kwargs):
+        raise ConnectionError("no network\nsecond line")
+
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    manager = tfds.download.DownloadManager
+    for step in ("download", "download_and_extract"):
+        monkeypatch.setattr(manager, step, refuse)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_missing_data_is_refused_with_the_folder_tried(name, tmp_path, offline):
+    with pytest.raises(InputError, match="--data_dir") as refusal:
+        datasets.load(name, data_dir=str(tmp_path / "here"))
+    message = str(refusal.value)
+    assert str(tmp_path / "here") in message
+    assert "no network" in message
+    assert "\n" not in message
+
+
+def test_a_prepared_folder_is_read_offline_in_official_order(tmp_path, offline):
+    FakeCifar(data_dir=str(tmp_path)).download_and_prepare()
+    data = datasets.load("cifar10", data_dir=str(tmp_path), validation=7)
+    x, y = _official("train")
+    for images, expected in (
+        (data.train, Images(x, y)[:33]),
+        (data.validation, Images(x, y)[33:]),
+        (data.test, Images(*_official("test"))),
+    ):
+        assert images.x.dtype == np.uint8
+        assert images.y.dtype == np.int32
+        np.testing.assert_array_equal(images.x, expected.x)
+        np.testing.assert_array_equal(images.y, expected.y)
+    assert data.class_names == tuple(CLASSES)
+    assert data.augmentation == Augmentation(pad=4, flip=True)
+    np.testing.assert_allclose(data.mean, (x[:33] / 255).mean((0, 1, 2)), atol=1e-4)
+
+
+def test_a_prepared_folder_is_found_by_the_environment(tmp_path, offline, monkeypatch):
+    FakeCifar(data_dir=str(tmp_path)).download_and_prepare()
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    assert len(datasets.load("cifar10", validation=7).test) == 12

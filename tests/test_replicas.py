@@ -1,0 +1,50 @@
+"""One device and two replicas: the same noise, the same weights, the same accuracy."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+SCRIPT = pathlib.Path(__file__).with_name("replicas.py")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(replicas, batch_norm) -> what that run saved; each runs once."""
+    folder, runs = tmp_path_factory.mktemp("replicas"), {}
+
+    def get(replicas, batch_norm):
+        key = str(replicas), str(batch_norm).lower()
+        if key not in runs:
+            out = folder / f"{'-'.join(key)}.npz"
+            command = [sys.executable, SCRIPT, *key, out]
+            subprocess.run(command, check=True, capture_output=True, env=ENVIRONMENT)
+            runs[key] = np.load(out)
+        return runs[key]
+
+    return get
+
+
+@pytest.mark.slow
+def test_replicas_draw_the_noise_of_their_place_in_the_global_batch(trained):
+    np.testing.assert_array_equal(trained(1, False)["seeds"], trained(2, False)["seeds"])
+
+
+@pytest.mark.slow
+def test_two_replicas_train_to_the_weights_of_one_device(trained):
+    one, two = trained(1, False), trained(2, False)
+    assert one["step"] == two["step"] == 10
+    np.testing.assert_allclose(one["loss"], two["loss"], rtol=1e-6)
+    np.testing.assert_allclose(one["weights"], two["weights"], atol=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_replicas_stay_equal_and_count_a_ragged_rest_once(trained, batch_norm):
+    run = trained(2, batch_norm)
+    assert run["apart"] == 0
+    np.testing.assert_allclose(run["accuracy"], run["expected"], atol=1e-6)
