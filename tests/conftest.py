@@ -1,6 +1,6 @@
 """What the tests share: vfd_tf before TensorFlow, and a network and data small enough."""
 
-import vfd_tf  # noqa: F401, I001  (sets oneDNN before TensorFlow is imported)
+import vfd_tf  # noqa: F401
 
 import keras
 import numpy as np

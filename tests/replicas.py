@@ -8,7 +8,7 @@ failing collective aborts the later ones.
 
 import sys
 
-import vfd_tf  # noqa: I001
+import vfd_tf
 import keras
 import numpy as np
 import tensorflow as tf

@@ -32,6 +32,7 @@ def logits(net, x):
 @functools.cache
 def attacked(net, name, count):
     """Examples of our attack."""
+    model = network(net)  # loads its weights, which a graph can't do
     x, y, start = images(count)
     attack, start = {
         "fgsm": (attacks.FGSM(8 / 255), None),
@@ -41,7 +42,7 @@ def attacked(net, name, count):
     @tf.function(autograph=False)
     def generate():
         objective = attacks.cross_entropy(y)
-        return attack(functools.partial(logits, net), x, objective, start=start)
+        return attack(model, x, objective, start=start)
 
     return generate()
 

@@ -212,15 +212,13 @@ def vfd(**changes):
     return distillation.VFD(lambda_=0.02, **changes)
 
 
-@precisions
 @vfd_blocks
 @pytest.mark.parametrize("half", ["clean", "adv"])
-def test_each_half_of_vfd_is_that_of_the_formula(half, block, precision):
-    values = golden.part_a(precision)
+def test_each_half_of_vfd_is_that_of_the_formula(half, block):
     other = {"clean": "adv_weight", "adv": "clean_weight"}[half]
-    ours = step(block, precision, vfd(**{other: 0.0})).terms["vfd"]
-    expected = values[f"{block}/vfd/per_sample_{half}"]
-    np.testing.assert_allclose(ours, expected, PRECISIONS[precision]["value"])
+    ours = step(block, "float64", vfd(**{other: 0.0})).terms["vfd"]
+    expected = golden.part_a("float64")[f"{block}/vfd/per_sample_{half}"]
+    np.testing.assert_allclose(ours, expected, 1e-9)
 
 
 @precisions

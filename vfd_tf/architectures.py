@@ -109,7 +109,11 @@ def _stem_input(input_shape, mean, variance):
 
 def _conv(x, channels, kernel=3, stride=1, use_bias=False):
     """Convolution with PyTorch's symmetric padding; "same" is not, at stride 2."""
-    if stride > 1 and kernel > 1:
+    if stride > 1 and kernel == 1:
+        # Subsampled first: oneDNN's weight gradient of a strided 1x1 convolution writes
+        # out of bounds below 8 channels (uxlfoundation/oneDNN#6035). As fast otherwise.
+        x, stride = layers.AveragePooling2D(1, stride)(x), 1
+    elif stride > 1:
         x = layers.ZeroPadding2D(kernel // 2)(x)
     padding = "same" if stride == 1 else "valid"
     return layers.Conv2D(

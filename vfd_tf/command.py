@@ -61,6 +61,8 @@ def _run(values):
         describe=config.flagfile,
     )
     for each in experiments:
+        experiment.check(each, session.data)
+    for each in experiments:
         experiment.run(each, session, values.workdir)
     print(session.report())
 

@@ -37,7 +37,7 @@ class Recipe(Part):
     learning_rate: float = hyper(0.1, "learning rate, the peak of its schedule", 0.0)
     schedule: str = hyper("piecewise", "learning-rate schedule", choices=tuple(SCHEDULES))
     lr_milestones: tuple[int, ...] = hyper(
-        (100, 105), "piecewise: epochs at which the learning rate changes"
+        (100, 105), "piecewise: whole epochs after which the learning rate changes"
     )
     lr_factors: tuple[float, ...] = hyper(
         (), "piecewise: factors on the learning rate; empty: 1, 0.1, 0.01, ..."
@@ -185,6 +185,22 @@ def run(experiment: Experiment, session: Session, workdir: str | None = None):
     if directory.path not in [d.path for d in session.done]:
         session.done.append(directory)
     return directory
+
+
+def check(experiment: Experiment, data: datasets.Dataset) -> None:
+    """Raises `InputError` for what would fail later, before anything is trained."""
+    if experiment.recipe.batch_size > len(data.train):
+        raise InputError(
+            f"A batch of {experiment.recipe.batch_size} is larger than the "
+            f"{len(data.train)} training images; choose a smaller batch_size."
+        )
+    choose(SCHEDULES, experiment.recipe.schedule, "schedule")(experiment.recipe, 1)
+    network.tap(_build(experiment, data), experiment.distillation.layers)
+    for role in experiment.helpers:
+        if experiment[role] == "auto":
+            experiment.helper(role)
+        else:
+            network.load(experiment[role])
 
 
 def _labels(experiment):

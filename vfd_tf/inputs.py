@@ -4,6 +4,9 @@ Images are float32 in [0, 1]; labels are integers in {0, ..., classes - 1}; mode
 logits. Everything else is refused in one sentence that names the fix.
 """
 
+import os
+import warnings
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -11,6 +14,7 @@ import tensorflow as tf
 from vfd_tf import network
 from vfd_tf.part import InputError
 
+_ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 _ROUNDING = 1e-4  # a normalised image may leave [0, 1] by float rounding, not by more
 
 
@@ -72,6 +76,27 @@ def refuse_probabilities(model) -> None:
     """Raises `InputError` if the model ends in a softmax or a sigmoid."""
     if network.ends_in_probabilities(model):
         check_logits(model, [])
+
+
+def warn_of_onednn(model) -> None:
+    """Warns of strided 1x1 convolutions of fewer than 8 channels on a CPU.
+
+    oneDNN's weight gradient of these writes out of bounds, so that results are wrong and
+    differ from run to run: https://github.com/uxlfoundation/oneDNN/issues/6035
+    """
+    if tf.config.list_physical_devices("GPU") or os.environ.get(_ONEDNN) == "0":
+        return
+    for layer in model._flatten_layers(include_self=False):
+        if isinstance(layer, keras.layers.Conv2D) and layer.built:
+            channels = layer.kernel.shape[-2]
+            if set(layer.kernel_size) == {1} and max(layer.strides) > 1 and channels < 8:
+                warnings.warn(
+                    f"oneDNN computes wrong gradients for the layer {layer.name!r} (1x1, "
+                    f"strided, {channels} input channels): put AveragePooling2D(1, "
+                    "strides) before it and stride 1 into it, or set "
+                    "TF_ENABLE_ONEDNN_OPTS=0 before TensorFlow is imported.",
+                    stacklevel=4,
+                )
 
 
 def check_fit(student, other, role: str, layers) -> None:

@@ -87,6 +87,7 @@ class AdversarialTrainer(keras.Model):
         layers = self.distillation.layers
         networks = {"student": network.tap(student, layers)}
         inputs.refuse_probabilities(student)
+        inputs.warn_of_onednn(student)
         for role in dict.fromkeys((*self.method.needs, *self.distillation.needs)):
             if given[role] is None:
                 pair = (

@@ -1,0 +1,249 @@
+"""Evaluation: known answers, independence of batching, protocols and tables."""
+
+import numpy as np
+import pytest
+
+from vfd_tf import InputError, evaluation
+from vfd_tf.attacks import FGSM, PGD
+from vfd_tf.datasets import Images
+from vfd_tf.evaluation import evaluate, protocol
+
+# isort: split
+
+import keras
+import tensorflow as tf
+from keras import layers as L
+
+SHAPE, N, EPSILON = (4, 4, 1), 29, 0.05
+
+
+def _linear(seed=0):
+    """Logits (0, w.x + b), and w and b."""
+    rng = np.random.RandomState(seed)
+    w = rng.randn(16).astype("float32")
+    b = np.float32(-w.sum() / 2)
+    inputs = keras.Input(SHAPE)
+    model = keras.Model(inputs, L.Dense(2)(L.Flatten()(inputs)))
+    model.set_weights([np.stack([0 * w, w], 1), np.array([0, b], "float32")])
+    return model, w, b
+
+
+def _data(seed=1, n=N):
+    rng = np.random.RandomState(seed)
+    x = rng.uniform(0.3, 0.7, (n, *SHAPE)).astype("float32")  # the box stays far away
+    return x, rng.randint(0, 2, n).astype("int32")
+
+
+def _network():
+    keras.utils.set_random_seed(4)
+    inputs = keras.Input(SHAPE)
+    x = L.ReLU()(L.BatchNormalization()(L.Conv2D(4, 3)(inputs)))
+    return keras.Model(inputs, L.Dense(2, name="logits")(L.Flatten()(x)))
+
+
+def _signed_margin(x, y, w, b):
+    score = x.reshape(len(x), -1) @ w + b
+    return np.where(y == 1, score, -score)
+
+
+def _equal(one, other):
+    np.testing.assert_array_equal(one.clean, other.clean)
+    assert list(one.robust) == list(other.robust)
+    for name in one.robust:
+        np.testing.assert_array_equal(one.robust[name], other.robust[name])
+
+
+@pytest.mark.parametrize("norm, dual", [("linf", 1), ("l2", 2)])
+@pytest.mark.parametrize("epsilon", [0.0, 0.02, 0.1])
+def test_robust_accuracy_of_a_linear_classifier_is_the_closed_form(norm, dual, epsilon):
+    model, w, b = _linear()
+    x, y = _data()
+    m, drop = _signed_margin(x, y, w, b), epsilon * np.linalg.norm(w, dual)
+    assert np.abs(m - drop).min() > 1e-4  # no image lies on the boundary
+    result = evaluate(model, (x, y), ("fgsm", "pgd40"), epsilon, norm)
+    np.testing.assert_array_equal(result.clean, m > 0)
+    np.testing.assert_array_equal(result.robust["fgsm"], m > drop)
+    np.testing.assert_array_equal(result.robust["pgd40"], m > drop)
+    expected = {"clean": 100 * (m > 0).mean(), "fgsm": 100 * (m > drop).mean()}
+    accuracies = result.accuracies()
+    assert accuracies["clean"] == pytest.approx(expected["clean"])
+    assert accuracies["fgsm"] == accuracies["pgd40"] == pytest.approx(expected["fgsm"])
+
+
+def test_the_box_counts_beside_the_ball():
+    model, w, b = _linear()
+    y = np.ones(N, "int32")
+    x = np.random.RandomState(2).randint(0, 2, (N, *SHAPE)).astype("float32")
+    worst = np.clip(x - 0.3 * np.sign(w).reshape(SHAPE), 0, 1)
+    robust = evaluate(model, (x, y), ("fgsm",), 0.3).robust["fgsm"]
+    np.testing.assert_array_equal(robust, _signed_margin(worst, y, w, b) > 0)
+
+
+@pytest.mark.parametrize(
+    "batch_size", [7, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 29, 64))]
+)
+def test_arrays_and_data_sets_of_any_batch_size_give_the_same(batch_size):
+    model, (x, y) = _network(), _data()
+    attacks = (PGD(0.1, 0.05, steps=1),)  # an attack whose start decides
+    expected = evaluate(model, (x, y), attacks, EPSILON, batch_size=10)
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(batch_size)
+    _equal(evaluate(model, (x, y), attacks, EPSILON, batch_size=batch_size), expected)
+    _equal(evaluate(model, data, attacks, EPSILON), expected)
+    weighted = Images(x, y).batches(batch_size)  # filled up with weight 0
+    _equal(evaluate(model, weighted, attacks, EPSILON), expected)
+    assert len(expected.clean) == N
+
+
+def test_starts_depend_on_seed_and_position_not_on_the_batch():
+    """A model that shows the noise: one logit is the first pixel after the start."""
+    inputs = keras.Input((1, 1, 1))
+    flat = L.Flatten()(inputs)
+    model = keras.Model(inputs, L.Dense(2)(flat))
+    model.set_weights([np.array([[0.0, 1.0]]), np.array([1.5, 1.0])])
+    x, y = np.full((64, 1, 1, 1), 0.5, "float32"), np.ones(64, "int32")
+    attack = PGD(0.1, 0.0, steps=1)  # stays at its start
+
+    def verdicts(batch_size, seed=0):
+        result = evaluate(model, (x, y), (attack,), seed=seed, batch_size=batch_size)
+        return next(iter(result.robust.values()))
+
+    expected = verdicts(64)
+    assert 10 < expected.sum() < 54
+    for batch_size in (1, 5, 33, 200):
+        np.testing.assert_array_equal(verdicts(batch_size), expected)
+    assert (verdicts(64, seed=1) != expected).any()
+
+
+def test_verdicts_keep_the_order_of_the_images():
+    model, (x, y) = _network(), _data()
+    order = np.random.RandomState(0).permutation(N)
+    result = evaluate(model, (x, y), ("fgsm",), EPSILON)
+    shuffled = evaluate(model, (x[order], y[order]), ("fgsm",), EPSILON, batch_size=8)
+    np.testing.assert_array_equal(shuffled.clean, result.clean[order])
+    np.testing.assert_array_equal(shuffled.robust["fgsm"], result.robust["fgsm"][order])
+
+
+def test_images_of_bytes_are_the_floats_they_stand_for():
+    model = _network()
+    x = np.random.RandomState(3).randint(0, 256, (N, *SHAPE)).astype("uint8")
+    y = _data()[1]
+    floats = (x / np.float32(255)).astype("float32")
+    _equal(
+        evaluate(model, Images(x, y), ("fgsm",), EPSILON),
+        evaluate(model, (floats, y), ("fgsm",), EPSILON),
+    )
+
+
+def test_worst_is_correct_clean_and_under_every_attack():
+    clean, one, two = np.array([[1, 1, 1, 0, 0], [1, 0, 1, 1, 0], [1, 1, 0, 1, 0]], bool)
+    result = evaluation.Evaluation(clean, {"one": one, "two": two}, {})
+    np.testing.assert_array_equal(result.worst, [True, False, False, False, False])
+    alone = evaluation.Evaluation(clean, {}, {})
+    np.testing.assert_array_equal(alone.worst, clean)
+    assert result.accuracies() == pytest.approx({"clean": 60, "one": 60, "two": 60})
+
+
+def test_a_model_s_weights_and_statistics_stay_as_they_were():
+    model = _network()
+    before = model.get_weights()
+    evaluate(model, _data(), ("fgsm", "pgd2"), EPSILON)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+class Subclassed(keras.Model):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def call(self, x, training=None):
+        return self.inner(x, training=training)
+
+
+def test_any_kind_of_classifier_is_evaluated():
+    model, data = _network(), _data()
+    expected = evaluate(model, data, ("fgsm",), EPSILON)
+    named = keras.Model(model.inputs[0], {"logits": model.output})
+    stacked = keras.Sequential([keras.Input(SHAPE), *model.layers[1:]])
+    for other in (named, Subclassed(model), stacked):
+        _equal(evaluate(other, data, ("fgsm",), EPSILON), expected)
+
+
+def _cells(line):
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def test_the_table_is_markdown_with_the_accuracies():
+    model, data = _network(), _data()
+    result = evaluate(model, data, ("fgsm", "pgd2"), EPSILON)
+    head, rule, row = result.table().split("\n")
+    assert _cells(head)[1:] == ["clean", "fgsm", "pgd2"]
+    assert all(set(cell) <= set("-:") and len(cell) >= 3 for cell in _cells(rule))
+    expected = [f"{value:.2f}" for value in result.accuracies().values()]
+    assert _cells(row)[1:] == expected
+    assert all(line.startswith("|") and line.endswith("|") for line in (head, rule, row))
+
+
+def test_rows_of_a_table_may_lack_columns_and_all_lines_are_equally_wide():
+    rows = {"short": {"clean": 90.0}, "a much longer name": {"clean": 8.126, "pgd20": 50.0}}
+    lines = evaluation.table(rows).split("\n")
+    assert [_cells(line) for line in lines[2:]] == [
+        ["short", "90.00", ""],
+        ["a much longer name", "8.13", "50.00"],
+    ]
+    assert len({line.count("|") for line in lines}) == 1
+    assert len({len(line) for line in lines}) == 1
+    short = evaluation.table({"a": {"clean": 1.0, "pgd1000@linf": 2.0}}).split("\n")
+    assert len({len(line) for line in short}) == 1
+
+
+@pytest.mark.parametrize(
+    "name, attack",
+    [
+        ("fgsm", FGSM(0.1, "l2")),
+        ("pgd20", PGD(0.1, steps=20, norm="l2")),
+        ("pgd1", PGD(0.1, steps=1, norm="l2")),
+        (PGD(0.3, steps=2), PGD(0.3, steps=2)),
+    ],
+)
+def test_protocols_stand_for_their_attack(name, attack):
+    assert protocol(name, 0.1, "l2") == attack
+
+
+@pytest.mark.parametrize(
+    "name, hint",
+    [
+        ("pdg20", "Did you mean 'pgd'"),
+        ("fsgm", "Did you mean 'fgsm'"),
+        ("pgd", "number of steps, such as 'pgd20'"),
+        ("pgd0", "at least 1"),
+        ("fgsm5", "Unknown attack 'fgsm5'"),
+        ("", "Unknown attack"),
+        ("20", "Unknown attack"),
+    ],
+)
+def test_names_that_stand_for_no_protocol_are_refused(name, hint):
+    model, data = _network(), _data()
+    with pytest.raises(InputError, match=hint) as refusal:
+        evaluate(model, data, ("fgsm", name))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_radius_in_grey_levels_is_refused():
+    with pytest.raises(InputError, match="8/255"):
+        evaluate(_network(), _data(), ("fgsm",), epsilon=8)
+
+
+def test_two_attacks_of_a_kind_are_told_apart():
+    attacks = (PGD(0.1, steps=2), PGD(0.2, steps=2), "pgd2")
+    result = evaluate(_network(), _data(), attacks, EPSILON)
+    assert len(result.robust) == len(result.attacks) == 3
+    assert "epsilon=0.2" in str(result.attacks.values())
+
+
+def test_verbose_prints_a_bar_and_changes_nothing(capsys):
+    model, data = _network(), _data()
+    quiet = evaluate(model, data, ("fgsm",), EPSILON)
+    assert capsys.readouterr().out == ""
+    _equal(evaluate(model, data, ("fgsm",), EPSILON, verbose=1, batch_size=8), quiet)
+    assert "fgsm@linf:0.05" in capsys.readouterr().out

@@ -1,0 +1,223 @@
+"""The command line: one command trains, continues, reports, and refuses what can't be."""
+
+import csv
+import glob
+import json
+import os
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+from vfd_tf import command, config, experiment, run_directory
+
+ROOT = pathlib.Path(__file__).parents[1]
+SMALL = (
+    *("--dataset=digits", "--arch=resnet8", "--width=0.25", "--batch_size=256"),
+    *("--epochs=2", "--epsilon=0.2", "--pgd_steps=2", "--learning_rate=0.05"),
+    *("--schedule=cosine", "--eval_attacks=fgsm", "--max_images=64"),
+)
+
+
+def run(root, *words):
+    return command.main(["run.py", *SMALL, f"--runs={root}", *words])
+
+
+def folder(root, pattern):
+    (found,) = glob.glob(f"{root}/{pattern}")
+    return pathlib.Path(found)
+
+
+def weights(path):
+    return [v.numpy() for v in keras.saving.load_model(path, compile=False).weights]
+
+
+def same(one, other):
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder of runs: HAT + VFD, and the vanilla teacher it trained first."""
+    root = tmp_path_factory.mktemp("runs")
+    assert run(root, "--method=hat", "--vfd_lambda=0.02") == 0
+    return root
+
+
+@pytest.mark.slow
+def test_a_run_leaves_what_resumes_replays_and_cites_it(finished):
+    path = folder(finished, "digits-resnet8-hat-vfd-*")
+    names = {p.name for p in path.iterdir()}
+    assert names == {
+        "best.keras", "last.keras", "flags.txt", "history.csv", "metrics.jsonl",
+        "resume.npz", "results.json", "run.json", "tensorboard",
+    }  # fmt: skip
+    results = json.loads((path / "results.json").read_text())
+    assert {"seed", "tensorflow", "keras", "git_commit", "wall_time_s"} <= set(results)
+    assert set(results["accuracies"]["best"]["linf:0.2 n=64"]) == {"clean", "fgsm"}
+    rows = list(csv.DictReader((path / "history.csv").open()))
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").open()]
+    assert [int(row["epoch"]) for row in rows] == [1, 2] == [x["epoch"] for x in lines]
+    assert float(rows[1]["vfd_loss"]) == lines[1]["vfd_loss"]
+    assert folder(finished, "digits-resnet8-natural-none-*").is_dir()
+
+
+@pytest.mark.slow
+def test_tensorboard_has_every_curve(finished):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    path = folder(finished, "digits-resnet8-hat-vfd-*") / "tensorboard"
+    tags = {}
+    for part in ("train", "validation"):
+        events = EventAccumulator(str(path / part), size_guidance={"tensors": 0})
+        events.Reload()
+        tags[part] = set(events.Tags()["tensors"])
+    terms = {"clean_loss", "adv_loss", "helper_loss", "vfd_loss", "loss"}
+    more = {"accuracy", "adv_accuracy", "learning_rate", "vfd_lambda", "vfd_share"}
+    assert {f"epoch_{name}" for name in terms | more} <= tags["train"]
+    wanted = {"accuracy", "loss", "pgd10_accuracy"}
+    assert {f"epoch_{name}" for name in wanted} <= tags["validation"]
+
+
+@pytest.mark.slow
+def test_a_complete_run_is_only_reported(finished, capsys, monkeypatch):
+    monkeypatch.setattr(experiment, "_train", None)
+    assert run(finished, "--method=hat", "--vfd_lambda=0.02") == 0
+    out = capsys.readouterr().out
+    assert out.count("complete") == 2
+    assert "hat+vfd (best)" in out
+
+
+@pytest.mark.slow
+def test_flags_of_a_run_replay_it(finished, monkeypatch, capsys):
+    monkeypatch.setattr(experiment, "_train", None)
+    flags = folder(finished, "digits-resnet8-hat-vfd-*") / "flags.txt"
+    words = [f"--flagfile={flags}", f"--runs={finished}", "--max_images=64"]
+    assert command.main(["run.py", *words, "--eval_attacks=fgsm"]) == 0
+    assert str(flags.parent) in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_another_lambda_is_another_directory_with_the_same_teacher(finished, monkeypatch):
+    started, finished_hat = [], folder(finished, "digits-resnet8-hat-vfd-*")
+    monkeypatch.setattr(
+        experiment, "_train", lambda e, s, d, f: started.append((d.path, f["teacher"]))
+    )
+    monkeypatch.setattr(experiment, "_evaluate", lambda *_: None)
+    monkeypatch.setattr(experiment.Session, "report", lambda _: "")
+    assert run(finished, "--method=hat", "--vfd_lambda=0.03") == 0
+    ((path, teacher),) = started
+    assert pathlib.Path(path) != finished_hat
+    assert pathlib.Path(teacher).parent == folder(finished, "*-natural-none-*")
+
+
+@pytest.mark.slow
+def test_a_directory_of_other_flags_is_refused_and_kept(finished, capsys):
+    path = folder(finished, "*-natural-none-*")
+    before = {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.is_file()}
+    code = run(finished, "--method=trades", "--distill=none", f"--workdir={path}")
+    message = capsys.readouterr().err
+    assert code == 2 and "other values of" in message and "method" in message
+    assert before == {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.is_file()}
+
+
+@pytest.mark.slow
+def test_a_stopped_run_continues_to_the_same_bits(finished, tmp_path, monkeypatch):
+    words = "--method=trades", "--distill=none", "--epochs=3"
+    assert run(tmp_path / "whole", *words) == 0
+    save = run_directory.RunDirectory.save
+
+    def stop_after_first(directory, trainer, state):
+        save(directory, trainer, state)
+        if state.epoch == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_directory.RunDirectory, "save", stop_after_first)
+    assert run(tmp_path / "halves", *words) == 1
+    monkeypatch.undo()
+    assert run(tmp_path / "halves", *words) == 0
+    whole, halves = (folder(tmp_path / name, "*trades*") for name in ("whole", "halves"))
+    for name in ("best.keras", "last.keras"):
+        assert same(weights(whole / name), weights(halves / name))
+    assert (whole / "metrics.jsonl").read_text() == (halves / "metrics.jsonl").read_text()
+    results = [json.loads((p / "results.json").read_text()) for p in (whole, halves)]
+    assert results[0]["accuracies"] == results[1]["accuracies"]
+    assert results[0]["best_epoch"] == results[1]["best_epoch"]
+
+
+@pytest.mark.slow
+def test_a_teacher_file_is_used_and_a_stranger_refused(finished, tmp_path, capsys):
+    teacher = folder(finished, "*-natural-none-*") / "best.keras"
+    words = "--method=natural", "--epochs=1", f"--runs={tmp_path}"
+    assert command.main(["run.py", *SMALL, *words, f"--teacher={teacher}"]) == 0
+    assert not glob.glob(f"{tmp_path}/*-natural-none-*")
+    other = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
+    other.add(keras.layers.Dense(7))
+    other.save(tmp_path / "other.keras")
+    capsys.readouterr()
+    code = command.main(["run.py", *SMALL, *words, f"--teacher={tmp_path / 'other.keras'}"])
+    assert code == 2 and "7" in capsys.readouterr().err
+    (tmp_path / "text.keras").write_text("no model")
+    code = command.main(["run.py", *SMALL, *words, f"--teacher={tmp_path / 'text.keras'}"])
+    assert code == 2 and "can't be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--method=trade", "Did you mean 'trades'"),
+        ("--distill=vdf", "Did you mean 'vfd'"),
+        ("--dataset=cifar11", "cifar10"),
+        ("--arch=resnet19", "resnet18"),
+        ("--vfd_lamda=0.1", "Did you mean: vfd_lambda"),
+        ("--vfd_lambda=-1", "at least 0"),
+        ("--epsilon=8", "8/255"),
+        ("--pgd_steps=0", "at least 1"),
+        ("--epochs=many", "epochs"),
+        ("--vfd_layer=layer9", "layer9"),
+        ("--eval_attacks=pgd20,fsgm", "Did you mean 'fgsm'"),
+        ("--batch_size=5000", "smaller batch_size"),
+        ("--teacher=nowhere.keras", "nowhere.keras"),
+        ("--teacher_seed=0", "other weights"),
+        ("stray", "stray"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, capsys, flag, words):
+    assert run(tmp_path, "--method=natural", "--distill=vfd", flag) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and words in error
+    assert "Traceback" not in error and error.count("\n") == 1
+    assert not os.listdir(tmp_path)
+
+
+def test_help_lists_every_hyper_parameter_with_its_meaning(capsys):
+    assert command.main(["run.py", "--help"]) == 0
+    text = capsys.readouterr().out
+    for name in config.define():
+        assert f"--{name} " in text
+    assert "lambda of eq. 6" in text
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "flags").glob("*.flags")), ids=lambda p: p.stem
+)
+def test_every_preset_parses_and_its_experiment_replays(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    values = config.define()
+    assert values(["run.py", f"--flagfile={path}"])
+    for each in config.experiments(values):
+        again = config.define()
+        again(["run.py", *config.flagfile(each).split("\n")[:-1]])
+        assert config.experiments(again) == [each]
+
+
+def test_the_command_of_the_card_is_hat_with_vfd():
+    values = config.define()
+    values(["run.py", "--method=hat", "--vfd_lambda=0.01"])
+    (only,) = config.experiments(values)
+    assert config.names(only) == {"method": "hat", "distill": "vfd", "attack": "pgd"}
+    assert only.distillation.lambda_ == 0.01
+    assert (only.dataset, only.arch, only.recipe.batch_size) == ("cifar10", "resnet18", 128)
+    assert only.recipe.learning_rate == 0.1
+    assert config.evaluating(values).attacks == ("fgsm", "pgd20")
