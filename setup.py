@@ -25,6 +25,7 @@ setup(
         "numpy",
         "absl-py",
         "tensorflow-datasets",
+        "importlib_resources",  # tensorflow-datasets 4.9 imports it without declaring it
         "cleverhans",
         "tensorboard",
         "matplotlib",

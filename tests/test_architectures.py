@@ -46,13 +46,13 @@ def _images(shape, n=2, seed=0):
     return np.random.RandomState(seed).rand(n, *shape).astype("float32")
 
 
-def _strided(model, kernel):
+def _strided(model):
     return [
         layer
         for layer in model.layers
         if isinstance(layer, keras.layers.Conv2D)
         and layer.strides == (2, 2)
-        and layer.kernel_size == (kernel, kernel)
+        and layer.kernel_size == (3, 3)
     ]
 
 
@@ -145,7 +145,7 @@ def test_any_image_from_8x8_any_channels_any_classes(name, shape, classes):
 @pytest.mark.parametrize("size", [8, 9])
 def test_strided_convolutions_pad_as_pytorch_on_all_sides(name, size):
     model = _narrow(name, (size, size, 3))
-    convs = _strided(model, 3)
+    convs = _strided(model)
     assert len(convs) == STAGES[name] - 1
     before = [_unpadded_input(model, conv) for conv in convs]
     probe = keras.Model(model.inputs[0], [before, [conv.output for conv in convs]])
@@ -158,19 +158,22 @@ def test_strided_convolutions_pad_as_pytorch_on_all_sides(name, size):
 @pytest.mark.parametrize("name", STRIDED)
 def test_strided_shortcuts_read_the_even_pixels(name):
     model = _narrow(name, (9, 9, 3))
-    convs = _strided(model, 1)
-    assert len(convs) == STAGES[name] - 1
-    probe = keras.Model(
-        model.inputs[0], [[c.input for c in convs], [c.output for c in convs]]
-    )
-    for conv, x, y in zip(convs, *probe(_images((9, 9, 3))), strict=True):
+    shortcuts = [
+        layer
+        for layer in model.layers
+        if isinstance(layer, keras.layers.Conv2D) and layer.kernel_size == (1, 1)
+    ][1 - STAGES[name] :]  # a wide network's first stage has one too, of stride 1
+    before = [model.output[f"layer{stage}"] for stage in range(1, STAGES[name])]
+    probe = keras.Model(model.inputs[0], [before, [conv.output for conv in shortcuts]])
+    for conv, x, y in zip(shortcuts, *probe(_images((9, 9, 3))), strict=True):
+        assert y.shape[1] == -(-x.shape[1] // 2)
         expected = _pytorch_conv(x.numpy(), conv.get_weights()[0], stride=2, pad=0)
         np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_strided_stem_of_resnet8_pads_on_all_sides():
     model = _narrow("resnet8", (32, 32, 3))
-    conv = _strided(model, 3)[0]
+    conv = _strided(model)[0]
     x = _images((32, 32, 3))
     y = keras.Model(model.inputs[0], conv.output)(x)
     expected = _pytorch_conv(x, conv.get_weights()[0], stride=2, pad=1)

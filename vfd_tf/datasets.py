@@ -7,7 +7,6 @@ resumes at any step with the data it would have seen.
 
 import dataclasses
 import hashlib
-import os
 
 import numpy as np
 import tensorflow as tf
@@ -197,10 +196,8 @@ def _from_tfds(name, data_dir, augmentation):
         builder.download_and_prepare()
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0][:160]
-        tried = [builder.data_dir, os.environ.get("TFDS_DATA_DIR")]
-        tried = ", ".join(dict.fromkeys(str(t) for t in tried if t))
         raise InputError(
-            f"The data set {name} is not prepared (tried {tried}) and can't be downloaded "
+            f"The data set {name} is not in {builder.data_dir} and can't be downloaded "
             f"({reason}); prepare it with tensorflow-datasets on a machine with a network "
             "and name that folder with --data_dir."
         ) from error

@@ -8,6 +8,8 @@ here XLA, where wanted, is inside the step.
 import keras
 import tensorflow as tf
 
+from vfd_tf.part import InputError
+
 
 def distributed(step, strategy, model, check, drop_ragged=False):
     """iterator -> logs: `step` on every replica, its results averaged over replicas.
@@ -35,6 +37,8 @@ def distributed(step, strategy, model, check, drop_ragged=False):
             try:
                 data = keras.tree.map_structure(_without_optional, next(iterator))
             except StopIteration:
+                if not seen:
+                    raise InputError("The data set is empty.") from None
                 if logs is None:
                     raise
                 break

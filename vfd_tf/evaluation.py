@@ -32,7 +32,7 @@ def protocol(attack, epsilon=8 / 255, norm="linf") -> Attack:
         raise InputError("The protocol 'pgd' needs its number of steps, such as 'pgd20'.")
     if steps and name == "pgd":
         options["steps"] = int(steps)
-    elif steps:
+    elif steps and name in ATTACKS:
         name = attack
     return choose(ATTACKS, name, "attack")(**options)
 
@@ -65,6 +65,8 @@ class Target:
             position += count
             if progress:
                 progress(count, float(np.concatenate(verdicts).mean()))
+        if not verdicts:
+            raise InputError("The data set is empty.")
         return np.concatenate(verdicts)
 
     def _function(self, attack):
@@ -128,16 +130,19 @@ class Evaluation:
 def table(rows: dict[str, dict[str, float]]) -> str:
     """Markdown table of percentages: {row: {column: value}}."""
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
-    width = max(len(name) for name in rows)
-    lines = [
-        f"| {'accuracy (%)'.ljust(width)} | {' | '.join(c.rjust(7) for c in columns)} |",
-        f"| {'-' * max(width, 12)} | {' | '.join('-' * 6 + ':' for _ in columns)} |",
+    widths = [max(7, len(column)) for column in columns]
+    head = max(12, *(len(name) for name in rows))
+
+    def line(first, cells):
+        cells = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+        return f"| {first.ljust(head)} | {' | '.join(cells)} |"
+
+    rule = line("-" * head, ["-" * (width - 1) + ":" for width in widths])
+    body = [
+        line(name, [f"{row[c]:.2f}" if c in row else "" for c in columns])
+        for name, row in rows.items()
     ]
-    for name, row in rows.items():
-        cells = (f"{row[c]:.2f}" if c in row else "" for c in columns)
-        cells = (cell.rjust(max(7, len(c))) for cell, c in zip(cells, columns, strict=True))
-        lines.append(f"| {name.ljust(max(width, 12))} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join([line("accuracy (%)", columns), rule, *body])
 
 
 def evaluate(

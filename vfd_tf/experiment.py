@@ -9,7 +9,6 @@ import hashlib
 import importlib.util
 import json
 import sys
-import time
 from collections.abc import Callable
 
 import keras
@@ -95,22 +94,25 @@ class Experiment(Part):
     def identity(self, digest: str, helpers: dict[str, str]) -> dict:
         """What the result depends on; equal identities give equal weights.
 
+        Parts are named by the fields that differ from their defaults, so that a new field
+        whose default changes nothing leaves the runs of before their names.
+
         Args:
             digest: Hash of the training images.
             helpers: Role -> key or file hash of the networks trained before.
         """
         same = ("dataset", "arch", "width", "normalize", "seed")
         identity = {name: self[name] for name in same}
-        identity |= {"data": digest, "method": repr(self.method)}
-        identity |= {"distillation": repr(self.distillation), "helpers": helpers}
-        recipe = dataclasses.asdict(self.recipe)
+        identity |= {"data": digest, "helpers": helpers, "method": self.method.brief()}
+        identity["distillation"] = self.distillation.brief()
+        recipe = self.recipe
         if self.method.adversarial:
-            identity["attack"] = repr(self.attack)
+            identity["attack"] = self.attack.brief()
         else:
-            recipe.pop("attack_bn_mode")
+            recipe = recipe.replace(attack_bn_mode="eval")
         if isinstance(self.distillation, VFD):
-            identity["lambda_schedule"] = repr(self.lambda_schedule)
-        return json.loads(json.dumps({**identity, **recipe}))
+            identity["lambda_schedule"] = self.lambda_schedule.brief()
+        return {**identity, "recipe": recipe.brief()}
 
 
 HELPERS = {"teacher": Natural, "robust_teacher": PGDAT}
@@ -285,7 +287,6 @@ def _train(experiment, session, directory, files):
     print(f"{directory.path}: from epoch {state.epoch} to {recipe.epochs}")
     steps = len(data.train) // recipe.batch_size
     augmentation = data.augmentation if recipe.augment else datasets.Augmentation()
-    start = time.time()
     trainer.fit(
         data.train.train_batches(
             recipe.batch_size, experiment.seed, augmentation, state.epoch * steps
@@ -297,7 +298,7 @@ def _train(experiment, session, directory, files):
         callbacks=_callbacks(experiment, session, directory, state),
         verbose=session.verbose,
     )
-    directory.finish(experiment.seed, time.time() - start, session.strategy)
+    directory.finish(experiment.seed, session.strategy)
 
 
 def _callbacks(experiment, session, directory, state):

@@ -39,6 +39,7 @@ def true_logit(y, logits):
 
 def best_other(y, logits):
     """The largest logit of any class but the label: [n], [n, c] -> [n]."""
+    logits = tf.convert_to_tensor(logits)
     is_label = tf.one_hot(y, tf.shape(logits)[-1], on_value=True, off_value=False)
     lowest = tf.constant(logits.dtype.min, logits.dtype)
     return tf.reduce_max(tf.where(is_label, lowest, logits), axis=-1)

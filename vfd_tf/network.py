@@ -63,15 +63,21 @@ def tap(model: keras.Model, layers=()) -> keras.Model:
             )
         return LogitsNetwork(model)
     _refuse_augmentation(model)
+    model = _functional(model)
     outputs = _outputs(model)
     missing = [name for name in layers if name not in outputs]
     if isinstance(model.output, dict) and not missing:
         return model
-    for name in missing:
-        source = _last(model) if name == "last" else name
-        if source not in _names(model):
-            return _tap_nested(model, layers)
-        outputs[name] = outputs.get(source, model.get_layer(source).output)
+    sources = {name: _last(model) if name == "last" else name for name in missing}
+    wanted = {source for source in sources.values() if source not in outputs}
+    tensors = _tensors(model)
+    if wanted - set(tensors):
+        model, tensors = _recall(model, wanted)
+        outputs = _outputs(model)
+    for name, source in sources.items():
+        if source not in outputs and source not in tensors:
+            _unknown_layer(model, name)
+        outputs[name] = outputs[source] if source in outputs else tensors[source]
     return keras.Model(model.inputs[0], outputs, name=model.name)
 
 
@@ -79,7 +85,7 @@ def classifier(model: keras.Model) -> keras.Model:
     """The logits-only model of a network, which shares its graph and weights."""
     if isinstance(model, LogitsNetwork):
         return model.model
-    if _has_graph(model) and isinstance(model.output, dict):
+    if _has_graph(model) and isinstance(_functional(model).output, dict):
         return keras.Model(model.inputs[0], model.output["logits"], name=model.name)
     return model
 
@@ -125,7 +131,7 @@ def load(path: str) -> keras.Model:
 
 def ends_in_probabilities(model: keras.Model) -> bool:
     """Whether the model's last operation is a softmax or a sigmoid."""
-    output = model.output if _has_graph(model) else None
+    output = _functional(model).output if _has_graph(model) else None
     if isinstance(output, dict):
         output = output.get("logits")
     operation = getattr(getattr(output, "_keras_history", None), "operation", None)
@@ -139,6 +145,22 @@ def ends_in_probabilities(model: keras.Model) -> bool:
 def shares_weights(one: keras.Model, other: keras.Model) -> bool:
     """Whether the two models have a variable in common."""
     return bool({id(v) for v in one.weights} & {id(v) for v in other.weights})
+
+
+def _functional(model) -> keras.Model:
+    """A Sequential model as the functional model of the same layers and tensors."""
+    if isinstance(model, keras.Sequential):
+        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    return model
+
+
+def _tensors(model) -> dict:
+    """What each layer puts out in this model, whatever else it was called on."""
+    return {
+        node.operation.name: node.output_tensors[0]
+        for nodes in model._nodes_by_depth.values()
+        for node in nodes
+    }
 
 
 def _has_graph(model) -> bool:
@@ -179,43 +201,43 @@ def _last(model) -> str:
     numbered = last_layer(_names(model))
     if numbered:
         return numbered
+    tensors = _tensors(model)
     for layer in reversed(model.layers):
-        shape = getattr(getattr(layer, "output", None), "shape", ())
-        if len(shape) == 4 and not isinstance(layer, keras.layers.InputLayer):
+        if isinstance(layer, keras.layers.InputLayer) or layer.name not in tensors:
+            continue
+        if len(getattr(tensors[layer.name], "shape", ())) == 4:
             return layer.name
+    for layer in reversed(model.layers):
+        if isinstance(layer, keras.Model) and _has_graph(layer):
+            return _last(_functional(layer))
     raise InputError(
         f"The model {model.name!r} has no layer with a feature map [n, h, w, d]; "
         f"choose one of its layers: {', '.join(sorted(_names(model)))}."
     )
 
 
-def _tap_nested(model, layers):
-    """`tap` where a layer is inside a nested model: calls that model with the tap added."""
-    outputs, wanted = {}, {n: _last(model) if n == "last" else n for n in layers}
+def _recall(model, names):
+    """The model called anew, and what layers of these names put out, nested ones too."""
+    tensors = {}
 
     def call(layer, *args, **kwargs):
-        inner = _names(layer) if isinstance(layer, keras.Model) else set()
-        found = [n for n in wanted.values() if n in inner]
+        found = {}
+        if isinstance(layer, keras.Model) and _has_graph(layer):
+            inner, found = _recall(_functional(layer), names)
         if found:
-            result = tap(layer_with_logits(layer), found)(*args, **kwargs)
-            outputs.update({n: result[n] for n in found})
-            return result["logits"]
-        result = layer(*args, **kwargs)
-        if layer.name in wanted.values():
-            outputs[layer.name] = result
+            whole = keras.Model(inner.inputs[0], [inner.output, found], name=layer.name)
+            result, found = whole(*args, **kwargs)
+            tensors.update(found)
+        else:
+            result = layer(*args, **kwargs)
+        if layer.name in names:
+            tensors[layer.name] = result
         return result
 
-    def layer_with_logits(layer):
-        return keras.Model(layer.inputs[0], {"logits": layer.output}, name=layer.name)
-
-    logits = keras.models.clone_model(
+    model = keras.models.clone_model(
         model, clone_function=lambda layer: layer, call_function=call
     )
-    for name, source in wanted.items():
-        if source not in outputs:
-            _unknown_layer(model, name)
-    taps = {name: outputs[source] for name, source in wanted.items()}
-    return keras.Model(logits.inputs[0], {"logits": logits.output, **taps}, name=model.name)
+    return model, tensors
 
 
 def _unknown_layer(model, name):

@@ -62,7 +62,7 @@ def _bits(seeds: tf.Tensor, count: int) -> tf.Tensor:
 
 
 def uniform(seeds, shape, minval=0.0, maxval=1.0, dtype=tf.float32) -> tf.Tensor:
-    """U[minval, maxval) of `shape` for each example: [n, 2] seeds -> [n, *shape]."""
+    """U[minval, maxval] of `shape` for each example: [n, 2] seeds -> [n, *shape]."""
     word = tf.bitwise.right_shift(_bits(seeds, math.prod(shape)), _constant(8))
     unit = tf.cast(word, dtype) * tf.constant(2.0**-24, dtype)
     unit = tf.reshape(unit, [-1, *shape])

@@ -41,6 +41,12 @@ class Part:
         """A copy with some hyper-parameters changed."""
         return dataclasses.replace(self, **changes)
 
+    def brief(self) -> str:
+        """Class and changed fields, `VFD(lambda_=0.02)`: stays when fields are added."""
+        changed = (f for f in dataclasses.fields(self) if self[f.name] != f.default)
+        fields = ", ".join(f"{f.name}={self[f.name]!r}" for f in changed)
+        return f"{type(self).__name__}({fields})"
+
     def get_config(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 

@@ -16,6 +16,7 @@ import math
 import os
 import platform
 import subprocess
+import time
 
 import keras
 import numpy as np
@@ -30,6 +31,7 @@ class State:
     epoch: int = 0
     best: float = -math.inf
     best_epoch: int = 0
+    seconds: float = 0.0
     history: list[dict] = dataclasses.field(default_factory=list)
 
 
@@ -112,13 +114,14 @@ class RunDirectory:
             writer.writerows(history)
         os.replace(self.file("history.csv.part"), self.file("history.csv"))
 
-    def finish(self, seed: int, seconds: float, strategy) -> None:
+    def finish(self, seed: int, strategy) -> None:
         """Marks training as complete and records what made it."""
-        state = np.load(self.file("resume.npz"))["state"]
+        with np.load(self.file("resume.npz")) as saved:
+            state = State(**json.loads(str(saved["state"])))
         self._merge(
             seed=seed,
-            best_epoch=json.loads(str(state))["best_epoch"],
-            wall_time_s=round(seconds, 1),
+            best_epoch=state.best_epoch,
+            wall_time_s=round(state.seconds, 1),
             replicas=strategy.num_replicas_in_sync,
             **provenance(),
         )
@@ -156,6 +159,7 @@ class Saver(keras.callbacks.Callback):
     def __init__(self, directory: RunDirectory, monitor: str, state: State):
         super().__init__()
         self.directory, self.monitor, self.state = directory, monitor, state
+        self.since = time.time()
 
     def on_epoch_end(self, epoch, logs=None):
         rate = self.model.optimizer.learning_rate
@@ -163,6 +167,8 @@ class Saver(keras.callbacks.Callback):
         row = {name: float(value) for name, value in logs.items()}
         state = self.state
         state.epoch = epoch + 1
+        state.seconds += time.time() - self.since
+        self.since = time.time()
         state.history.append({"epoch": epoch + 1, **row})
         if row[self.monitor] > state.best:
             state.best, state.best_epoch = row[self.monitor], epoch + 1
