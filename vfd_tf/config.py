@@ -14,6 +14,7 @@ from fractions import Fraction
 from absl import flags
 
 from vfd_tf.attacks import ATTACKS, PGD
+from vfd_tf.attacks.attack import radius
 from vfd_tf.callbacks import LambdaSchedule
 from vfd_tf.distillation import DISTILLATIONS
 from vfd_tf.experiment import Evaluating, Experiment, Recipe
@@ -67,6 +68,8 @@ def text_of(value) -> str:
     """The text that `Value` reads back as this value."""
     if isinstance(value, tuple):
         return ",".join(map(text_of, value))
+    if isinstance(value, float) and float(Fraction(radius(value))) == value:
+        return radius(value)
     return str(value).lower() if isinstance(value, (bool, type(None))) else str(value)
 
 
@@ -145,11 +148,16 @@ def _define_parameter(values, name, field, section):
         Value(f"--{name}", field),
         name,
         default,
-        field.metadata["meaning"],
+        _help(field),
         values,
         _Serializer(),
         module_name=section,
     )
+
+
+def _help(field):
+    choices = field.metadata["choices"]
+    return field.metadata["meaning"] + (f": {', '.join(choices)}" if choices else "")
 
 
 def experiments(values: flags.FlagValues) -> list[Experiment]:
@@ -226,6 +234,8 @@ def help_text(values: flags.FlagValues) -> str:
     for section, members in values.flags_by_module_dict().items():
         lines.append(f"\n{section}:")
         for flag in sorted(members, key=lambda f: f.name) if section == "run" else members:
-            default = "" if flag.default is None else f" [{flag.default_as_str}]"
+            value = flag.default
+            value = ",".join(value) if isinstance(value, list) else text_of(value)
+            default = "" if value in ("none", "") else f" [{value}]"
             lines.append(f"  --{flag.name:24} {flag.help}{default}")
     return "\n".join(lines)
