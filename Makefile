@@ -22,7 +22,7 @@ format: .venv/installed
 	$(BIN)/ruff format .
 
 .venv/installed: setup.py
-	test -d .venv || $(PYTHON) -m venv .venv
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -e ".[dev]"
 	touch $@
 

@@ -29,7 +29,8 @@ def network(batch_norm):
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(8, 3, name="convolution")(inputs)
     if batch_norm:
-        x = keras.layers.BatchNormalization(momentum=0.9)(x)
+        several = tf.distribute.get_strategy().num_replicas_in_sync > 1
+        x = keras.layers.BatchNormalization(momentum=0.9, synchronized=several)(x)
     x = keras.layers.ReLU(name="layer1")(x)
     logits = keras.layers.Dense(10)(keras.layers.Flatten()(x))
     return keras.Model(inputs, logits)

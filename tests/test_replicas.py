@@ -35,8 +35,9 @@ def test_replicas_draw_the_noise_of_their_place_in_the_global_batch(trained):
 
 
 @pytest.mark.slow
-def test_two_replicas_train_to_the_weights_of_one_device(trained):
-    one, two = trained(1, False), trained(2, False)
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_two_replicas_train_to_the_weights_of_one_device(trained, batch_norm):
+    one, two = trained(1, batch_norm), trained(2, batch_norm)
     assert one["step"] == two["step"] == 10
     np.testing.assert_allclose(one["loss"], two["loss"], rtol=1e-6)
     np.testing.assert_allclose(one["weights"], two["weights"], atol=1e-10)

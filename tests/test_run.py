@@ -102,12 +102,13 @@ def test_flags_of_a_run_replay_it(finished, monkeypatch, capsys):
 def test_another_lambda_is_another_directory_with_the_same_teacher(finished, monkeypatch):
     started, finished_hat = [], folder(finished, "digits-resnet8-hat-vfd-*")
     monkeypatch.setattr(
-        experiment, "_train", lambda e, s, d, f: started.append((d.path, f["teacher"]))
+        experiment, "make_trainer", lambda e, s, f: started.append(f["teacher"])
     )
+    monkeypatch.setattr(experiment, "_train", lambda e, s, d, t: started.append(d.path))
     monkeypatch.setattr(experiment, "_evaluate", lambda *_: None)
     monkeypatch.setattr(experiment.Session, "report", lambda _: "")
     assert run(finished, "--method=hat", "--vfd_lambda=0.03") == 0
-    ((path, teacher),) = started
+    teacher, path = started
     assert pathlib.Path(path) != finished_hat
     assert pathlib.Path(teacher).parent == folder(finished, "*-natural-none-*")
 
@@ -118,7 +119,7 @@ def test_a_directory_of_other_flags_is_refused_and_kept(finished, capsys):
     before = {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.is_file()}
     code = run(finished, "--method=trades", "--distill=none", f"--workdir={path}")
     message = capsys.readouterr().err
-    assert code == 2 and "other values of" in message and "method" in message
+    assert code == 2 and "holds a run with" in message and "TRADES" in message
     assert before == {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.is_file()}
 
 
@@ -175,6 +176,9 @@ def test_a_teacher_file_is_used_and_a_stranger_refused(finished, tmp_path, capsy
         ("--epsilon=8", "8/255"),
         ("--pgd_steps=0", "at least 1"),
         ("--epochs=many", "epochs"),
+        ("--nesterov=maybe", "'maybe' is not a bool"),
+        ("--epsilon=8/0", "'8/0' is not a float"),
+        ("--pgd_step_size=2", "2/255"),
         ("--vfd_layer=layer9", "layer9"),
         ("--eval_attacks=pgd20,fsgm", "Did you mean 'fgsm'"),
         ("--batch_size=5000", "smaller batch_size"),
@@ -189,6 +193,11 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, capsys, flag, wo
     assert error.startswith("error: ") and words in error
     assert "Traceback" not in error and error.count("\n") == 1
     assert not os.listdir(tmp_path)
+
+
+def test_a_run_works_without_git(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert run_directory.provenance()["git_commit"] is None
 
 
 def test_help_lists_every_hyper_parameter_with_its_meaning(capsys):

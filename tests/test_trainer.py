@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vfd_tf import AdversarialTrainer, attacks, losses
+from vfd_tf import AdversarialTrainer, InputError, attacks, losses
 from vfd_tf.attacks import Attack
 from vfd_tf.distillation import DISTILLATIONS, VFD
 from vfd_tf.methods import MART, METHODS, PGDAT
 from vfd_tf.part import hyper, part
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*is not used by")
 PAIRS = [(m, d) for m in METHODS for d in DISTILLATIONS]
 ROLES = ("teacher", "robust_teacher", "partner")
 
@@ -258,6 +259,79 @@ def test_stock_callbacks_work(make_network, batches, tmp_path):
     before = values(trainer.student)
     trainer.load_weights(path)
     assert len(values(trainer.student)) == len(before)
+
+
+def test_a_second_fit_with_other_batches_trains_and_is_checked(make_network, toy):
+    trainer, _ = trainer_of(make_network, "natural")
+    trainer.fit(*toy, batch_size=8, verbose=0)
+    before = values(trainer.student)
+    trainer.fit(*toy, batch_size=12, verbose=0)
+    assert trainer.step.numpy() == 3 + 2
+    assert not same(values(trainer.student), before)
+    with pytest.raises(InputError, match="divide by 255"):
+        trainer.fit(255 * toy[0], toy[1], batch_size=12, verbose=0)
+
+
+def test_regularisers_of_the_model_join_the_loss(toy):
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Flatten()(inputs)
+    dense = keras.layers.Dense(10, kernel_regularizer=keras.regularizers.L2(0.5))
+    trainer = AdversarialTrainer(keras.Model(inputs, dense(x)), "natural")
+    trainer.compile(keras.optimizers.SGD(0.0))
+    logs = trainer.fit(*toy, batch_size=24, verbose=0).history
+    penalty = 0.5 * float((dense.kernel.numpy() ** 2).sum())
+    assert logs["loss"][0] == pytest.approx(logs["clean_loss"][0] + penalty, rel=1e-5)
+
+
+def test_weights_beside_a_data_set_are_refused(make_network, batches):
+    trainer, _ = trainer_of(make_network, "natural")
+    with pytest.raises(InputError, match="belong into it"):
+        trainer.fit(batches, sample_weight=np.ones(24), verbose=0)
+
+
+def test_an_unused_teacher_is_mentioned(make_network):
+    with pytest.warns(UserWarning, match="teacher=... is not used"):
+        AdversarialTrainer(make_network(), "trades", teacher=make_network())
+
+
+def test_saving_the_trainer_saves_the_student(make_network, batches, tmp_path):
+    trainer, _ = trainer_of(make_network, "natural")
+    path = str(tmp_path / "best.keras")
+    trainer.fit(batches, callbacks=[keras.callbacks.ModelCheckpoint(path)], verbose=0)
+    x = np.zeros((2, 8, 8, 3), "float32")
+    saved = keras.saving.load_model(path, compile=False)
+    np.testing.assert_array_equal(saved(x), trainer.student(x))
+
+
+def test_a_missing_tensorboard_is_noticed_before_training(
+    make_network, batches, monkeypatch
+):
+    trainer, _ = trainer_of(make_network, "natural")
+    callback = keras.callbacks.TensorBoard("nowhere")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install tensorboard"):
+        trainer.fit(batches, callbacks=[callback], verbose=0)
+    assert trainer.step.numpy() == 0
+
+
+def test_a_subclassed_model_trains_once_it_has_weights(toy):
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.flatten, self.dense = keras.layers.Flatten(), keras.layers.Dense(10)
+
+        def call(self, x, training=None):
+            return self.dense(self.flatten(x))
+
+    model = Own()
+    with pytest.raises(InputError, match="call it once"):
+        AdversarialTrainer(model, "trades")
+    model(toy[0])
+    trainer = AdversarialTrainer(model, "trades", attacks.PGD(steps=1))
+    trainer.compile(keras.optimizers.SGD(0.1))
+    before = values(model)
+    trainer.fit(*toy, batch_size=8, verbose=0)
+    assert not same(values(model), before)
 
 
 def test_a_custom_loss_is_refused(make_network):

@@ -8,6 +8,7 @@ that a logits-only file gives the dict back.
 """
 
 import keras
+import tensorflow as tf
 from keras import layers
 
 from vfd_tf import network
@@ -127,7 +128,10 @@ def _conv(x, channels, kernel=3, stride=1, use_bias=False):
 
 
 def _bn(x, name=None):
-    return layers.BatchNormalization(**_BATCH_NORM, name=name)(x)
+    # On several replicas the statistics are those of the global batch, as on one device;
+    # on one, Keras's synchronised formula would only be less exact.
+    several = tf.distribute.get_strategy().num_replicas_in_sync > 1
+    return layers.BatchNormalization(**_BATCH_NORM, synchronized=several, name=name)(x)
 
 
 def _relu(x, name=None):

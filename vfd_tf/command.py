@@ -1,9 +1,6 @@
 """The command line: flags -> experiments -> train -> evaluate -> one table."""
 
-import os
 import sys
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import tensorflow as tf
 from absl import flags
@@ -61,7 +58,7 @@ def _run(values):
         describe=config.flagfile,
     )
     for each in experiments:
-        experiment.check(each, session.data)
+        experiment.check(each, session)
     for each in experiments:
         experiment.run(each, session, values.workdir)
     print(session.report())

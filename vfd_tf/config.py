@@ -19,7 +19,7 @@ from vfd_tf.callbacks import LambdaSchedule
 from vfd_tf.distillation import DISTILLATIONS
 from vfd_tf.experiment import Evaluating, Experiment, Recipe
 from vfd_tf.methods import METHODS
-from vfd_tf.part import InputError, check_range, choose
+from vfd_tf.part import InputError, check_range, choose, name_of
 
 _THREAT_MODEL = ("epsilon", "norm")
 _AXES = {"method": METHODS, "distill": DISTILLATIONS, "attack": ATTACKS}
@@ -40,11 +40,13 @@ class Value(flags.ArgumentParser):
         return getattr(self.kind, "__name__", str(self.kind))
 
     def parse(self, argument):
-        value = self._read(argument) if isinstance(argument, str) else argument
         try:
+            value = self._read(argument) if isinstance(argument, str) else argument
             check_range(self.label, self.field, value)
         except InputError as error:
             raise ValueError(str(error)) from error
+        except (KeyError, ValueError, ZeroDivisionError) as error:
+            raise ValueError(f"{argument!r} is not a {self.flag_type()}") from error
         return value
 
     def _read(self, text):
@@ -208,7 +210,7 @@ def names(experiment: Experiment) -> dict[str, str]:
     """The keys of an experiment's method, distillation and attack in their tables."""
     parts = experiment.method, experiment.distillation, experiment.attack
     return {
-        axis: next(key for key, cls in table.items() if cls is type(part))
+        axis: name_of(table, part)
         for (axis, table), part in zip(_AXES.items(), parts, strict=True)
     }
 

@@ -11,46 +11,57 @@ import tensorflow as tf
 from vfd_tf.part import InputError
 
 
-def distributed(step, strategy, model, check, drop_ragged=False):
+class Dispatch:
     """iterator -> logs: `step` on every replica, its results averaged over replicas.
 
     Args:
         step: data -> {name: value}, run in every replica's context.
         strategy: The strategy that iterates and runs.
         model: Whose `run_eagerly` and `steps_per_execution` count.
-        check: Called once with the first batch.
+        check: Called with the first batch after each `restart`.
         drop_ragged: Passes over batches of another size than the first one, so that
             nothing is traced again and every replica always has the same share.
     """
 
-    def one_step(data):
-        logs = strategy.run(step, args=(data,))
-        return {k: strategy.reduce("MEAN", v, axis=None) for k, v in logs.items()}
+    def __init__(self, step, strategy, model, check, drop_ragged=False):
+        self.strategy, self.model = strategy, model
+        self.check, self.drop_ragged = check, drop_ragged
 
-    if not model.run_eagerly:
-        one_step = tf.function(one_step, reduce_retracing=True, autograph=False)
-    seen = {}
+        def one_step(data):
+            logs = strategy.run(step, args=(data,))
+            return {k: strategy.reduce("MEAN", v, axis=None) for k, v in logs.items()}
 
-    def function(iterator):
-        logs = None
-        for _ in range(model.steps_per_execution):
+        if not model.run_eagerly:
+            one_step = tf.function(one_step, reduce_retracing=True, autograph=False)
+        self.one_step = one_step
+        self.restart()
+
+    def restart(self):
+        """The next batch is the first of a fit or of an evaluation."""
+        self.shares, self.logs = None, None
+
+    def __call__(self, iterator):
+        done = False
+        for _ in range(self.model.steps_per_execution):
             try:
-                data = keras.tree.map_structure(_without_optional, next(iterator))
+                data = next(iterator)
             except StopIteration:
-                if not seen:
+                if self.shares is None:
                     raise InputError("The data set is empty.") from None
-                if logs is None:
+                if not done:
                     raise
                 break
-            if not seen:
-                check(data)
-                seen["size"] = shares(strategy, data)
-            ragged = drop_ragged and shares(strategy, data) != seen["size"]
-            logs = seen["logs"] if ragged else one_step(data)
-            seen["logs"] = logs
-        return logs
+            self._run(keras.tree.map_structure(_without_optional, data))
+            done = True
+        return self.logs
 
-    return function
+    def _run(self, data):
+        parts = shares(self.strategy, data)
+        if self.shares is None:
+            self.check(data)
+            self.shares = parts
+        if not self.drop_ragged or parts == self.shares:
+            self.logs = self.one_step(data)
 
 
 def shares(strategy, data) -> list[int]:

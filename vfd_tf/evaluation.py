@@ -49,12 +49,12 @@ class Target:
 
         The draws of an image depend on the seed and its position in the data alone.
         """
-        verdicts, position = [], 0
+        verdicts, position, size = [], 0, 0
         for x, y in batches(data, batch_size):
             count = len(x)
             if position == 0:
                 inputs.check_batch(self.model, x, y)
-                size = count
+            size = max(size, count)
             y = np.reshape(y, -1).astype("int32")
             seeds = noise.example_seeds(seed, 0, position + tf.range(size))
             fill = [[0, size - count]]

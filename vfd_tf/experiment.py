@@ -22,8 +22,8 @@ from vfd_tf.callbacks import LambdaSchedule, RobustAccuracy, StopOnDivergence, V
 from vfd_tf.distillation import DISTILLATIONS, VFD, Distillation, NoDistillation
 from vfd_tf.methods import HAT, METHODS, PGDAT, Method, Natural
 from vfd_tf.optimizers import SCHEDULES, SGD
-from vfd_tf.part import InputError, Part, choose, hyper, part
-from vfd_tf.run_directory import RunDirectory
+from vfd_tf.part import InputError, Part, choose, hyper, name_of, part
+from vfd_tf.run_directory import RunDirectory, key
 from vfd_tf.trainer import AdversarialTrainer
 
 
@@ -103,25 +103,28 @@ class Experiment(Part):
         """
         same = ("dataset", "arch", "width", "normalize", "seed")
         identity = {name: self[name] for name in same}
-        identity |= {"data": digest, "helpers": helpers, "method": self.method.brief()}
-        identity["distillation"] = self.distillation.brief()
-        recipe = self.recipe
+        identity |= {"data": digest, "helpers": helpers}
+        return identity | {name: part.brief() for name, part in self._parts().items()}
+
+    def fields(self) -> dict[str, dict]:
+        """Every hyper-parameter that counts, defaults included: part -> field -> value."""
+        parts = self._parts()
+        return json.loads(json.dumps({n: dataclasses.asdict(p) for n, p in parts.items()}))
+
+    def _parts(self) -> dict[str, Part]:
+        """The parts that decide the result: no attack where nothing is attacked."""
+        parts = {"method": self.method, "distillation": self.distillation}
+        parts["recipe"] = self.recipe
         if self.method.adversarial:
-            identity["attack"] = self.attack.brief()
+            parts["attack"] = self.attack
         else:
-            recipe = recipe.replace(attack_bn_mode="eval")
+            parts["recipe"] = self.recipe.replace(attack_bn_mode="eval")
         if isinstance(self.distillation, VFD):
-            identity["lambda_schedule"] = self.lambda_schedule.brief()
-        return {**identity, "recipe": recipe.brief()}
+            parts["lambda_schedule"] = self.lambda_schedule
+        return parts
 
 
 HELPERS = {"teacher": Natural, "robust_teacher": PGDAT}
-
-
-def key(identity: dict) -> str:
-    """Eight hexadecimal digits that name an identity."""
-    text = json.dumps(identity, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +157,7 @@ class Session:
     def report(self) -> str:
         """One table of the students of all runs, teachers included, and their folders."""
         test = self.data.test[: self.evaluating.max_images]
-        threat, count = _protocol(self.evaluating, test)
+        threat, count = _threat_and_count(self.evaluating, test)
         rows = {
             f"{directory.label} ({which})": directory.accuracies(which, threat, count)
             for directory in self.done
@@ -174,29 +177,41 @@ def run(experiment: Experiment, session: Session, workdir: str | None = None):
     for role in experiment.helpers:
         files[role], identities[role] = _helper(experiment, role, session)
     identity = experiment.identity(session.data.digest, identities)
+    fields = experiment.fields()
     name = "-".join((*_labels(experiment), key(identity)))
     directory = RunDirectory(
         workdir or f"{session.root}/{name}", label="+".join(_labels(experiment)[2:])
     )
-    directory.claim(identity, session.describe and session.describe(experiment))
+    directory.check_owner(identity, fields)
     if directory.complete:
         print(f"{directory.path}: complete")
     else:
-        _train(experiment, session, directory, files)
+        trainer = make_trainer(experiment, session, files)
+        describe = session.describe or (lambda _: "")
+        directory.claim(identity, fields, describe(experiment))
+        _train(experiment, session, directory, trainer)
     _evaluate(session, directory)
     if directory.path not in [d.path for d in session.done]:
         session.done.append(directory)
     return directory
 
 
-def check(experiment: Experiment, data: datasets.Dataset) -> None:
+def check(experiment: Experiment, session: Session) -> None:
     """Raises `InputError` for what would fail later, before anything is trained."""
-    if experiment.recipe.batch_size > len(data.train):
+    data, size = session.data, experiment.recipe.batch_size
+    replicas = session.strategy.num_replicas_in_sync
+    if size > len(data.train) or size % replicas:
         raise InputError(
-            f"A batch of {experiment.recipe.batch_size} is larger than the "
-            f"{len(data.train)} training images; choose a smaller batch_size."
+            f"A batch of {size} doesn't fit {len(data.train)} training images on "
+            f"{replicas} replicas; choose a smaller batch_size, a multiple of {replicas}."
         )
-    choose(SCHEDULES, experiment.recipe.schedule, "schedule")(experiment.recipe, 1)
+    recipe = experiment.recipe
+    choose(SCHEDULES, recipe.schedule, "schedule")(recipe, 1)
+    if recipe.schedule == "piecewise" and max(recipe.lr_milestones) >= recipe.epochs:
+        print(
+            f"Note: --lr_milestones={','.join(map(str, recipe.lr_milestones))} are not all "
+            f"reached in {recipe.epochs} epochs."
+        )
     network.tap(_build(experiment, data), experiment.distillation.layers)
     for role in experiment.helpers:
         if experiment[role] == "auto":
@@ -206,18 +221,13 @@ def check(experiment: Experiment, data: datasets.Dataset) -> None:
 
 
 def _labels(experiment):
-    method = _name(METHODS, experiment.method)
+    method = name_of(METHODS, experiment.method)
     return (
         experiment.dataset,
         experiment.arch,
         method,
-        _name(DISTILLATIONS, experiment.distillation),
+        name_of(DISTILLATIONS, experiment.distillation),
     )
-
-
-def _name(table, part):
-    """The name of a part in its table."""
-    return next(name for name, cls in table.items() if cls is type(part))
 
 
 def _helper(experiment, role, session):
@@ -235,7 +245,8 @@ def _helper(experiment, role, session):
 
 def _refuse_chance(model, path, role, session):
     inputs = (session.data.input_shape, session.data.num_classes)
-    shapes = tuple(model.input_shape[1:]), int(model.output_shape[-1])
+    plain = network.classifier(model)
+    shapes = tuple(plain.input_shape[1:]), int(plain.output_shape[-1])
     if shapes != inputs:
         raise InputError(
             f"The {role} {path} takes {shapes[0]} images of {shapes[1]} classes; "
@@ -280,9 +291,8 @@ def make_trainer(experiment: Experiment, session: Session, files: dict[str, str]
     return trainer
 
 
-def _train(experiment, session, directory, files):
+def _train(experiment, session, directory, trainer):
     data, recipe = session.data, experiment.recipe
-    trainer = make_trainer(experiment, session, files)
     state = directory.restore(trainer)
     print(f"{directory.path}: from epoch {state.epoch} to {recipe.epochs}")
     steps = len(data.train) // recipe.batch_size
@@ -321,7 +331,7 @@ def _callbacks(experiment, session, directory, state):
     return callbacks
 
 
-def _protocol(evaluating, test):
+def _threat_and_count(evaluating, test):
     return f"{evaluating.norm}:{radius(evaluating.epsilon)}", f"n={len(test)}"
 
 
@@ -329,7 +339,7 @@ def _evaluate(session, directory):
     """Adds to results.json what it doesn't hold yet of the asked-for protocols."""
     evaluating = session.evaluating
     test = session.data.test[: evaluating.max_images]
-    threat, count = _protocol(evaluating, test)
+    threat, count = _threat_and_count(evaluating, test)
     for which in ("best", "last"):
         known = directory.accuracies(which, threat, count)
         missing = [a for a in evaluating.attacks if a not in known]

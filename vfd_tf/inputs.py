@@ -4,6 +4,7 @@ Images are float32 in [0, 1]; labels are integers in {0, ..., classes - 1}; mode
 logits. Everything else is refused in one sentence that names the fix.
 """
 
+import importlib.util
 import os
 import warnings
 
@@ -118,8 +119,46 @@ def check_fit(student, other, role: str, layers) -> None:
             )
 
 
+def check_callbacks(callbacks) -> None:
+    """Raises `InputError` for TensorBoard where tensorboard isn't installed.
+
+    Keras notices only after the first epoch.
+    """
+    wanted = any(isinstance(c, keras.callbacks.TensorBoard) for c in callbacks or ())
+    if wanted and importlib.util.find_spec("tensorboard") is None:
+        raise InputError(
+            "The TensorBoard callback needs tensorboard, which isn't installed: "
+            "pip install tensorboard, or leave the callback out."
+        )
+
+
+def check_clipping(optimizer, strategy) -> None:
+    """Raises `InputError` for Keras's clipping, which acts before the sum over replicas."""
+    names = "clipnorm", "clipvalue", "global_clipnorm"
+    clips = any(getattr(optimizer, name, None) for name in names)
+    if strategy.num_replicas_in_sync > 1 and clips:
+        raise InputError(
+            "Keras clips each replica's gradient, not their sum: leave out clipnorm, "
+            "clipvalue and global_clipnorm with several replicas."
+        )
+
+
+def split(x, y, weight, share):
+    """((x, y, weight) for training, (x, y, weight) for validation) of arrays."""
+    if not hasattr(x, "__getitem__"):
+        raise InputError("validation_split needs arrays; pass validation_data=... instead.")
+    keep = len(x) - int(len(x) * share)
+    parts = (x, y, weight)
+    train = tuple(part if part is None else part[:keep] for part in parts)
+    return train, tuple(part[keep:] for part in parts if part is not None)
+
+
 def as_dataset(x, y=None, sample_weight=None, batch_size=None, shuffle_seed=None):
     """Batches (x, y[, weight]) of a data set or of arrays; other inputs as they are."""
+    if isinstance(x, tf.data.Dataset) and (y is not None or sample_weight is not None):
+        raise InputError(
+            "With a tf.data set, labels and sample_weight belong into it: (x, y, weight)."
+        )
     if isinstance(x, tf.data.Dataset) or y is None:
         return x
     parts = (x, y) if sample_weight is None else (x, y, sample_weight)

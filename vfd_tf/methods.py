@@ -66,16 +66,17 @@ class Method(Part):
         raise NotImplementedError
 
 
-def _start_noise():
-    return hyper(
-        0.001, "standard deviation of the attack's start, images in [0, 1]", minimum=0.0
-    )
+def _start_noise(default=0.001, zero=""):
+    meaning = "standard deviation of the attack's start, images in [0, 1]"
+    return hyper(default, meaning + zero, minimum=0.0)
 
 
 class NormalStart(Method):
     """A method whose attack starts at x + start_noise * N(0, 1), not clipped."""
 
     def start(self, x, seeds):
+        if not self.start_noise:
+            return None
         return x + self.start_noise * noise.normal(seeds, x.shape[1:], x.dtype)
 
 
@@ -116,13 +117,14 @@ class PGDAT(Method):
 
 
 @part
-class ALP(Method):
+class ALP(NormalStart):
     """Adversarial logit pairing: 0.5 CE(x) + 0.5 CE(x') + pairing * mean_c (z - z')^2.
 
-    Attack on CE from a uniform start. Kannan et al. 2018, https://arxiv.org/abs/1803.06373
+    Attack on CE, by default from a uniform start. Kannan et al. 2018, https://arxiv.org/abs/1803.06373
     """
 
     pairing: float = hyper(0.5, "weight of the logit pairing term", minimum=0.0)
+    start_noise: float = _start_noise(0.0, "; 0: uniform in the ball")
     hard_label = ("adv", "clean")
 
     @property

@@ -77,3 +77,8 @@ def choose(table: dict[str, Any], name: str, axis: str) -> Any:
     near = difflib.get_close_matches(str(name), table, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise InputError(f"Unknown {axis} {name!r}.{hint} Choose one of: {', '.join(table)}.")
+
+
+def name_of(table: dict[str, Any], value: Part) -> str:
+    """The name under which a part's class stands in its table."""
+    return next(name for name, cls in table.items() if cls is type(value))

@@ -11,6 +11,7 @@ results.json      accuracies on the test split, versions, commit, seed, wall tim
 
 import csv
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -51,32 +52,48 @@ class RunDirectory:
     @property
     def key(self) -> str:
         """Name of the run's identity."""
-        from vfd_tf.experiment import key
-
-        return key(self._json("run.json"))
+        return key(self._json("run.json")["identity"])
 
     @property
     def complete(self) -> bool:
         return "wall_time_s" in self._json("results.json")
 
-    def claim(self, identity: dict, flags: str | None) -> None:
-        """Takes the directory for a run, or raises `InputError` if another run has it."""
+    def check_owner(self, identity: dict, fields: dict[str, dict]) -> None:
+        """Raises `InputError` if something else than this run has the directory.
+
+        Fields count where both know them, so that one added later doesn't.
+        """
         owner = self._json("run.json")
         if not owner and os.path.isdir(self.path) and os.listdir(self.path):
             raise InputError(
                 f"{self.path} holds files but no run; choose another --workdir."
             )
-        names = sorted({*owner, *identity})
-        other = [n for n in names if owner and owner.get(n) != identity.get(n)]
+        theirs = owner.get("fields", {})
+        other = [
+            f"{part}.{name.rstrip('_')} {theirs[part][name]} (now {value})"
+            for part in fields.keys() & theirs.keys()
+            for name, value in fields[part].items()
+            if name in theirs[part] and theirs[part][name] != value
+        ]
+        known = owner.get("identity", identity)
+        parts = {*known, *identity}
+        other += [
+            f"{name} {known.get(name)} (now {identity.get(name)})"
+            for name in parts
+            if known.get(name) != identity.get(name)
+        ]
         if other:
             raise InputError(
-                f"{self.path} holds a run with other values of {', '.join(other)}; choose "
-                "another --workdir, or leave it out for a directory of its own."
+                f"{self.path} holds a run with {', '.join(sorted(other))}; choose another "
+                "--workdir, or leave it out for a directory of its own."
             )
+
+    def claim(self, identity: dict, fields: dict[str, dict], flags: str) -> None:
+        """Writes down whose directory this is."""
         os.makedirs(self.path, exist_ok=True)
-        if flags:
-            self._write("flags.txt", flags)
-        self._write("run.json", json.dumps(identity, indent=2) + "\n")
+        self._write("flags.txt", flags)
+        owner = {"identity": identity, "fields": fields}
+        self._write("run.json", json.dumps(owner, indent=2) + "\n")
 
     def save(self, trainer, state: State) -> None:
         """Writes what `restore` needs to go on after this epoch."""
@@ -183,24 +200,39 @@ def _variables(trainer):
     return [*trainer.weights, *trainer.optimizer.variables]
 
 
+def key(identity: dict) -> str:
+    """Eight hexadecimal digits that name an identity."""
+    text = json.dumps(identity, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
 def provenance() -> dict[str, str | None]:
     """Versions and commit of what runs."""
     import tensorflow as tf
 
     import vfd_tf
 
-    commit = subprocess.run(
-        ["git", "-C", os.path.dirname(vfd_tf.__file__), "rev-parse", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
     return {
         "vfd_tf": vfd_tf.__version__,
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
-        "git_commit": commit or None,
+        "git_commit": _commit(os.path.dirname(os.path.dirname(vfd_tf.__file__))),
         "devices": ", ".join(d.name for d in tf.config.list_logical_devices()),
     }
+
+
+def _commit(root: str) -> str | None:
+    """The commit of the checkout at `root`, "-dirty" if changed; None without one."""
+
+    def git(*words):
+        command = ["git", "-C", root, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    try:
+        if not os.path.samefile(git("rev-parse", "--show-toplevel").strip(), root):
+            return None  # installed inside a checkout of something else
+        return git("describe", "--always", "--dirty", "--abbrev=40").strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -3,6 +3,7 @@
 Eq. 6 of https://arxiv.org/abs/2206.02158 is the one weighted sum in `_gradients`.
 """
 
+import warnings
 from types import SimpleNamespace
 
 import keras
@@ -10,7 +11,7 @@ import tensorflow as tf
 
 from vfd_tf import inputs, losses, network, noise
 from vfd_tf.attacks import PGD
-from vfd_tf.dispatch import distributed, shares
+from vfd_tf.dispatch import Dispatch, shares
 from vfd_tf.distillation import DISTILLATIONS
 from vfd_tf.methods import METHODS
 from vfd_tf.network import Forward
@@ -88,6 +89,14 @@ class AdversarialTrainer(keras.Model):
         networks = {"student": network.tap(student, layers)}
         inputs.refuse_probabilities(student)
         inputs.warn_of_onednn(student)
+        if not student.built:
+            raise InputError(
+                f"The model {student.name!r} has no weights yet: call it once on a batch."
+            )
+        needs = dict.fromkeys((*self.method.needs, *self.distillation.needs))
+        for role in (r for r, given_network in given.items() if given_network is not None):
+            if role not in needs:
+                warnings.warn(f"{role}=... is not used by {self._pair}.", stacklevel=3)
         for role in dict.fromkeys((*self.method.needs, *self.distillation.needs)):
             if given[role] is None:
                 pair = (
@@ -126,6 +135,10 @@ class AdversarialTrainer(keras.Model):
         self._roles.trackers = trackers
 
     @property
+    def _pair(self) -> str:
+        return f"{type(self.method).__name__} with {type(self.distillation).__name__}"
+
+    @property
     def network(self) -> keras.Model:
         """The student with its layers: image -> {"logits": ..., layer k: ...}."""
         return self._roles.student
@@ -154,6 +167,7 @@ class AdversarialTrainer(keras.Model):
         weighted = [*(metrics or ()), *(kwargs.pop("weighted_metrics", None) or ())]
         optimizer = optimizer or SGD(0.1, 0.9, weight_decay=5e-4)
         super().compile(optimizer=optimizer, weighted_metrics=weighted, **kwargs)
+        inputs.check_clipping(self.optimizer, self.distribute_strategy)
         self._build_step()
 
     def serve(self, model):
@@ -165,6 +179,7 @@ class AdversarialTrainer(keras.Model):
         if self._roles.host is not model or self.optimizer is not model.optimizer:
             self.train_function = None
         self._roles.host, self.optimizer = model, model.optimizer
+        inputs.check_clipping(self.optimizer, self.distribute_strategy)
         self._build_step()
 
     def _build_step(self):
@@ -180,38 +195,41 @@ class AdversarialTrainer(keras.Model):
                 classes = self.network.output["logits"].shape[-1]
                 metrics.build(tf.zeros([1], tf.int32), tf.zeros([1, classes]))
 
-    def fit(self, x=None, y=None, batch_size=None, sample_weight=None, **kwargs):
+    def fit(self, x=None, y=None, batch_size=None, epochs=1, **kwargs):
         """As `keras.Model.fit`; checks the first batch and drops ragged ones.
 
-        `sample_weight` weighs every term of the loss. A batch smaller than the first one
-        (the rest of an epoch) is dropped, so that every replica has the same share.
+        `sample_weight` weighs every term of the loss. A batch of another size than the
+        first one (the rest of an epoch) is dropped, so that every replica always has the
+        same share.
         """
         if kwargs.get("class_weight") is not None:
             raise InputError(
                 "class_weight is not supported: pass sample_weight, one weight an image."
             )
-        split = kwargs.pop("validation_split", 0.0)
+        inputs.check_callbacks(kwargs.get("callbacks"))
+        weight, split = kwargs.pop("sample_weight", None), kwargs.pop("validation_split", 0)
         if split:
-            keep = len(x) - int(len(x) * split)
-            kwargs["validation_data"] = (x[keep:], y[keep:])
-            x, y = x[:keep], y[:keep]
-            sample_weight = sample_weight if sample_weight is None else sample_weight[:keep]
+            (x, y, weight), kwargs["validation_data"] = inputs.split(x, y, weight, split)
         shuffle_seed = self.seed if kwargs.get("shuffle", True) else None
-        data = inputs.as_dataset(x, y, sample_weight, batch_size, shuffle_seed)
+        data = inputs.as_dataset(x, y, weight, batch_size, shuffle_seed)
         if isinstance(data, tf.data.Dataset):
             kwargs["shuffle"] = False  # a data set has its own order
         validation = kwargs.pop("validation_data", None)
         if validation is not None:
             size = kwargs.pop("validation_batch_size", None) or batch_size
             kwargs["validation_data"] = self._validation(validation, size)
-        return super().fit(data, **kwargs)
+        return super().fit(data, epochs=epochs, **kwargs)
 
-    def evaluate(self, x=None, y=None, batch_size=None, sample_weight=None, **kwargs):
+    def evaluate(self, x=None, y=None, batch_size=None, verbose="auto", **kwargs):
         """As `keras.Model.evaluate`: clean cross-entropy and metrics, exact on any rest."""
-        data = x
+        weight, data = kwargs.pop("sample_weight", None), x
         if not kwargs.get("_use_cached_eval_dataset"):
-            data = self._validation((x, y, sample_weight), batch_size)
-        return super().evaluate(data, **kwargs)
+            data = self._validation((x, y, weight), batch_size)
+        return super().evaluate(data, verbose=verbose, **kwargs)
+
+    def save(self, filepath, overwrite=True, **kwargs):
+        """Saves the student, a plain classifier; so does `ModelCheckpoint`."""
+        self.student.save(filepath, overwrite=overwrite, **kwargs)
 
     def _validation(self, data, batch_size):
         if isinstance(data, (tuple, list)):
@@ -222,7 +240,7 @@ class AdversarialTrainer(keras.Model):
 
     def train_step(self, data):
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
-        y = tf.cast(tf.reshape(y, [-1]), tf.int32)
+        x, y = tf.cast(x, keras.config.floatx()), tf.cast(tf.reshape(y, [-1]), tf.int32)
         step = self._gradients_compiled if self._roles.host.jit_compile else self._gradients
         gradients, terms, clean_logits = step(x, y, weight, self._seeds(tf.shape(x)[0]))
         self.optimizer.apply_gradients(
@@ -261,12 +279,13 @@ class AdversarialTrainer(keras.Model):
             }
             terms = {term: terms[term] for term in self.term_weights}
             total = sum(self.term_weights[term] * terms[term] for term in terms)
-            loss = tf.reduce_mean(_weighted(total, weight))
+            # Regularisers of the user's own layers join the loss as they do in Keras.
+            terms["total"] = _weighted(total, weight) + sum(self.student.losses)
+            loss = tf.reduce_mean(terms["total"])
             # Gradients are summed over replicas.
             replicas = self.distribute_strategy.num_replicas_in_sync
             loss = self.optimizer.scale_loss(loss / replicas)
         gradients = tape.gradient(loss, variables)
-        terms["total"] = total
         if "clean" not in student and self.method.adversarial:
             student["clean"] = self.network(x, training=False)
         if self.method.adversarial:
@@ -293,7 +312,8 @@ class AdversarialTrainer(keras.Model):
 
     def _average_statistics(self):
         """Keeps BatchNorm's moving statistics equal on all replicas: their mean."""
-        statistics = _statistics(self.student)
+        trained = self.student, getattr(self, "partner", None)
+        statistics = [v for model in trained if model for v in _statistics(model)]
         if self.distribute_strategy.num_replicas_in_sync == 1 or not statistics:
             return
         context = tf.distribute.get_replica_context()
@@ -306,11 +326,8 @@ class AdversarialTrainer(keras.Model):
         trackers = self._roles.trackers
         logs = self._roles.host.compute_metrics(x, y, clean_logits, weight)
         for name, values in terms.items():
-            # The total is what is minimised: a mean over images, not over weights.
-            trackers[name].update_state(
-                _weighted(values, weight) if name == "total" else values,
-                None if name == "total" else weight,
-            )
+            # The total is weighted already: a mean over images, not over weights.
+            trackers[name].update_state(values, None if name == "total" else weight)
         return {**logs, **{t.name: t.result() for t in trackers.values()}}
 
     def test_step(self, data):
@@ -331,16 +348,18 @@ class AdversarialTrainer(keras.Model):
     def make_train_function(self, force=False):
         if self.train_function is None or force:
             self.train_function = self._distributed(self.train_step, drop_ragged=True)
+        self.train_function.restart()
         return self.train_function
 
     def make_test_function(self, force=False):
         if self.test_function is None or force:
             self.test_function = self._distributed(self.test_step)
+        self.test_function.restart()
         return self.test_function
 
     def _distributed(self, step, drop_ragged=False):
         strategy = self.distribute_strategy
-        return distributed(step, strategy, self._roles.host, self._check, drop_ragged)
+        return Dispatch(step, strategy, self._roles.host, self._check, drop_ragged)
 
     def _check(self, data):
         """Holds the first batch to the input contract."""

@@ -19,16 +19,16 @@ class Attack(Part):
         seeds: [n, 2] seeds of the examples (`vfd_tf.noise`); default: their positions.
     """
 
-    uses_gradients = True
-
     def __post_init__(self):
         super().__post_init__()
         choose(BALLS, self.norm, "norm")
-        if self.norm == "linf" and self.epsilon > 1:
-            raise InputError(
-                f"An L-inf epsilon of {self.epsilon:g} exceeds the range of images in "
-                f"[0, 1]; write {self.epsilon:g}/255 if you mean grey levels."
-            )
+        for name in ("epsilon", "step_size"):
+            value = getattr(self, name, None) or 0.0
+            if self.norm == "linf" and value > 1:
+                raise InputError(
+                    f"An L-inf {name} of {value:g} exceeds the range of images in [0, 1]; "
+                    f"write {value:g}/255 if you mean grey levels."
+                )
 
     def within(self, norm: str, epsilon: float) -> "Attack":
         """This attack under another threat model; relative step sizes follow epsilon."""
