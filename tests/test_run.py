@@ -106,7 +106,7 @@ def test_another_lambda_is_another_directory_with_the_same_teacher(finished, mon
     )
     monkeypatch.setattr(experiment, "_train", lambda e, s, d, t: started.append(d.path))
     monkeypatch.setattr(experiment, "_evaluate", lambda *_: None)
-    monkeypatch.setattr(experiment.Session, "report", lambda _: "")
+    monkeypatch.setattr(experiment.Setting, "report", lambda _: "")
     assert run(finished, "--method=hat", "--vfd_lambda=0.03") == 0
     teacher, path = started
     assert pathlib.Path(path) != finished_hat

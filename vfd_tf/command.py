@@ -50,7 +50,7 @@ def _run(values):
     for attack in plan.attacks:
         evaluation.protocol(attack, plan.epsilon, plan.norm)
     first = experiments[0]
-    session = experiment.Session(
+    setting = experiment.Setting(
         data=datasets.load(first.dataset, values.data_dir, first.validation),
         evaluating=plan,
         root=values.runs,
@@ -58,10 +58,10 @@ def _run(values):
         describe=config.flagfile,
     )
     for each in experiments:
-        experiment.check(each, session)
+        experiment.check(each, setting)
     for each in experiments:
-        experiment.run(each, session, values.workdir)
-    print(session.report())
+        experiment.run(each, setting, values.workdir)
+    print(setting.report())
 
 
 def make_strategy(name: str) -> tf.distribute.Strategy:

@@ -139,7 +139,7 @@ class Evaluating:
 
 
 @dataclasses.dataclass
-class Session:
+class Setting:
     """What the runs of one command share: data, strategy, folders, evaluation."""
 
     data: datasets.Dataset
@@ -168,38 +168,38 @@ class Session:
         return f"\n{title}\n\n{evaluation.table(rows)}\n{folders}"
 
 
-def run(experiment: Experiment, session: Session, workdir: str | None = None):
+def run(experiment: Experiment, setting: Setting, workdir: str | None = None):
     """Trains, continues or finds `experiment`, evaluates it: its `RunDirectory`.
 
     Teachers that are wanted as "auto" are run first, the same way.
     """
     files, identities = {}, {}
     for role in experiment.helpers:
-        files[role], identities[role] = _helper(experiment, role, session)
-    identity = experiment.identity(session.data.digest, identities)
+        files[role], identities[role] = _helper(experiment, role, setting)
+    identity = experiment.identity(setting.data.digest, identities)
     fields = experiment.fields()
     name = "-".join((*_labels(experiment), key(identity)))
     directory = RunDirectory(
-        workdir or f"{session.root}/{name}", label="+".join(_labels(experiment)[2:])
+        workdir or f"{setting.root}/{name}", label="+".join(_labels(experiment)[2:])
     )
     directory.check_owner(identity, fields)
     if directory.complete:
         print(f"{directory.path}: complete")
     else:
-        trainer = make_trainer(experiment, session, files)
-        describe = session.describe or (lambda _: "")
+        trainer = make_trainer(experiment, setting, files)
+        describe = setting.describe or (lambda _: "")
         directory.claim(identity, fields, describe(experiment))
-        _train(experiment, session, directory, trainer)
-    _evaluate(session, directory)
-    if directory.path not in [d.path for d in session.done]:
-        session.done.append(directory)
+        _train(experiment, setting, directory, trainer)
+    _evaluate(setting, directory)
+    if directory.path not in [d.path for d in setting.done]:
+        setting.done.append(directory)
     return directory
 
 
-def check(experiment: Experiment, session: Session) -> None:
+def check(experiment: Experiment, setting: Setting) -> None:
     """Raises `InputError` for what would fail later, before anything is trained."""
-    data, size = session.data, experiment.recipe.batch_size
-    replicas = session.strategy.num_replicas_in_sync
+    data, size = setting.data, experiment.recipe.batch_size
+    replicas = setting.strategy.num_replicas_in_sync
     if size > len(data.train) or size % replicas:
         raise InputError(
             f"A batch of {size} doesn't fit {len(data.train)} training images on "
@@ -207,7 +207,9 @@ def check(experiment: Experiment, session: Session) -> None:
         )
     recipe = experiment.recipe
     choose(SCHEDULES, recipe.schedule, "schedule")(recipe, 1)
-    if recipe.schedule == "piecewise" and max(recipe.lr_milestones) >= recipe.epochs:
+    if recipe.schedule == "piecewise" and max(recipe.lr_milestones, default=0) >= (
+        recipe.epochs
+    ):
         print(
             f"Note: --lr_milestones={','.join(map(str, recipe.lr_milestones))} are not all "
             f"reached in {recipe.epochs} epochs."
@@ -230,31 +232,31 @@ def _labels(experiment):
     )
 
 
-def _helper(experiment, role, session):
+def _helper(experiment, role, setting):
     """The file of the network that plays `role`, and what identifies it."""
     path = experiment[role]
     if path != "auto":
         model = network.load(path)
-        _refuse_chance(model, path, role, session)
+        _refuse_chance(model, path, role, setting)
         with open(path, "rb") as file:
             return path, hashlib.sha256(file.read()).hexdigest()
     print(f"--{role}=auto: {type(experiment.helper(role).method).__name__} first")
-    directory = run(experiment.helper(role), session)
+    directory = run(experiment.helper(role), setting)
     return directory.student("best"), directory.key
 
 
-def _refuse_chance(model, path, role, session):
-    inputs = (session.data.input_shape, session.data.num_classes)
+def _refuse_chance(model, path, role, setting):
+    inputs = (setting.data.input_shape, setting.data.num_classes)
     plain = network.classifier(model)
     shapes = tuple(plain.input_shape[1:]), int(plain.output_shape[-1])
     if shapes != inputs:
         raise InputError(
             f"The {role} {path} takes {shapes[0]} images of {shapes[1]} classes; "
-            f"{session.data.name} has {inputs[0]} and {inputs[1]}."
+            f"{setting.data.name} has {inputs[0]} and {inputs[1]}."
         )
-    accuracy = evaluation.Target(model).correct(session.data.validation).mean()
+    accuracy = evaluation.Target(model).correct(setting.data.validation).mean()
     print(f"{role} {path}: {100 * accuracy:.1f}% of the validation images")
-    if accuracy < 1.5 / session.data.num_classes:
+    if accuracy < 1.5 / setting.data.num_classes:
         raise InputError(
             f"The {role} {path} classifies {100 * accuracy:.1f}% of the validation images, "
             "near chance: it was trained on other data or other pixel values."
@@ -267,12 +269,12 @@ def _build(experiment, data):
     return build(data.input_shape, data.num_classes, experiment.width, mean, variance)
 
 
-def make_trainer(experiment: Experiment, session: Session, files: dict[str, str]):
+def make_trainer(experiment: Experiment, setting: Setting, files: dict[str, str]):
     """The compiled trainer of an experiment, with its teachers loaded from `files`."""
-    data, recipe = session.data, experiment.recipe
+    data, recipe = setting.data, experiment.recipe
     steps = len(data.train) // recipe.batch_size
     keras.utils.set_random_seed(experiment.seed)
-    with session.strategy.scope():
+    with setting.strategy.scope():
         student = _build(experiment, data)
         roles = {role: network.load(path) for role, path in files.items()}
         if "partner" in experiment.distillation.needs:
@@ -291,8 +293,8 @@ def make_trainer(experiment: Experiment, session: Session, files: dict[str, str]
     return trainer
 
 
-def _train(experiment, session, directory, trainer):
-    data, recipe = session.data, experiment.recipe
+def _train(experiment, setting, directory, trainer):
+    data, recipe = setting.data, experiment.recipe
     state = directory.restore(trainer)
     print(f"{directory.path}: from epoch {state.epoch} to {recipe.epochs}")
     steps = len(data.train) // recipe.batch_size
@@ -305,19 +307,19 @@ def _train(experiment, session, directory, trainer):
         epochs=recipe.epochs,
         initial_epoch=state.epoch,
         validation_data=data.validation.batches(recipe.batch_size),
-        callbacks=_callbacks(experiment, session, directory, state),
-        verbose=session.verbose,
+        callbacks=_callbacks(experiment, setting, directory, state),
+        verbose=setting.verbose,
     )
-    directory.finish(experiment.seed, session.strategy)
+    directory.finish(experiment.seed, setting.strategy)
 
 
-def _callbacks(experiment, session, directory, state):
+def _callbacks(experiment, setting, directory, state):
     callbacks, monitor = [StopOnDivergence()], "val_accuracy"
     if isinstance(experiment.distillation, VFD):
         callbacks.append(VFDCallback(schedule=experiment.lambda_schedule))
     if experiment.method.adversarial:
         robust = RobustAccuracy(
-            session.data.validation,
+            setting.data.validation,
             epsilon=experiment.attack.epsilon,
             norm=experiment.attack.norm,
         )
@@ -335,10 +337,10 @@ def _threat_and_count(evaluating, test):
     return f"{evaluating.norm}:{radius(evaluating.epsilon)}", f"n={len(test)}"
 
 
-def _evaluate(session, directory):
+def _evaluate(setting, directory):
     """Adds to results.json what it doesn't hold yet of the asked-for protocols."""
-    evaluating = session.evaluating
-    test = session.data.test[: evaluating.max_images]
+    evaluating = setting.evaluating
+    test = setting.data.test[: evaluating.max_images]
     threat, count = _threat_and_count(evaluating, test)
     for which in ("best", "last"):
         known = directory.accuracies(which, threat, count)
