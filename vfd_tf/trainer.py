@@ -94,15 +94,12 @@ class AdversarialTrainer(keras.Model):
                 f"The model {student.name!r} has no weights yet: call it once on a batch."
             )
         needs = dict.fromkeys((*self.method.needs, *self.distillation.needs))
-        for role in (r for r, given_network in given.items() if given_network is not None):
-            if role not in needs:
+        for role, model in given.items():
+            if model is not None and role not in needs:
                 warnings.warn(f"{role}=... is not used by {self._pair}.", stacklevel=3)
-        for role in dict.fromkeys((*self.method.needs, *self.distillation.needs)):
+        for role in needs:
             if given[role] is None:
-                pair = (
-                    f"{type(self.method).__name__} with {type(self.distillation).__name__}"
-                )
-                raise InputError(f"{pair} needs {_ROLES[role]}.")
+                raise InputError(f"{self._pair} needs {_ROLES[role]}.")
             inputs.refuse_probabilities(given[role])
             networks[role] = network.tap(given[role], layers)
             inputs.check_fit(networks["student"], networks[role], role, ("logits", *layers))
