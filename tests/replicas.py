@@ -1,6 +1,6 @@
 """Trains a small network on some replicas and saves what came of it.
 
-    python tests/replicas.py REPLICAS BATCH_NORM OUT.npz
+    python tests/replicas.py REPLICAS CASE OUT.npz
 
 Run in a process of its own: logical devices are set before TensorFlow starts, and one
 failing collective aborts the later ones.
@@ -13,6 +13,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 from vfd_tf.optimizers import SGD
+
+# Case: with BatchNorm, options of the step.
+CASES = {
+    "plain": (False, {}),
+    "batch_norm": (True, {}),
+    "options": (
+        True,
+        {"awp_gamma": 0.01, "clip_norm": 0.5, "average": "ema", "label_smoothing": 0.1},
+    ),
+}
 
 
 def strategy_of(replicas):
@@ -36,7 +46,8 @@ def network(batch_norm):
     return keras.Model(inputs, logits)
 
 
-def main(replicas, batch_norm, out):
+def main(replicas, case, out):
+    batch_norm, options = CASES[case]
     # In float64 no sign of a gradient near zero depends on the shape of the batch.
     keras.config.set_floatx("float64")
     random = np.random.default_rng(0)
@@ -47,7 +58,13 @@ def main(replicas, batch_norm, out):
     with strategy.scope():
         student, teacher = network(batch_norm), network(batch_norm)
         trainer = vfd_tf.AdversarialTrainer(
-            student, "trades", vfd_tf.attacks.PGD(steps=3), "vfd", teacher=teacher, seed=3
+            student,
+            "trades",
+            vfd_tf.attacks.PGD(steps=3),
+            "vfd",
+            teacher=teacher,
+            seed=3,
+            options=vfd_tf.Options(**options),
         )
         trainer.compile(SGD(0.05, 0.9, weight_decay=5e-4))
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
@@ -55,7 +72,7 @@ def main(replicas, batch_norm, out):
     logs = trainer.fit(data, epochs=2, validation_data=data, verbose=0).history
     copies = [
         [part.numpy() for part in strategy.experimental_local_results(v.value)]
-        for v in student.weights
+        for v in [*student.weights, *getattr(trainer.average, "values", [])]
     ]
     np.savez(
         out,
@@ -67,9 +84,10 @@ def main(replicas, batch_norm, out):
         accuracy=logs["val_accuracy"][-1],
         expected=(student(x).numpy().argmax(-1) == y).mean(),
         loss=logs["loss"],
+        gradient_norm=logs["gradient_norm"],
         step=trainer.step.numpy(),
     )
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2] == "true", sys.argv[3])
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from vfd_tf import AdversarialTrainer, InputError, attacks, noise
-from vfd_tf.attacks import BALLS, FGSM, PGD, generator
+from vfd_tf import AdversarialTrainer, InputError, Options, attacks, evaluation, noise
+from vfd_tf.attacks import BALLS, FGSM, FGSMRS, NFGSM, PGD, generator
+from vfd_tf.methods import METHODS
 
 # isort: split
 
@@ -18,6 +19,7 @@ ATTACKS = {
     for norm, epsilon in EPSILON.items()
     for kind, attack in {
         "fgsm": FGSM(epsilon, norm),
+        "fgsm-rs": FGSMRS(epsilon, norm=norm),
         "pgd": PGD(epsilon, steps=4, norm=norm),
         "pgd of big steps": PGD(epsilon, 3 * epsilon, steps=3, norm=norm),
         "pgd with restarts": PGD(epsilon, steps=2, norm=norm, restarts=3),
@@ -199,7 +201,7 @@ def test_other_seeds_other_adversary_where_the_start_is_random(attack, logits_fn
     )
     # Any, not all: big steps may end in the same corner of the box.
     differ = (one.numpy() != other.numpy()).any()
-    assert differ == getattr(attack, "random_start", False)
+    assert differ == (attack.own_start or getattr(attack, "random_start", False))
 
 
 @every
@@ -217,9 +219,12 @@ def test_the_trainer_s_attack_leaves_the_statistics_as_they_were(
     mode, graph, model, images
 ):
     x, y = images
-    trainer = AdversarialTrainer(model, "pgd-at", PGD(0.1, steps=3), attack_bn_mode=mode)
+    trainer = AdversarialTrainer(
+        model, "pgd-at", PGD(0.1, steps=3), options=Options(attack_bn_mode=mode)
+    )
     before = model.get_weights()
-    attack = tf.function(trainer._adversary) if graph else trainer._adversary
+    adversary = trainer._make_step().adversary
+    attack = tf.function(adversary) if graph else adversary
     x_adv = attack(tf.constant(x), tf.constant(y), _seeds()).numpy()
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
@@ -509,3 +514,52 @@ def test_kl_is_ascended_against_fixed_clean_logits():
         tape.watch(z)
         score = attacks.kl(z)(2 * tf.stop_gradient(z))
     assert tape.gradient(score, z) is None
+
+
+def test_fgsm_rs_is_one_long_step_from_a_uniform_start(logits_fn, images):
+    x, y = (tf.constant(v) for v in images)
+    objective = attacks.cross_entropy(y)
+    expected = PGD(0.1, 0.125, steps=1)(logits_fn, x, objective, seeds=_seeds())
+    # Its own start stands, whatever the base method would start from.
+    for start in (None, x + 0.01):
+        x_adv = FGSMRS(0.1)(logits_fn, x, objective, start=start, seeds=_seeds())
+        np.testing.assert_allclose(x_adv, expected, atol=1e-6)
+    for method in ("trades", "hat", "mart"):
+        x_adv = METHODS[method]().adversary(
+            FGSMRS(0.1), logits_fn, x, y, seeds=_seeds(), objective=objective
+        )
+        np.testing.assert_allclose(x_adv, expected, atol=1e-6)
+
+
+@norms
+def test_n_fgsm_steps_by_epsilon_from_noise_of_twice_epsilon(norm):
+    # In the middle of the box nothing is clipped; the gradient is the same everywhere.
+    weights, logits_fn = _linear()
+    x = tf.fill([400, *SHAPE], tf.constant(0.5, tf.float64))
+    y, epsilon = np.zeros(400, "int32"), 0.05
+    attack = NFGSM(epsilon, norm=norm)
+    objective = attacks.margin(y)
+    x_adv = attack(logits_fn, x, objective, seeds=_seeds(400)).numpy()
+    gradient = tf.constant(attacks.attack.input_gradient(logits_fn, x, objective))
+    noise_alone = x_adv - x.numpy() - epsilon * BALLS[norm].direction(gradient).numpy()
+    reach = _length(noise_alone, norm)
+    assert (reach <= 2 * epsilon + 1e-7).all()
+    assert reach.max() > 1.9 * epsilon
+    assert (_length(x_adv - x.numpy(), norm) > epsilon).any()  # it leaves the ball
+
+
+def test_what_leaves_the_ball_is_no_protocol_of_evaluation():
+    with pytest.raises(InputError, match="n-fgsm.*training alone"):
+        evaluation.protocol("n-fgsm")
+
+
+@every
+def test_a_scaled_attack_is_the_attack_of_another_radius(attack, logits_fn, images):
+    x, y = (tf.constant(v) for v in images)
+    objective = attacks.cross_entropy(y)
+    lengths = {
+        n: attack[n] * 0.5 for n in ("epsilon", "step_size") if getattr(attack, n, 0)
+    }
+    expected = attack.replace(**lengths)(logits_fn, x, objective, seeds=_seeds())
+    scaled = attack.scaled(tf.constant(0.5))(logits_fn, x, objective, seeds=_seeds())
+    np.testing.assert_allclose(scaled, expected, atol=1e-6)

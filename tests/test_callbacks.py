@@ -8,13 +8,22 @@ import tensorflow as tf
 from vfd_tf import (
     AdversarialTrainer,
     InputError,
+    Options,
     RobustAccuracy,
     VFDCallback,
     attacks,
     evaluation,
     network,
 )
-from vfd_tf.callbacks import LambdaSchedule, StopOnDivergence
+from vfd_tf.callbacks import (
+    Anneal,
+    CatastrophicOverfitting,
+    LambdaSchedule,
+    StochasticWeightAverage,
+    StopOnDivergence,
+    TermShares,
+    Throughput,
+)
 from vfd_tf.distillation import VFD
 
 ATTACK = attacks.PGD(steps=2)
@@ -34,7 +43,6 @@ def weights(model):
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [
-        ("constant", [1.0, 1.0, 1.0, 1.0]),
         ("linear", [0.25, 0.5, 0.75, 1.0]),
         ("cosine", [0.1464466, 0.5, 0.8535534, 1.0]),
     ],
@@ -146,3 +154,74 @@ def test_divergence_stops_training_and_names_the_term(make_network):
     trainer.compile(keras.optimizers.SGD(1e38))
     with pytest.raises(InputError, match="clean_loss.*learning rate"):
         trainer.fit(data, callbacks=[StopOnDivergence()], verbose=0)
+
+
+def test_a_schedule_without_shape_or_epochs_is_constant_or_refused():
+    assert [LambdaSchedule()(epoch) for epoch in range(3)] == [1.0, 1.0, 1.0]
+    for fields in (("constant", 4), ("linear", 0)):
+        with pytest.raises(InputError, match="both a shape"):
+            LambdaSchedule(*fields)
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        Anneal("attack_scale", LambdaSchedule()),
+        TermShares(),
+        StochasticWeightAverage(None, 0),
+    ],
+)
+def test_what_needs_a_trainer_says_so(callback, make_network):
+    with pytest.raises(InputError, match="needs an AdversarialTrainer"):
+        callback.set_model(plain(make_network))
+
+
+def test_an_average_of_epochs_is_not_mixed_with_one_of_steps(make_network):
+    trainer = AdversarialTrainer(make_network(), "natural", options=Options(average="ema"))
+    with pytest.raises(InputError, match="average='swa'"):
+        StochasticWeightAverage(None, 0).set_model(trainer)
+
+
+def test_the_alarm_rings_when_robust_accuracy_collapses(capsys):
+    alarm = CatastrophicOverfitting("robust", fall=0.2, stop=True)
+    alarm.set_model(keras.Sequential())
+    alarm.model.stop_training = False
+    alarm.on_train_begin()
+    rung = []
+    for epoch, robust in enumerate((0.3, 0.45, 0.3, 0.24, 0.1)):
+        logs = {"robust": robust}
+        alarm.on_epoch_end(epoch, logs)
+        rung.append((logs["catastrophic_overfitting"], alarm.model.stop_training))
+    assert rung == [(0, False)] * 3 + [(1, True)] * 2
+    assert capsys.readouterr().out.count("Catastrophic overfitting in epoch 4") == 1
+
+
+def test_a_continued_fit_remembers_the_best_epoch():
+    alarm = CatastrophicOverfitting("robust", best=0.5)
+    alarm.set_model(keras.Sequential())
+    alarm.on_train_begin()
+    alarm.on_epoch_end(3, logs := {"robust": 0.2})
+    assert logs["catastrophic_overfitting"] == 1
+
+
+def test_shares_of_the_terms_sum_to_one(make_network, toy):
+    trainer = AdversarialTrainer(make_network(), "mart", attacks.PGD(steps=1))
+    trainer.compile("sgd")
+    callbacks = [TermShares(), Throughput(8)]
+    logs = trainer.fit(*toy, batch_size=8, verbose=0, callbacks=callbacks).history
+    shares = [logs[f"{term}_share"][0] for term in trainer.term_weights]
+    assert len(shares) == 3 and sum(shares) == pytest.approx(1)
+    assert logs["images_per_second"][0] > 0
+
+
+def test_the_averaged_student_has_a_robust_accuracy_of_its_own(make_network, toy):
+    options = Options(average="ema", ema_decay=0.99)
+    trainer = AdversarialTrainer(
+        make_network(), "pgd-at", attacks.PGD(steps=1), options=options
+    )
+    trainer.compile(keras.optimizers.SGD(0.5))
+    robust = RobustAccuracy(toy, "pgd2", epsilon=0.05)
+    logs = trainer.fit(*toy, batch_size=8, epochs=2, verbose=0, callbacks=[robust]).history
+    with trainer.averaged() as student:
+        expected = evaluation.evaluate(student, toy, ["pgd2"], epsilon=0.05).accuracies()
+    assert logs["val_average_pgd2_accuracy"][-1] == pytest.approx(expected["pgd2"] / 100)

@@ -16,6 +16,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 PLAIN = Augmentation()
+CLASSES = ["cat", "dog", "eel"]
 SPLITS = {
     "train": "0126d48f5f5b4701",
     "validation": "6b78b8ee6f9fd2c6",
@@ -214,12 +215,88 @@ def test_a_validation_split_that_does_not_fit_is_refused(validation):
         datasets.load("digits", validation=validation)
 
 
-def test_an_unknown_name_is_refused_with_the_nearest():
-    with pytest.raises(InputError, match="Did you mean 'cifar10'"):
-        datasets.load("cifar-10")
+@pytest.mark.parametrize("refuse", [datasets.load, datasets.check_name])
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("cifar-10", "Did you mean 'cifar10'"),
+        ("tdfs:mnist", "Did you mean 'tfds:mnist'"),
+        ("npy:x.npz", "Did you mean 'npz:x.npz'"),
+        ("dir:", "'dir:' lacks what follows the colon"),
+        ("mnist", "digits, svhn_cropped, tfds:..., npz:..., dir:..."),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest(refuse, name, message):
+    with pytest.raises(InputError, match=message):
+        refuse(name)
 
 
-CLASSES = ["cat", "dog", "eel"]
+@pytest.mark.parametrize(
+    "name", ["digits", "svhn_cropped", "tfds:a/b:1.0.0", "npz:C:/none.npz", "dir:none"]
+)
+def test_known_names_are_checked_without_reading_anything(name, monkeypatch):
+    monkeypatch.setattr("builtins.open", None)
+    datasets.check_name(name)
+
+
+def _npz(path, shape, floats=False):
+    """120 + 30 images sorted by class, whose first pixel is their number."""
+    x = np.random.RandomState(0).randint(0, 256, (150, *shape)).astype("uint8")
+    x[:, 0, 0, 0] = np.arange(150)
+    x = (x / 255).astype("float32") if floats else x
+    y = np.r_[np.repeat(range(3), 40), np.repeat(range(3), 10)]
+    splits = {"x_train": x[:120], "y_train": y[:120], "x_test": x[120:], "y_test": y[120:]}
+    np.savez(path, **splits, class_names=CLASSES)
+    return x, y
+
+
+@pytest.mark.parametrize("side, pad", [(31, 0), (32, 4)])
+def test_files_are_shuffled_once_so_that_every_split_has_all_classes(tmp_path, side, pad):
+    x, y = _npz(tmp_path / "a.npz", (side, 33, 1))
+    data = datasets.load(f"npz:{tmp_path}/a.npz", validation=20)
+    number = [s.x[:, 0, 0, 0] for s in (data.train, data.validation, data.test)]
+    assert sorted(np.concatenate(number[:2])) == list(range(120))
+    assert sorted(number[2]) == list(range(120, 150))
+    splits = data.train, data.validation, data.test[:15]
+    for images in splits:
+        np.testing.assert_array_equal(images.x, x[images.x[:, 0, 0, 0]])
+        np.testing.assert_array_equal(images.y, y[images.x[:, 0, 0, 0]])
+        assert set(images.y) == {0, 1, 2}
+    again = datasets.load(f"npz:{tmp_path}/a.npz", validation=20)
+    assert again.digest == data.digest
+    assert again.test.digest == data.test.digest
+    assert data.class_names == tuple(CLASSES)
+    assert data.input_shape == (side, 33, 1)
+    assert data.augmentation == Augmentation(pad=pad)
+
+
+@pytest.mark.parametrize("floats", [False, True])
+def test_statistics_are_of_levels_between_zero_and_one(tmp_path, floats, monkeypatch):
+    monkeypatch.setattr(datasets, "BLOCK", 7)
+    _npz(tmp_path / "a.npz", (4, 3, 3), floats)
+    data = datasets.load(f"npz:{tmp_path}/a.npz")
+    x = data.train.x.astype("float64") / (1 if floats else 255)
+    np.testing.assert_allclose(data.mean, x.mean((0, 1, 2)), atol=6e-5)
+    np.testing.assert_allclose(data.variance, x.var((0, 1, 2)), atol=6e-5)
+    [(batch, _)] = _take(data.train, 1, 8)
+    assert 0.9 < batch.max() <= 1
+
+
+def test_a_folder_is_loaded_by_its_prefix(tmp_path):
+    for i in range(20):
+        folder = tmp_path / ("cat" if i < 10 else "dog")
+        folder.mkdir(exist_ok=True)
+        image = np.full((5, 4, 1), i, "uint8")
+        (folder / f"{i}.png").write_bytes(tf.io.encode_png(image).numpy())
+    data = datasets.load(f"dir:{tmp_path}", validation=3)
+    splits = data.train, data.validation, data.test
+    assert [len(images) for images in splits] == [13, 3, 4]
+    levels = np.concatenate([images.x[:, 0, 0, 0] for images in splits])
+    labels = np.concatenate([images.y for images in splits])
+    assert sorted(levels) == list(range(20))
+    np.testing.assert_array_equal(labels, levels >= 10)
+    assert sorted(data.test.y) == [0, 0, 1, 1]
+    assert data.class_names == ("cat", "dog")
 
 
 class FakeCifar(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -266,7 +343,7 @@ def offline(monkeypatch):
     monkeypatch.setattr(tfds.core.DatasetBuilder, "_make_download_manager", refuse)
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn_cropped"])
 def test_missing_data_is_refused_with_the_folder_tried(name, tmp_path, offline):
     with pytest.raises(InputError, match="--data_dir") as refusal:
         datasets.load(name, data_dir=str(tmp_path / "here"))
@@ -276,10 +353,21 @@ def test_missing_data_is_refused_with_the_folder_tried(name, tmp_path, offline):
     assert "\n" not in message
 
 
-def test_a_prepared_folder_is_read_offline_in_official_order(tmp_path, request):
-    FakeCifar(data_dir=str(tmp_path)).download_and_prepare()
+class FakeSvhn(FakeCifar, skip_registration=True):
+    name = "svhn_cropped"
+    VERSION = tfds.core.Version("3.1.0")
+
+
+@pytest.mark.parametrize(
+    "fake, augmentation",
+    [(FakeCifar, Augmentation(pad=4, flip=True)), (FakeSvhn, Augmentation(pad=4))],
+)
+def test_a_prepared_folder_is_read_offline_in_official_order(
+    tmp_path, request, fake, augmentation
+):
+    fake(data_dir=str(tmp_path)).download_and_prepare()
     request.getfixturevalue("offline")
-    data = datasets.load("cifar10", data_dir=str(tmp_path), validation=7)
+    data = datasets.load(fake.name, data_dir=str(tmp_path), validation=7)
     x, y = _official("train")
     for images, expected in (
         (data.train, Images(x, y)[:33]),
@@ -291,5 +379,20 @@ def test_a_prepared_folder_is_read_offline_in_official_order(tmp_path, request):
         np.testing.assert_array_equal(images.x, expected.x)
         np.testing.assert_array_equal(images.y, expected.y)
     assert data.class_names == tuple(CLASSES)
-    assert data.augmentation == Augmentation(pad=4, flip=True)
+    assert data.augmentation == augmentation
     np.testing.assert_allclose(data.mean, (x[:33] / 255).mean((0, 1, 2)), atol=1e-4)
+    assert data.name == fake.name
+
+
+def test_any_set_of_tensorflow_datasets_is_loaded_by_its_prefix(tmp_path, request):
+    FakeCifar(data_dir=str(tmp_path)).download_and_prepare()
+    request.getfixturevalue("offline")
+    data = datasets.load("tfds:cifar10", data_dir=str(tmp_path))
+    x, _ = _official("train")
+    rows = [image.tobytes() for image in (*data.train.x, *data.validation.x)]
+    assert sorted(rows) == sorted(image.tobytes() for image in x)
+    assert len(data.test) == 12
+    assert data.name == "tfds:cifar10"
+    assert data.augmentation == Augmentation(pad=4)
+    with pytest.raises(InputError, match="--data_dir"):
+        datasets.load("tfds:mnist", data_dir=str(tmp_path))

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from vfd_tf import InputError, evaluation
+from vfd_tf import InputError, attacks, evaluation, noise
 from vfd_tf.attacks import FGSM, PGD
 from vfd_tf.datasets import Images
-from vfd_tf.evaluation import evaluate, protocol
+from vfd_tf.evaluation import Protocol, evaluate, protocol
 
 # isort: split
 
@@ -34,11 +34,11 @@ def _data(seed=1, n=N):
     return x, rng.randint(0, 2, n).astype("int32")
 
 
-def _network():
+def _network(classes=2):
     keras.utils.set_random_seed(4)
     inputs = keras.Input(SHAPE)
     x = L.ReLU()(L.BatchNormalization()(L.Conv2D(4, 3)(inputs)))
-    return keras.Model(inputs, L.Dense(2, name="logits")(L.Flatten()(x)))
+    return keras.Model(inputs, L.Dense(classes, name="logits")(L.Flatten()(x)))
 
 
 def _signed_margin(x, y, w, b):
@@ -140,7 +140,9 @@ def test_worst_is_correct_clean_and_under_every_attack():
     np.testing.assert_array_equal(result.worst, [True, False, False, False, False])
     alone = evaluation.Evaluation(clean, {}, {})
     np.testing.assert_array_equal(alone.worst, clean)
-    assert result.accuracies() == pytest.approx({"clean": 60, "one": 60, "two": 60})
+    assert result.accuracies() == pytest.approx(
+        {"clean": 60, "one": 60, "two": 60, "worst": 20}
+    )
 
 
 def test_a_model_s_weights_and_statistics_stay_as_they_were():
@@ -177,7 +179,7 @@ def test_the_table_is_markdown_with_the_accuracies():
     model, data = _network(), _data()
     result = evaluate(model, data, ("fgsm", "pgd2"), EPSILON)
     head, rule, row = result.table().split("\n")
-    assert _cells(head)[1:] == ["clean", "fgsm", "pgd2"]
+    assert _cells(head)[1:] == ["clean", "fgsm", "pgd2", "worst"]
     assert all(set(cell) <= set("-:") and len(cell) >= 3 for cell in _cells(rule))
     expected = [f"{value:.2f}" for value in result.accuracies().values()]
     assert _cells(row)[1:] == expected
@@ -207,12 +209,33 @@ def test_rows_of_a_table_may_lack_columns_and_all_lines_are_equally_wide():
     ],
 )
 def test_protocols_stand_for_their_attack(name, attack):
-    assert protocol(name, 0.1, "l2") == attack
+    assert protocol(name, 0.1, "l2") == Protocol(attack)
+    assert protocol(Protocol(attack, "dlr")) == Protocol(attack, "dlr")
+
+
+@pytest.mark.parametrize("objective", ["ce", "margin", "dlr"])
+def test_a_protocol_names_the_objective_it_ascends(objective):
+    named = protocol(f"pgd5-{objective}", 0.1)
+    assert named == Protocol(PGD(0.1, steps=5), objective)
+    model, (x, y) = _network(4), _data()
+    seeds = noise.example_seeds(0, 0, tf.range(len(x)))
+    score = getattr(attacks, {"ce": "cross_entropy"}.get(objective, objective))(y)
+    expected = PGD(0.1, steps=5)(model, tf.constant(x), score, seeds=seeds)
+    np.testing.assert_array_equal(named(model, tf.constant(x), y, seeds), expected)
+
+
+def test_the_worst_case_is_that_of_each_image_by_itself():
+    verdicts = {"clean": [1, 1, 1, 0], "a": [1, 0, 1, 0], "b": [0, 1, 1, 0]}
+    verdicts = {name: np.array(v, bool) for name, v in verdicts.items()}
+    assert evaluation.accuracies(verdicts) == {
+        "clean": 75.0, "a": 50.0, "b": 50.0, "worst": 25.0
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "name, hint",
     [
+        ("pgd20-cw", "Choose one of: ce, margin, dlr"),
         ("pdg20", "Did you mean 'pgd'"),
         ("fsgm", "Did you mean 'fgsm'"),
         ("pgd", "number of steps, such as 'pgd20'"),

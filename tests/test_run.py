@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from vfd_tf import command, config, experiment, run_directory
+from vfd_tf import command, config, run_directory, running
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = (
@@ -52,6 +52,7 @@ def test_a_run_leaves_what_resumes_replays_and_cites_it(finished):
     assert names == {
         "best.keras", "last.keras", "flags.txt", "history.csv", "metrics.jsonl",
         "resume.npz", "results.json", "run.json", "tensorboard",
+        "verdicts.npz",
     }  # fmt: skip
     results = json.loads((path / "results.json").read_text())
     assert {"seed", "tensorflow", "keras", "git_commit", "wall_time_s"} <= set(results)
@@ -69,20 +70,24 @@ def test_tensorboard_has_every_curve(finished):
 
     path = folder(finished, "digits-resnet8-hat-vfd-*") / "tensorboard"
     tags = {}
-    for part in ("train", "validation"):
+    for part in ("train", "validation", "panel"):
         events = EventAccumulator(str(path / part), size_guidance={"tensors": 0})
         events.Reload()
         tags[part] = set(events.Tags()["tensors"])
     terms = {"clean_loss", "adv_loss", "helper_loss", "vfd_loss", "loss"}
-    more = {"accuracy", "adv_accuracy", "learning_rate", "vfd_lambda", "vfd_share"}
+    more = {"accuracy", "adv_accuracy", "learning_rate", "vfd_lambda", "gradient_norm"}
+    more |= {f"{term}_share" for term in ("clean", "adv", "helper", "vfd")}
+    more |= {"clean_distance_last", "adv_distance_last", "images_per_second"}
+    more |= {"catastrophic_overfitting"}
     assert {f"epoch_{name}" for name in terms | more} <= tags["train"]
+    assert {"panel", "margin/clean", "margin/adversarial"} <= tags["panel"]
     wanted = {"accuracy", "loss", "pgd10_accuracy"}
     assert {f"epoch_{name}" for name in wanted} <= tags["validation"]
 
 
 @pytest.mark.slow
 def test_a_complete_run_is_only_reported(finished, capsys, monkeypatch):
-    monkeypatch.setattr(experiment, "_train", None)
+    monkeypatch.setattr(running, "_train", None)
     assert run(finished, "--method=hat", "--vfd_lambda=0.02") == 0
     out = capsys.readouterr().out
     assert out.count("complete") == 2
@@ -91,7 +96,7 @@ def test_a_complete_run_is_only_reported(finished, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_flags_of_a_run_replay_it(finished, monkeypatch, capsys):
-    monkeypatch.setattr(experiment, "_train", None)
+    monkeypatch.setattr(running, "_train", None)
     flags = folder(finished, "digits-resnet8-hat-vfd-*") / "flags.txt"
     words = [f"--flagfile={flags}", f"--runs={finished}", "--max_images=64"]
     assert command.main(["run.py", *words, "--eval_attacks=fgsm"]) == 0
@@ -102,11 +107,11 @@ def test_flags_of_a_run_replay_it(finished, monkeypatch, capsys):
 def test_another_lambda_is_another_directory_with_the_same_teacher(finished, monkeypatch):
     started, finished_hat = [], folder(finished, "digits-resnet8-hat-vfd-*")
     monkeypatch.setattr(
-        experiment, "make_trainer", lambda e, s, f: started.append(f["teacher"])
+        running, "make_trainer", lambda e, s, f: started.append(f["teacher"])
     )
-    monkeypatch.setattr(experiment, "_train", lambda e, s, d, t: started.append(d.path))
-    monkeypatch.setattr(experiment, "_evaluate", lambda *_: None)
-    monkeypatch.setattr(experiment.Setting, "report", lambda _: "")
+    monkeypatch.setattr(running, "_train", lambda e, s, d, t: started.append(d.path))
+    monkeypatch.setattr(running, "_evaluate", lambda *_: None)
+    monkeypatch.setattr(running.Setting, "report", lambda _: "")
     assert run(finished, "--method=hat", "--vfd_lambda=0.03") == 0
     teacher, path = started
     assert pathlib.Path(path) != finished_hat
@@ -123,9 +128,16 @@ def test_a_directory_of_other_flags_is_refused_and_kept(finished, capsys):
     assert before == {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.is_file()}
 
 
+OPTIONS = (
+    *("--average=ema", "--awp_gamma=0.005", "--awp_warmup=1", "--attack_warmup=2"),
+    *("--clip_norm=1", "--cutmix=1", "--label_smoothing=0.1", "--warmup_epochs=1"),
+)
+
+
 @pytest.mark.slow
-def test_a_stopped_run_continues_to_the_same_bits(finished, tmp_path, monkeypatch):
-    words = "--method=trades", "--distill=none", "--epochs=3"
+@pytest.mark.parametrize("options", [(), OPTIONS], ids=["plain", "options"])
+def test_a_stopped_run_continues_to_the_same_bits(tmp_path, monkeypatch, options):
+    words = "--method=trades", "--distill=none", "--epochs=3", *options
     assert run(tmp_path / "whole", *words) == 0
     save = run_directory.RunDirectory.save
 
@@ -139,7 +151,9 @@ def test_a_stopped_run_continues_to_the_same_bits(finished, tmp_path, monkeypatc
     monkeypatch.undo()
     assert run(tmp_path / "halves", *words) == 0
     whole, halves = (folder(tmp_path / name, "*trades*") for name in ("whole", "halves"))
-    for name in ("best.keras", "last.keras"):
+    students = run_directory.RunDirectory(str(whole)).students
+    assert students == ("best", "last", "average")[: 3 if options else 2]
+    for name in (f"{which}.keras" for which in students):
         assert same(weights(whole / name), weights(halves / name))
     assert (whole / "metrics.jsonl").read_text() == (halves / "metrics.jsonl").read_text()
     results = [json.loads((p / "results.json").read_text()) for p in (whole, halves)]
@@ -180,6 +194,12 @@ def test_a_teacher_file_is_used_and_a_stranger_refused(finished, tmp_path, capsy
         ("--epsilon=8/0", "'8/0' is not a float"),
         ("--pgd_step_size=2", "2/255"),
         ("--vfd_layer=layer9", "layer9"),
+        ("--teacher_arch=vgg16", "project=True"),
+        ("--cutout=8", "utout"),
+        ("--average=swa --swa_start=2", "nothing to average"),
+        ("--swa_start=1", "average='swa'"),
+        ("--awp_warmup=1", "awp_gamma"),
+        ("--lambda_warmup_epochs=3", "both a shape"),
         ("--eval_attacks=pgd20,fsgm", "Did you mean 'fgsm'"),
         ("--batch_size=5000", "smaller batch_size"),
         ("--teacher=nowhere.keras", "nowhere.keras"),
@@ -188,7 +208,7 @@ def test_a_teacher_file_is_used_and_a_stranger_refused(finished, tmp_path, capsy
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, capsys, flag, words):
-    assert run(tmp_path, "--method=natural", "--distill=vfd", flag) == 2
+    assert run(tmp_path, "--method=natural", "--distill=vfd", *flag.split()) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and words in error
     assert "Traceback" not in error and error.count("\n") == 1

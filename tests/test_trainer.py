@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vfd_tf import AdversarialTrainer, InputError, attacks, losses
+from vfd_tf import AdversarialTrainer, InputError, Options, attacks, losses
 from vfd_tf.attacks import Attack
 from vfd_tf.distillation import DISTILLATIONS, VFD
 from vfd_tf.methods import MART, METHODS, PGDAT
@@ -76,7 +76,9 @@ def test_the_loss_is_the_weighted_sum_of_its_logged_terms(
     total = sum(weight * logs[f"{term}_loss"][0] for term, weight in weights.items())
     np.testing.assert_allclose(logs["loss"][0], total, rtol=1e-5)
     adversarial = {"adv_accuracy"} if method != "natural" else set()
-    assert set(logs) == {"loss", "accuracy", *adversarial, *(f"{t}_loss" for t in weights)}
+    watched = {"gradient_norm", *trainer.distillation.reports}
+    terms = {f"{term}_loss" for term in weights}
+    assert set(logs) == {"loss", "accuracy", *adversarial, *watched, *terms}
 
 
 def test_pairs_follow_the_replacement_rule():
@@ -145,9 +147,10 @@ def test_an_attack_on_batch_statistics_leaves_the_moving_ones(make_network, toy)
     x_adv = {}
     for mode in ("eval", "train"):
         keras.utils.set_random_seed(1)
-        trainer, _ = trainer_of(make_network, "pgd-at", attack_bn_mode=mode)
+        options = Options(attack_bn_mode=mode)
+        trainer, _ = trainer_of(make_network, "pgd-at", options=options)
         before = values(trainer.student)
-        x_adv[mode] = trainer._adversary(x, y, trainer._seeds(len(x))).numpy()
+        x_adv[mode] = trainer._make_step().adversary(x, y, trainer._seeds(len(x))).numpy()
         assert same(values(trainer.student), before)
     assert not np.array_equal(x_adv["eval"], x_adv["train"])
 

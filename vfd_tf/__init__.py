@@ -28,6 +28,8 @@ from vfd_tf import (
     methods,
 )
 from vfd_tf.callbacks import RobustAccuracy, VFDCallback
+from vfd_tf.options import Options
+from vfd_tf.panel import ImagePanel
 from vfd_tf.part import InputError
 from vfd_tf.trainer import AdversarialTrainer
 
@@ -35,7 +37,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AdversarialTrainer",
+    "ImagePanel",
     "InputError",
+    "Options",
     "RobustAccuracy",
     "VFDCallback",
     "architectures",

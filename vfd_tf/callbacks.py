@@ -3,13 +3,15 @@
 Both write into the epoch's logs, so put them before TensorBoard and ModelCheckpoint.
 """
 
+import dataclasses
 import math
+import time
 
 import keras
 
 from vfd_tf import evaluation
 from vfd_tf.distillation import VFD
-from vfd_tf.part import InputError, Part, hyper, part
+from vfd_tf.part import InputError, Part, choose, hyper, part
 from vfd_tf.trainer import AdversarialTrainer
 
 SHAPES = {
@@ -21,10 +23,18 @@ SHAPES = {
 
 @part
 class LambdaSchedule(Part):
-    """Factor on lambda: rises from 0 to 1 over `warmup_epochs`, in a shape, then stays."""
+    """Factor on lambda, or beta: rises from 0 to 1 over `warmup_epochs`, then stays."""
 
-    shape: str = hyper("constant", "shape of lambda's rise", choices=tuple(SHAPES))
-    warmup_epochs: int = hyper(0, "epochs until lambda is reached", minimum=0)
+    shape: str = hyper("constant", "shape of its rise", choices=tuple(SHAPES))
+    warmup_epochs: int = hyper(0, "epochs until it is reached", minimum=0)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if (self.shape == "constant") == bool(self.warmup_epochs):
+            raise InputError(
+                f"A {self.shape} schedule over {self.warmup_epochs} warmup_epochs is none: "
+                "a rise needs both a shape, linear or cosine, and epochs."
+            )
 
     def __call__(self, epoch: int) -> float:
         share = min(1.0, (epoch + 1) / self.warmup_epochs) if self.warmup_epochs else 1.0
@@ -145,10 +155,166 @@ class VFDCallback(keras.callbacks.Callback):
             _restore(self.model)
 
 
+def _need_trainer(callback, model):
+    if not isinstance(model, AdversarialTrainer):
+        raise InputError(
+            f"{type(callback).__name__} needs an AdversarialTrainer; wrap the model in one."
+        )
+
+
 def _restore(model):
     """Back to Keras's own training step."""
     vars(model).pop("make_train_function", None)
     model.train_function = None
+
+
+class Anneal(keras.callbacks.Callback):
+    """Multiplies a running value of an `AdversarialTrainer` by a schedule, and logs it.
+
+    Args:
+        name: "<term>_weight", a weight of eq. 6; "attack_scale", the factor on the
+            attack's epsilon and step size; or "awp_gamma".
+        schedule: epoch, from 0 -> factor, for example `LambdaSchedule("linear", 10)`.
+    """
+
+    def __init__(self, name, schedule):
+        super().__init__()
+        self.name, self.schedule = name, schedule
+
+    def set_model(self, model):
+        super().set_model(model)
+        _need_trainer(self, model)
+        choose(model.running, self.name, "running value")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        full = self.model.full_values[self.name]
+        self.model.running[self.name].assign(full * float(self.schedule(epoch)))
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is not None:
+            logs[self.name] = float(self.model.running[self.name].numpy())
+
+
+@dataclasses.dataclass(frozen=True)
+class Delay:
+    """A schedule: 0 for the first `epochs` epochs, then 1."""
+
+    epochs: int
+
+    def __call__(self, epoch: int) -> float:
+        return float(epoch >= self.epochs)
+
+
+class StochasticWeightAverage(keras.callbacks.Callback):
+    """Takes the weights of an epoch's end into the average of `Options(average="swa")`.
+
+    The averaged BatchNorm statistics are then computed anew, as means over batches of
+    training images. Izmailov et al. 2018, https://arxiv.org/abs/1803.05407
+
+    Args:
+        data: A data set of whole (x, y) batches, clean training images.
+        start: Epochs before the average begins.
+        batches: How many batches the statistics are computed on.
+    """
+
+    def __init__(self, data, start, batches=100):
+        super().__init__()
+        self.data, self.start, self.batches = data, start, batches
+
+    def set_model(self, model):
+        super().set_model(model)
+        _need_trainer(self, model)
+        if model.options.average != "swa":
+            raise InputError(
+                "StochasticWeightAverage needs an AdversarialTrainer with "
+                "options=Options(average='swa')."
+            )
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch < self.start:
+            return
+        average = self.model.average
+        average.update()
+        average.recompute_statistics(self.model.student, self.data, self.batches)
+
+
+class CatastrophicOverfitting(keras.callbacks.Callback):
+    """Alarm: robust accuracy has fallen by more than `fall` below its best epoch.
+
+    One-step training can lose all robustness within an epoch while its own training
+    accuracy rises (Wong et al. 2020, https://arxiv.org/abs/2001.03994, who stop at a fall
+    of 0.2). Warns once and logs `catastrophic_overfitting`, 0 or 1. Behind
+    `RobustAccuracy` in the list.
+
+    Args:
+        monitor: Name of the robust accuracy in the logs.
+        fall: Fall that is alarming, as a share of all images.
+        stop: Ends training at the alarm.
+        best: The best accuracy before, of a fit that is continued.
+    """
+
+    def __init__(self, monitor="val_pgd10_accuracy", fall=0.2, stop=False, best=0.0):
+        super().__init__()
+        self.monitor, self.fall, self.stop = monitor, fall, stop
+        self.best_before, self.best, self.alarmed = best, best, False
+
+    def on_train_begin(self, logs=None):
+        self.best, self.alarmed = self.best_before, False
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is None or self.monitor not in logs:
+            return
+        robust = float(logs[self.monitor])
+        self.best = max(self.best, robust)
+        fallen = robust < self.best - self.fall
+        logs["catastrophic_overfitting"] = float(fallen)
+        if fallen and not self.alarmed:
+            self.alarmed = True
+            print(
+                f"\nCatastrophic overfitting in epoch {epoch + 1}: {self.monitor} fell "
+                f"from {self.best:.3f} to {robust:.3f}. Keep the best student; train with "
+                "more attack steps, n-fgsm, or a smaller epsilon or learning rate."
+            )
+        if fallen and self.stop:
+            self.model.stop_training = True
+
+
+class TermShares(keras.callbacks.Callback):
+    """Logs `<term>_share`: each weighted term of eq. 6 as a share of the loss."""
+
+    def set_model(self, model):
+        super().set_model(model)
+        _need_trainer(self, model)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not logs or not logs.get("loss"):
+            return
+        for term, weight in self.model.term_weights.items():
+            part = float(weight.numpy()) * float(logs[f"{term}_loss"])
+            logs[f"{term}_share"] = part / float(logs["loss"])
+
+
+class Throughput(keras.callbacks.Callback):
+    """Logs `images_per_second` of the training steps, without validation.
+
+    Args:
+        batch_size: Images a step, over all replicas.
+    """
+
+    def __init__(self, batch_size):
+        super().__init__()
+        self.batch_size = batch_size
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.start = self.last = time.perf_counter()
+        self.images = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.last, self.images = time.perf_counter(), (batch + 1) * self.batch_size
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is not None and self.last > self.start:
+            logs["images_per_second"] = self.images / (self.last - self.start)
 
 
 class StopOnDivergence(keras.callbacks.Callback):
@@ -168,6 +334,9 @@ class StopOnDivergence(keras.callbacks.Callback):
 
 class RobustAccuracy(keras.callbacks.Callback):
     """Accuracy under a fixed attack after every epoch, as `val_<attack>_accuracy`.
+
+    Where the trainer averages weights, that of the averaged student too, as
+    `val_average_<attack>_accuracy`.
 
     Args:
         dataset: Validation images: arrays (x, y) or a tf.data set of batches.
@@ -193,6 +362,14 @@ class RobustAccuracy(keras.callbacks.Callback):
         self.target = evaluation.Target(student)
 
     def on_epoch_end(self, epoch, logs=None):
-        if logs is not None and (epoch + 1) % self.every == 0:
-            robust = self.target.correct(self.dataset, self.attack, seed=self.seed)
-            logs[self.metric] = float(robust.mean())
+        if logs is None or (epoch + 1) % self.every:
+            return
+        logs[self.metric] = self._accuracy()
+        average = getattr(self.model, "average", None)
+        if average is not None and average.started:
+            with average.swapped():
+                logs[f"val_average_{self.metric[4:]}"] = self._accuracy()
+
+    def _accuracy(self):
+        robust = self.target.correct(self.dataset, self.attack, seed=self.seed)
+        return float(robust.mean())

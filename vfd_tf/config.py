@@ -23,6 +23,7 @@ from vfd_tf.part import InputError, check_range, choose, name_of
 
 _THREAT_MODEL = ("epsilon", "norm")
 _AXES = {"method": METHODS, "distill": DISTILLATIONS, "attack": ATTACKS}
+SCHEDULED = ("lambda", "beta")
 STRATEGIES = ("one_device", "mirrored")
 
 
@@ -101,8 +102,9 @@ def define() -> flags.FlagValues:
         _define_parameter(values, name, field, "training")
     _define_parameter(values, *_parameter(PGD, "epsilon"), "training")
     _define_parameter(values, *_parameter(PGD, "norm"), "training")
-    for name, field in parameters(LambdaSchedule, "lambda"):
-        _define_parameter(values, name, field, "training")
+    for prefix in SCHEDULED:
+        for name, field in parameters(LambdaSchedule, prefix):
+            _define_parameter(values, name, field, "training")
     for axis, table in _AXES.items():
         for key, cls in table.items():
             skip = _THREAT_MODEL if axis == "attack" else ()
@@ -119,6 +121,7 @@ def _define_run(values):
     add("method", "hat", f"base methods, one run each: {names(METHODS)}", **run)
     add("distill", "vfd", f"distillations: {names(DISTILLATIONS)}", **run)
     text = flags.DEFINE_string
+    text("mode", "train", "what to do; also the first word: vfd info PATH", **run)
     text("attack", "pgd", f"training attack: {names(ATTACKS)}", **run)
     text("runs", "runs", "folder of the run directories", **run)
     text("workdir", None, "run directory; default: named by the flags, in --runs", **run)
@@ -135,8 +138,19 @@ def _define_run(values):
         _Serializer(),
         module_name="run",
     )
+    text("out", "tradeoff.png", "plot: the figure, .png, .pdf or .svg", **run)
+    text("plot_x", "clean", "plot: column of the x axis", **run)
+    text("plot_y", "worst", "plot: column of the y axis", **run)
+    text("plot_student", "last", "plot: student, as results.json calls it", **run)
     integer = flags.DEFINE_integer
     integer("eval_batch_size", 128, "images a batch of evaluation", 1, **run)
+    integer(
+        "panel_every",
+        5,
+        "epochs between panels of images in TensorBoard; 0: none",
+        0,
+        **run,
+    )
     integer("max_images", None, "evaluate on the first n test images", 1, **run)
 
 
@@ -155,6 +169,7 @@ def _define_parameter(values, name, field, section):
         _Serializer(),
         module_name=section,
     )
+    values[name].boolean = field.type is bool  # --name and --noname, too
 
 
 def _help(field):
@@ -167,7 +182,10 @@ def experiments(values: flags.FlagValues) -> list[Experiment]:
     shared = {
         "attack": _part(values, ATTACKS, "attack", values.attack, threat_model=True),
         "recipe": Recipe(**_fields(values, Recipe)),
-        "lambda_schedule": LambdaSchedule(**_fields(values, LambdaSchedule, "lambda")),
+        **{
+            f"{prefix}_schedule": LambdaSchedule(**_fields(values, LambdaSchedule, prefix))
+            for prefix in SCHEDULED
+        },
         **_fields(values, Experiment),
     }
     return [
@@ -219,7 +237,7 @@ def flagfile(experiment: Experiment) -> str:
     """The flags that repeat an experiment, one a line, for --flagfile."""
     keys = names(experiment)
     parts = [(experiment, "", ()), (experiment.recipe, "", ())]
-    parts += [(experiment.lambda_schedule, "lambda", ())]
+    parts += [(experiment[f"{prefix}_schedule"], prefix, ()) for prefix in SCHEDULED]
     parts += [(experiment.method, keys["method"], ())]
     parts += [(experiment.distillation, keys["distill"], ())]
     parts += [(experiment.attack, keys["attack"], _THREAT_MODEL)]

@@ -12,29 +12,59 @@ import numpy as np
 import tensorflow as tf
 
 from vfd_tf import inputs, network, noise
-from vfd_tf.attacks import ATTACKS, Attack, cross_entropy
+from vfd_tf.attacks import ATTACKS, Attack, cross_entropy, dlr, margin
 from vfd_tf.attacks.attack import radius
 from vfd_tf.datasets import Images, as_float
 from vfd_tf.part import InputError, choose
 
+OBJECTIVES = {"ce": cross_entropy, "margin": margin, "dlr": dlr}
 
-def protocol(attack, epsilon=8 / 255, norm="linf") -> Attack:
-    """The attack that a name stands for: "fgsm", or "pgd<steps>" such as "pgd20".
 
-    PGD: uniform start, step epsilon / 4, one run, last iterate. An attack given as an
-    object keeps its own threat model.
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """A frozen attack, threat model included, and the objective of labels it ascends."""
+
+    attack: Attack
+    objective: str = "ce"
+
+    def __call__(self, logits_fn, x, y, seeds):
+        """x_adv [n, h, w, c] of images and labels."""
+        return self.attack(logits_fn, x, OBJECTIVES[self.objective](y), seeds=seeds)
+
+    def describe(self) -> str:
+        """One line with every hyper-parameter."""
+        other = "" if self.objective == "ce" else f" on {self.objective}"
+        return self.attack.describe() + other
+
+
+def protocol(attack, epsilon=8 / 255, norm="linf") -> Protocol:
+    """What a name stands for: "fgsm", "pgd<steps>", or "pgd<steps>-<objective>".
+
+    PGD: uniform start, step epsilon / 4, one run, last iterate. Objectives: ce (where none
+    is named), margin, dlr. An attack given as an object keeps its own threat model.
     """
-    if isinstance(attack, Attack):
+    if isinstance(attack, Protocol):
         return attack
-    name, steps = re.fullmatch(r"(.*?)(\d*)", attack).groups()
+    if isinstance(attack, Attack):
+        return Protocol(attack)
+    kind, _, objective = attack.rpartition("-")
+    if attack in ATTACKS or not kind:
+        kind, objective = attack, "ce"
+    choose(OBJECTIVES, objective, "objective")
+    name, steps = re.fullmatch(r"(.*?)(\d*)", kind).groups()
     options = {"epsilon": epsilon, "norm": norm}
     if name == "pgd" and not steps:
         raise InputError("The protocol 'pgd' needs its number of steps, such as 'pgd20'.")
     if steps and name == "pgd":
         options["steps"] = int(steps)
     elif steps and name in ATTACKS:
-        name = attack
-    return choose(ATTACKS, name, "attack")(**options)
+        name = kind
+    attack = choose(ATTACKS, name, "attack")(**options)
+    if not attack.in_ball:
+        raise InputError(
+            f"The attack {name!r} leaves the epsilon ball: it is for training alone."
+        )
+    return Protocol(attack, objective)
 
 
 class Target:
@@ -47,8 +77,11 @@ class Target:
     def correct(self, data, attack=None, seed=0, batch_size=128, progress=None):
         """Which images are classified correctly under `attack` (None: clean): bool [n].
 
+        `attack` is a protocol, or what `protocol` makes one of.
+
         The draws of an image depend on the seed and its position in the data alone.
         """
+        attack = None if attack is None else protocol(attack)
         verdicts, position, size = [], 0, 0
         for x, y in batches(data, batch_size):
             count = len(x)
@@ -78,7 +111,7 @@ class Target:
             @tf.function(reduce_retracing=True, autograph=False)
             def verdict(x, y, seeds):
                 if attack is not None:
-                    x = attack(logits_fn, x, cross_entropy(y), seeds=seeds)
+                    x = attack(logits_fn, x, y, seeds)
                 return tf.argmax(logits_fn(x), -1, output_type=tf.int32) == y
 
             self._compiled[attack] = verdict
@@ -117,14 +150,24 @@ class Evaluation:
         """Correct on the clean image and under every attack: bool [n]."""
         return np.logical_and.reduce([self.clean, *self.robust.values()])
 
+    def verdicts(self) -> dict[str, np.ndarray]:
+        """Column -> bool [n]: clean, and under each attack."""
+        return {"clean": self.clean, **self.robust}
+
     def accuracies(self) -> dict[str, float]:
-        """Percent correct, clean and under each attack."""
-        columns = {"clean": self.clean, **self.robust}
-        return {name: 100 * float(verdict.mean()) for name, verdict in columns.items()}
+        """Percent correct: clean, under each attack, and under the worst for each image."""
+        return accuracies(self.verdicts())
 
     def table(self) -> str:
         """The accuracies as a Markdown table."""
         return table({"model": self.accuracies()})
+
+
+def accuracies(verdicts: dict[str, np.ndarray]) -> dict[str, float]:
+    """Percent of verdicts bool [n]; of several attacks also "worst", of each image."""
+    if len(verdicts) > 2:
+        verdicts = {**verdicts, "worst": np.logical_and.reduce([*verdicts.values()])}
+    return {name: 100 * float(verdict.mean()) for name, verdict in verdicts.items()}
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:
@@ -160,7 +203,7 @@ def evaluate(
     Args:
         model: Classifier with logits (or a dict with "logits"), images in [0, 1].
         data: (x, y) float32 images and integer labels, or a tf.data set of batches.
-        attacks: Protocol names ("fgsm", "pgd20", ...) or attacks.
+        attacks: Protocol names ("fgsm", "pgd20", "pgd20-margin", ...) or attacks.
         epsilon, norm: Threat model of the named attacks, images in [0, 1].
         seed: With an image's position, decides the start of every attack on it.
         batch_size: For arrays; sets the memory.
@@ -175,7 +218,7 @@ def evaluate(
     robust = {}
     clean = target.correct(data, None, seed, batch_size, _progress("clean", verbose))
     for name, attack in plan.items():
-        label = f"{name}@{attack.norm}:{radius(attack.epsilon)}"
+        label = f"{name}@{attack.attack.norm}:{radius(attack.attack.epsilon)}"
         progress = _progress(label, verbose)
         robust[name] = target.correct(data, attack, seed, batch_size, progress)
     return Evaluation(clean, robust, {n: a.describe() for n, a in plan.items()})

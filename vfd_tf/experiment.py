@@ -1,34 +1,21 @@
-"""An experiment: one training run with everything that decides its result.
-
-`run` trains it (and the teachers it needs) into a run directory, or continues, or finds
-it complete; then evaluates the students it left.
-"""
+"""An experiment: one training run with everything that decides its result."""
 
 import dataclasses
-import hashlib
-import importlib.util
 import json
-import sys
-from collections.abc import Callable
 
-import keras
-import tensorflow as tf
-
-from vfd_tf import datasets, evaluation, network
+from vfd_tf import datasets
 from vfd_tf.architectures import ARCHITECTURES
 from vfd_tf.attacks import PGD, Attack
-from vfd_tf.attacks.attack import radius
-from vfd_tf.callbacks import LambdaSchedule, RobustAccuracy, StopOnDivergence, VFDCallback
-from vfd_tf.distillation import DISTILLATIONS, VFD, Distillation, NoDistillation
-from vfd_tf.methods import HAT, METHODS, PGDAT, Method, Natural
-from vfd_tf.optimizers import SCHEDULES, SGD
-from vfd_tf.part import InputError, Part, choose, hyper, name_of, part
-from vfd_tf.run_directory import RunDirectory, key
-from vfd_tf.trainer import AdversarialTrainer
+from vfd_tf.callbacks import LambdaSchedule
+from vfd_tf.distillation import VFD, Distillation, NoDistillation
+from vfd_tf.methods import HAT, PGDAT, Method, Natural
+from vfd_tf.optimizers import SCHEDULES
+from vfd_tf.options import Options
+from vfd_tf.part import InputError, Part, hyper, part
 
 
 @part
-class Recipe(Part):
+class Recipe(Options):
     """How a network is trained, whatever the method."""
 
     epochs: int = hyper(110, "epochs of training", minimum=1)
@@ -46,16 +33,32 @@ class Recipe(Part):
     nesterov: bool = hyper(False, "Nesterov momentum")
     weight_decay: float = hyper(5e-4, "coupled weight decay, as PyTorch's", minimum=0.0)
     augment: bool = hyper(True, "random crop and flip, where the data set has them")
-    attack_bn_mode: str = hyper(
-        "eval", "BatchNorm inside the training attack", choices=("eval", "train")
+    cutout: int = hyper(0, "side of the square cut out of images, pixels", minimum=0)
+    cutmix: float = hyper(0.0, "CutMix: alpha of its Beta distribution; 0: none", 0.0)
+    warmup_epochs: float = hyper(0.0, "epochs of linear learning-rate warm-up", minimum=0.0)
+    attack_warmup: int = hyper(
+        0, "epochs over which the attack's epsilon and step size rise", minimum=0
     )
+    awp_warmup: int = hyper(0, "epochs before AWP begins", minimum=0)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.awp_warmup and not self.awp_gamma:
+            raise InputError("awp_warmup needs awp_gamma (--awp_gamma=0.005).")
+
+    def without(self, names: tuple[str, ...]) -> "Recipe":
+        """This recipe with the defaults of these fields."""
+        return self.replace(**{name: getattr(Recipe, name) for name in names})
 
 
 @part
 class Experiment(Part):
     """Everything that decides the result of one training run."""
 
-    dataset: str = hyper("cifar10", "data set", choices=tuple(datasets.DATASETS))
+    dataset: str = hyper(
+        "cifar10",
+        f"data set: {', '.join(datasets.DATASETS)}, tfds:NAME, npz:FILE, dir:FOLDER",
+    )
     validation: int | None = hyper(
         None, "images held out of training; none: 1,000, at most a tenth", minimum=1
     )
@@ -66,11 +69,15 @@ class Experiment(Part):
     teacher: str = hyper("auto", "vanilla teacher: a .keras file, or auto (find or train)")
     robust_teacher: str = hyper("auto", "robust teacher of kd: a .keras file, or auto")
     teacher_seed: int = hyper(1000, "seed of teachers trained by auto", minimum=0)
+    teacher_arch: str | None = hyper(
+        None, "architecture of the vanilla teacher of auto; none: the student's"
+    )
     method: Method = HAT()
     distillation: Distillation = VFD()
     attack: Attack = PGD()
     recipe: Recipe = Recipe()
     lambda_schedule: LambdaSchedule = LambdaSchedule()
+    beta_schedule: LambdaSchedule = LambdaSchedule()
 
     @property
     def helpers(self) -> tuple[str, ...]:
@@ -85,10 +92,13 @@ class Experiment(Part):
                 f"seed and teacher_seed are both {self.seed}; a teacher must start from "
                 "other weights than its student."
             )
+        other = {"teacher": self.teacher_arch}.get(role)
         return self.replace(
             method=HELPERS[role](),
             distillation=NoDistillation(),
             seed=self.teacher_seed,
+            arch=other or self.arch,
+            recipe=self.recipe.without(OF_STUDENTS),
         )
 
     def identity(self, digest: str, helpers: dict[str, str]) -> dict:
@@ -118,13 +128,20 @@ class Experiment(Part):
         if self.method.adversarial:
             parts["attack"] = self.attack
         else:
-            parts["recipe"] = self.recipe.replace(attack_bn_mode="eval")
+            parts["recipe"] = self.recipe.without(OF_ATTACKS)
         if isinstance(self.distillation, VFD):
             parts["lambda_schedule"] = self.lambda_schedule
+        if self.method.beta_term and self.beta_schedule != LambdaSchedule():
+            parts["beta_schedule"] = self.beta_schedule
         return parts
 
 
 HELPERS = {"teacher": Natural, "robust_teacher": PGDAT}
+# Fields of a recipe that mean nothing without an attack, and that no helper takes over.
+OF_ATTACKS = ("attack_bn_mode", "attack_objective", "attack_warmup")
+OF_STUDENTS = ("awp_gamma", "awp_warmup", "average", "ema_decay", "swa_start") + (
+    "add_clean_ce",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,224 +153,3 @@ class Evaluating:
     norm: str = "linf"
     batch_size: int = 128
     max_images: int | None = None
-
-
-@dataclasses.dataclass
-class Setting:
-    """What the runs of one command share: data, strategy, folders, evaluation."""
-
-    data: datasets.Dataset
-    evaluating: Evaluating
-    root: str = "runs"
-    strategy: tf.distribute.Strategy = dataclasses.field(
-        default_factory=tf.distribute.get_strategy
-    )
-    describe: Callable[[Experiment], str] | None = None  # the flags that repeat a run
-    verbose: int = dataclasses.field(
-        default_factory=lambda: 1 if sys.stdout.isatty() else 2
-    )
-    done: list[RunDirectory] = dataclasses.field(default_factory=list)
-
-    def report(self) -> str:
-        """One table of the students of all runs, teachers included, and their folders."""
-        test = self.data.test[: self.evaluating.max_images]
-        threat, count = _threat_and_count(self.evaluating, test)
-        rows = {
-            f"{directory.label} ({which})": directory.accuracies(which, threat, count)
-            for directory in self.done
-            for which in ("best", "last")
-        }
-        folders = "".join(f"\n  {d.label}: {d.path}" for d in self.done)
-        title = f"{self.data.name}, {count} test images, {threat}"
-        return f"\n{title}\n\n{evaluation.table(rows)}\n{folders}"
-
-
-def run(experiment: Experiment, setting: Setting, workdir: str | None = None):
-    """Trains, continues or finds `experiment`, evaluates it: its `RunDirectory`.
-
-    Teachers that are wanted as "auto" are run first, the same way.
-    """
-    files, identities = {}, {}
-    for role in experiment.helpers:
-        files[role], identities[role] = _helper(experiment, role, setting)
-    identity = experiment.identity(setting.data.digest, identities)
-    fields = experiment.fields()
-    name = "-".join((*_labels(experiment), key(identity)))
-    directory = RunDirectory(
-        workdir or f"{setting.root}/{name}", label="+".join(_labels(experiment)[2:])
-    )
-    directory.check_owner(identity, fields)
-    if directory.complete:
-        print(f"{directory.path}: complete")
-    else:
-        trainer = make_trainer(experiment, setting, files)
-        describe = setting.describe or (lambda _: "")
-        directory.claim(identity, fields, describe(experiment))
-        _train(experiment, setting, directory, trainer)
-    _evaluate(setting, directory)
-    if directory.path not in [d.path for d in setting.done]:
-        setting.done.append(directory)
-    return directory
-
-
-def check(experiment: Experiment, setting: Setting) -> None:
-    """Raises `InputError` for what would fail later, before anything is trained."""
-    data, size = setting.data, experiment.recipe.batch_size
-    replicas = setting.strategy.num_replicas_in_sync
-    if size > len(data.train) or size % replicas:
-        raise InputError(
-            f"A batch of {size} doesn't fit {len(data.train)} training images on "
-            f"{replicas} replicas; choose a smaller batch_size, a multiple of {replicas}."
-        )
-    recipe = experiment.recipe
-    choose(SCHEDULES, recipe.schedule, "schedule")(recipe, 1)
-    if recipe.schedule == "piecewise" and max(recipe.lr_milestones, default=0) >= (
-        recipe.epochs
-    ):
-        print(
-            f"Note: --lr_milestones={','.join(map(str, recipe.lr_milestones))} are not all "
-            f"reached in {recipe.epochs} epochs."
-        )
-    network.tap(_build(experiment, data), experiment.distillation.layers)
-    for role in experiment.helpers:
-        if experiment[role] == "auto":
-            experiment.helper(role)
-        else:
-            network.load(experiment[role])
-
-
-def _labels(experiment):
-    method = name_of(METHODS, experiment.method)
-    return (
-        experiment.dataset,
-        experiment.arch,
-        method,
-        name_of(DISTILLATIONS, experiment.distillation),
-    )
-
-
-def _helper(experiment, role, setting):
-    """The file of the network that plays `role`, and what identifies it."""
-    path = experiment[role]
-    if path != "auto":
-        model = network.load(path)
-        _refuse_chance(model, path, role, setting)
-        with open(path, "rb") as file:
-            return path, hashlib.sha256(file.read()).hexdigest()
-    print(f"--{role}=auto: {type(experiment.helper(role).method).__name__} first")
-    directory = run(experiment.helper(role), setting)
-    return directory.student("best"), directory.key
-
-
-def _refuse_chance(model, path, role, setting):
-    inputs = (setting.data.input_shape, setting.data.num_classes)
-    plain = network.classifier(model)
-    shapes = tuple(plain.input_shape[1:]), int(plain.output_shape[-1])
-    if shapes != inputs:
-        raise InputError(
-            f"The {role} {path} takes {shapes[0]} images of {shapes[1]} classes; "
-            f"{setting.data.name} has {inputs[0]} and {inputs[1]}."
-        )
-    accuracy = evaluation.Target(model).correct(setting.data.validation).mean()
-    print(f"{role} {path}: {100 * accuracy:.1f}% of the validation images")
-    if accuracy < 1.5 / setting.data.num_classes:
-        raise InputError(
-            f"The {role} {path} classifies {100 * accuracy:.1f}% of the validation images, "
-            "near chance: it was trained on other data or other pixel values."
-        )
-
-
-def _build(experiment, data):
-    mean, variance = (data.mean, data.variance) if experiment.normalize else (0.0, 1.0)
-    build = choose(ARCHITECTURES, experiment.arch, "architecture")
-    return build(data.input_shape, data.num_classes, experiment.width, mean, variance)
-
-
-def make_trainer(experiment: Experiment, setting: Setting, files: dict[str, str]):
-    """The compiled trainer of an experiment, with its teachers loaded from `files`."""
-    data, recipe = setting.data, experiment.recipe
-    steps = len(data.train) // recipe.batch_size
-    keras.utils.set_random_seed(experiment.seed)
-    with setting.strategy.scope():
-        student = _build(experiment, data)
-        roles = {role: network.load(path) for role, path in files.items()}
-        if "partner" in experiment.distillation.needs:
-            roles["partner"] = _build(experiment, data)
-        trainer = AdversarialTrainer(
-            student,
-            experiment.method,
-            experiment.attack,
-            experiment.distillation,
-            seed=experiment.seed,
-            attack_bn_mode=recipe.attack_bn_mode,
-            **roles,
-        )
-        rate = choose(SCHEDULES, recipe.schedule, "schedule")(recipe, steps)
-        trainer.compile(SGD(rate, recipe.momentum, recipe.nesterov, recipe.weight_decay))
-    return trainer
-
-
-def _train(experiment, setting, directory, trainer):
-    data, recipe = setting.data, experiment.recipe
-    state = directory.restore(trainer)
-    print(f"{directory.path}: from epoch {state.epoch} to {recipe.epochs}")
-    steps = len(data.train) // recipe.batch_size
-    augmentation = data.augmentation if recipe.augment else datasets.Augmentation()
-    trainer.fit(
-        data.train.train_batches(
-            recipe.batch_size, experiment.seed, augmentation, state.epoch * steps
-        ),
-        steps_per_epoch=steps,
-        epochs=recipe.epochs,
-        initial_epoch=state.epoch,
-        validation_data=data.validation.batches(recipe.batch_size),
-        callbacks=_callbacks(experiment, setting, directory, state),
-        verbose=setting.verbose,
-    )
-    directory.finish(experiment.seed, setting.strategy)
-
-
-def _callbacks(experiment, setting, directory, state):
-    callbacks, monitor = [StopOnDivergence()], "val_accuracy"
-    if isinstance(experiment.distillation, VFD):
-        callbacks.append(VFDCallback(schedule=experiment.lambda_schedule))
-    if experiment.method.adversarial:
-        robust = RobustAccuracy(
-            setting.data.validation,
-            epsilon=experiment.attack.epsilon,
-            norm=experiment.attack.norm,
-        )
-        callbacks.append(robust)
-        monitor = robust.metric
-    callbacks.append(directory.saver(monitor, state))
-    if importlib.util.find_spec("tensorboard"):
-        callbacks.append(keras.callbacks.TensorBoard(f"{directory.path}/tensorboard"))
-    else:
-        print("TensorBoard is not installed (pip install tensorboard): no curves.")
-    return callbacks
-
-
-def _threat_and_count(evaluating, test):
-    return f"{evaluating.norm}:{radius(evaluating.epsilon)}", f"n={len(test)}"
-
-
-def _evaluate(setting, directory):
-    """Adds to results.json what it doesn't hold yet of the asked-for protocols."""
-    evaluating = setting.evaluating
-    test = setting.data.test[: evaluating.max_images]
-    threat, count = _threat_and_count(evaluating, test)
-    for which in ("best", "last"):
-        known = directory.accuracies(which, threat, count)
-        missing = [a for a in evaluating.attacks if a not in known]
-        if not missing and "clean" in known:
-            continue
-        print(f"{directory.path}: evaluating {which}.keras on {len(test)} test images")
-        result = evaluation.evaluate(
-            network.load(directory.student(which)),
-            test,
-            missing,
-            evaluating.epsilon,
-            evaluating.norm,
-            batch_size=evaluating.batch_size,
-        )
-        directory.add_accuracies(which, threat, count, result.accuracies())

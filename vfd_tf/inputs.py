@@ -34,9 +34,31 @@ def check_images(x) -> None:
         )
 
 
-def check_labels(y, num_classes: int) -> None:
-    """Raises `InputError` unless `y` are integer labels [n] or [n, 1] of `num_classes`."""
+def labels(y) -> tf.Tensor:
+    """Integer labels [n] of [n] or [n, 1]; distributions [n, classes] as floats."""
+    y = tf.convert_to_tensor(y)
+    if y.shape.rank == 2 and y.shape[-1] != 1:
+        return tf.cast(y, keras.config.floatx())
+    return tf.cast(tf.reshape(y, [-1]), tf.int32)
+
+
+def check_labels(y, num_classes: int, soft: bool = False) -> None:
+    """Raises `InputError` unless `y` are integer labels [n] or [n, 1] of `num_classes`.
+
+    With `soft`, distributions over the classes [n, num_classes] will do as well.
+    """
     y = np.asarray(y)
+    if soft and y.ndim == 2 and y.shape[-1] != 1:
+        if (
+            y.shape[-1] == num_classes
+            and y.min() >= 0
+            and np.allclose(y.sum(-1), 1, 0, 1e-3)
+        ):
+            return
+        raise InputError(
+            f"The labels have shape {y.shape}: pass class indices [n], or distributions "
+            f"[n, {num_classes}] whose rows sum to 1."
+        )
     if y.ndim > 1 and y.shape[-1] != 1:
         raise InputError(
             f"The labels have shape {y.shape}, which looks one-hot; pass integer class "
@@ -66,12 +88,12 @@ def check_logits(model, logits) -> None:
         )
 
 
-def check_batch(model, x, y) -> None:
+def check_batch(model, x, y, soft=False) -> None:
     """Holds one batch, and what the model makes of it, to the contract."""
     check_images(x)
     logits = model(tf.convert_to_tensor(x)[:16], training=False)
     check_logits(model, logits)
-    check_labels(y, logits.shape[-1])
+    check_labels(y, logits.shape[-1], soft)
 
 
 def refuse_probabilities(model) -> None:
@@ -115,7 +137,8 @@ def check_fit(student, other, role: str, layers) -> None:
         if tuple(ours) != tuple(theirs):
             raise InputError(
                 f"The {role} doesn't fit: its {layer!r} has shape {tuple(theirs[1:])}, the "
-                f"student's {tuple(ours[1:])}; use the same architecture and classes."
+                f"student's {tuple(ours[1:])}; use the same architecture and classes"
+                + ("." if layer == "logits" else ", or VFD(project=True).")
             )
 
 
@@ -139,7 +162,7 @@ def check_clipping(optimizer, strategy) -> None:
     if strategy.num_replicas_in_sync > 1 and clips:
         raise InputError(
             "Keras clips each replica's gradient, not their sum: leave out clipnorm, "
-            "clipvalue and global_clipnorm with several replicas."
+            "clipvalue and global_clipnorm and use Options(clip_norm=...) instead."
         )
 
 

@@ -1,14 +1,41 @@
 """Per-example losses: logits or features in, `[n]` out; the trainer reduces once.
 
 Everything is computed in log space and in the dtype of its inputs. `y` are integer labels
-`[n]`; logits are `[n, c]`.
+`[n]`, or distributions `[n, c]` (smoothed or mixed labels); logits are `[n, c]`. What needs
+one class of an image, such as a margin, takes the likeliest.
 """
 
 import tensorflow as tf
 
 
+def hard(y):
+    """The class of each label: integers [n] as they are, distributions [n, c] -> [n]."""
+    y = tf.convert_to_tensor(y)
+    return tf.argmax(y, -1, output_type=tf.int32) if y.shape.rank == 2 else y
+
+
+def soft(y, classes: int, dtype=tf.float32):
+    """Labels as distributions [n, c]."""
+    y = tf.convert_to_tensor(y)
+    if y.shape.rank == 2:
+        return tf.cast(y, dtype)
+    return tf.one_hot(y, classes, dtype=dtype)
+
+
+def smooth(y, classes: int, smoothing: float, dtype=tf.float32):
+    """(1 - s) * label + s / c: labels [n] or [n, c] -> distributions [n, c].
+
+    Szegedy et al. 2016, https://arxiv.org/abs/1512.00567
+    """
+    return (1 - smoothing) * soft(y, classes, dtype) + smoothing / classes
+
+
 def cross_entropy(y, logits):
-    """Cross-entropy of labels (eq. 3's J): [n], [n, c] -> [n], nats."""
+    """Cross-entropy of labels (eq. 3's J): [n] or [n, c], [n, c] -> [n], nats."""
+    y = tf.convert_to_tensor(y)
+    if y.shape.rank == 2:
+        y = tf.cast(y, logits.dtype)
+        return tf.nn.softmax_cross_entropy_with_logits(labels=y, logits=logits)
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits)
 
 
@@ -34,13 +61,13 @@ def soft_cross_entropy(teacher_logits, logits, temperature: float = 1.0):
 
 def true_logit(y, logits):
     """The logit of the label: [n], [n, c] -> [n]."""
-    return tf.gather(logits, y, axis=-1, batch_dims=1)
+    return tf.gather(logits, hard(y), axis=-1, batch_dims=1)
 
 
 def best_other(y, logits):
     """The largest logit of any class but the label: [n], [n, c] -> [n]."""
     logits = tf.convert_to_tensor(logits)
-    is_label = tf.one_hot(y, tf.shape(logits)[-1], on_value=True, off_value=False)
+    is_label = tf.one_hot(hard(y), tf.shape(logits)[-1], on_value=True, off_value=False)
     lowest = tf.constant(logits.dtype.min, logits.dtype)
     return tf.reduce_max(tf.where(is_label, lowest, logits), axis=-1)
 

@@ -21,12 +21,14 @@ class Method(Part):
         needs: frozen networks it asks for (`"teacher"`).
         hard_label: the terms that learn from the label, the plain cross-entropy first;
             a distillation that replaces labels replaces these.
+        beta_term: the term that its trade-off weight (beta, or ALP's pairing) weighs.
         adversarial: whether it trains on adversarial examples at all.
     """
 
     reads = ("clean", "adv")
     needs = ()
     hard_label = ("clean",)
+    beta_term = None
     adversarial = True
 
     @property
@@ -42,13 +44,16 @@ class Method(Part):
         """The score the adversary ascends; cross-entropy unless a method says otherwise."""
         return objectives.cross_entropy(y)
 
-    def adversary(self, attack, logits_fn, x, y, start=None, seeds=None):
-        """x_adv [n, h, w, c] against the student's `logits_fn`, by its own objective."""
-        if seeds is None:
-            seeds = noise.example_seeds(0, 0, tf.range(tf.shape(x)[0]))
-        if start is None:
+    def adversary(self, attack, logits_fn, x, y, start=None, seeds=None, objective=None):
+        """x_adv [n, h, w, c] against the student's `logits_fn`.
+
+        The objective and the start are the method's own unless they are given, or the
+        attack has a start of its own.
+        """
+        seeds = noise.or_positions(seeds, x)
+        if start is None and not getattr(attack, "own_start", False):
             start = self.start(x, seeds)
-        objective = self.objective(logits_fn, x, y)
+        objective = objective or self.objective(logits_fn, x, y)
         return attack(logits_fn, x, objective, start=start, seeds=seeds)
 
     def views(self, x, x_adv):
@@ -59,7 +64,7 @@ class Method(Part):
         """Per-example terms {name: [n]}.
 
         Args:
-            y: Integer labels [n].
+            y: Labels, integers [n] or distributions [n, c].
             student: Mapping view -> {"logits": [n, c], layer: features}, training mode.
             teacher: The same of the frozen vanilla teacher, or None where not needed.
         """
@@ -91,7 +96,7 @@ class Natural(Method):
     def weights(self):
         return {"clean": 1.0}
 
-    def adversary(self, attack, logits_fn, x, y, start=None, seeds=None):
+    def adversary(self, attack, logits_fn, x, y, start=None, seeds=None, objective=None):
         return x
 
     def losses(self, y, student, teacher):
@@ -126,6 +131,7 @@ class ALP(NormalStart):
     pairing: float = hyper(0.5, "weight of the logit pairing term", minimum=0.0)
     start_noise: float = _start_noise(0.0, "; 0: uniform in the ball")
     hard_label = ("adv", "clean")
+    beta_term = "pairing"
 
     @property
     def weights(self):
@@ -151,6 +157,7 @@ class TRADES(NormalStart):
 
     beta: float = hyper(6.0, "weight of the adversarial KL term", minimum=0.0)
     start_noise: float = _start_noise()
+    beta_term = "adv"
 
     @property
     def weights(self):
@@ -180,6 +187,7 @@ class MART(NormalStart):
     beta: float = hyper(5.0, "weight of the misclassification-weighted KL", minimum=0.0)
     start_noise: float = _start_noise()
     hard_label = ("adv", "margin")
+    beta_term = "weighted_kl"
 
     @property
     def weights(self):

@@ -46,6 +46,13 @@ def example_seeds(seed, step, position) -> tf.Tensor:
     return tf.stack([first, second], axis=-1)
 
 
+def or_positions(seeds, x) -> tf.Tensor:
+    """`seeds`, or where there are none those of the positions 0, 1, ... in batch `x`."""
+    if seeds is None:
+        return example_seeds(0, 0, tf.range(tf.shape(x)[0]))
+    return seeds
+
+
 def fork(seeds: tf.Tensor, stream: int) -> tf.Tensor:
     """Independent seeds for another use of the same examples: [n, 2] -> [n, 2]."""
     seeds = _word(seeds)

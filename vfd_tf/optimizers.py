@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from vfd_tf.part import InputError
+from vfd_tf.part import InputError, choose
 
 
 @keras.saving.register_keras_serializable(package="vfd_tf")
@@ -67,6 +67,35 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
         return {"peak": self.peak, "total_steps": self.total_steps, "rise": self.rise}
 
 
+@keras.saving.register_keras_serializable(package="vfd_tf")
+class Warmup(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate times min(1, (step + 1) / steps): a linear rise in front.
+
+    Args:
+        rate: The learning rate or schedule that is reached.
+        steps: Length of the rise.
+    """
+
+    def __init__(self, rate, steps: int):
+        self.rate, self.steps = rate, steps
+
+    def __call__(self, step):
+        rate = self.rate(step) if callable(self.rate) else self.rate
+        return rate * ops.minimum(1.0, (ops.cast(step, "float32") + 1) / self.steps)
+
+    def get_config(self):
+        rate = self.rate
+        rate = keras.saving.serialize_keras_object(rate) if callable(rate) else rate
+        return {"rate": rate, "steps": self.steps}
+
+    @classmethod
+    def from_config(cls, config):
+        rate = config["rate"]
+        if isinstance(rate, dict):
+            rate = keras.saving.deserialize_keras_object(rate)
+        return cls(rate, config["steps"])
+
+
 def _cosine(start, end, share):
     share = ops.clip(share, 0.0, 1.0)
     return end + (start - end) / 2 * (1 + ops.cos(np.pi * share))
@@ -101,6 +130,13 @@ def cosine(recipe, steps_per_epoch):
 def one_cycle(recipe, steps_per_epoch):
     """One cycle with the learning rate as its peak, `lr_rise` of the steps rising."""
     return OneCycle(recipe.learning_rate, recipe.epochs * steps_per_epoch, recipe.lr_rise)
+
+
+def learning_rate(recipe, steps_per_epoch):
+    """The learning rate of a recipe: its schedule, behind its warm-up."""
+    rate = choose(SCHEDULES, recipe.schedule, "schedule")(recipe, steps_per_epoch)
+    steps = round(recipe.warmup_epochs * steps_per_epoch)
+    return Warmup(rate, steps) if steps else rate
 
 
 SCHEDULES = {

@@ -42,8 +42,9 @@ class Part:
         return dataclasses.replace(self, **changes)
 
     def brief(self) -> str:
-        """Class and changed fields, `VFD(lambda_=0.02)`: stays when fields are added."""
-        changed = (f for f in dataclasses.fields(self) if self[f.name] != f.default)
+        """Class and changed fields by name, `VFD(lambda_=0.02)`: stays when others come."""
+        fields = sorted(dataclasses.fields(self), key=lambda field: field.name)
+        changed = (f for f in fields if self[f.name] != f.default)
         fields = ", ".join(f"{f.name}={self[f.name]!r}" for f in changed)
         return f"{type(self).__name__}({fields})"
 

@@ -4,8 +4,10 @@ flags.txt         flags that repeat the run: --flagfile=<directory>/flags.txt
 run.json          what the result depends on
 history.csv       one row an epoch; metrics.jsonl: the same as JSON lines
 best.keras        student of the epoch chosen on validation; last.keras: of the last
+average.keras     the last epoch's averaged student, where weights are averaged
 resume.npz        weights, optimizer, step, history: the end of the last whole epoch
 tensorboard/      events
+verdicts.npz      which test images each student got right, under each attack
 results.json      accuracies on the test split, versions, commit, seed, wall time
 """
 
@@ -22,6 +24,7 @@ import time
 import keras
 import numpy as np
 
+from vfd_tf.evaluation import accuracies
 from vfd_tf.part import InputError
 
 
@@ -46,8 +49,14 @@ class RunDirectory:
         return os.path.join(self.path, name)
 
     def student(self, which: str) -> str:
-        """Path of the "best" or the "last" student."""
+        """Path of the "best", the "last" or the "average" student."""
         return self.file(f"{which}.keras")
+
+    @property
+    def students(self) -> tuple[str, ...]:
+        """Which students there are: "best", "last", and "average" where there is one."""
+        names = ("best", "last", "average")
+        return tuple(name for name in names if os.path.exists(self.student(name)))
 
     @property
     def key(self) -> str:
@@ -107,8 +116,15 @@ class RunDirectory:
         """Puts a saved state, if there is one, into the trainer."""
         if not os.path.exists(self.file("resume.npz")):
             return State()
+        variables = _variables(trainer)
         with np.load(self.file("resume.npz"), allow_pickle=False) as saved:
-            for i, variable in enumerate(_variables(trainer)):
+            shapes = [saved[n].shape for n in saved.files if n != "state"]
+            if shapes != [tuple(v.shape) for v in variables]:
+                raise InputError(
+                    f"{self.path} was begun by another version: its resume.npz has other "
+                    "variables. Remove the directory to start again."
+                )
+            for i, variable in enumerate(variables):
                 variable.assign(saved[f"v{i}"])
             return State(**json.loads(str(saved["state"])))
 
@@ -148,10 +164,35 @@ class RunDirectory:
         known = self._json("results.json").get("accuracies", {})
         return known.get(which, {}).get(f"{threat} {count}", {})
 
-    def add_accuracies(self, which, threat, count, accuracies) -> None:
+    def keep_only(self, test_data: str) -> None:
+        """Drops verdicts on other test images than those of this digest."""
+        if self._json("results.json").get("test_data", test_data) != test_data:
+            self._merge(accuracies={})
+            os.remove(self.file("verdicts.npz"))
+        self._merge(test_data=test_data)
+
+    def verdicts(self, which: str, threat: str, count: str) -> dict[str, np.ndarray]:
+        """Column -> bool [n] known for a student: which test images it got right."""
+        prefix, path = f"{which}|{threat} {count}|", self.file("verdicts.npz")
+        if not os.path.exists(path):
+            return {}
+        with np.load(path) as saved:
+            names = [name for name in saved.files if name.startswith(prefix)]
+            return {name[len(prefix) :]: saved[name] for name in names}
+
+    def add_verdicts(self, which, threat, count, verdicts) -> None:
+        """Adds columns of verdicts, and the accuracies they amount to."""
+        path, everything = self.file("verdicts.npz"), {}
+        if os.path.exists(path):
+            with np.load(path) as saved:
+                everything = dict(saved)
+        new = {f"{which}|{threat} {count}|{name}": v for name, v in verdicts.items()}
+        with open(path + ".part", "wb") as file:
+            np.savez_compressed(file, **{**everything, **new})
+        os.replace(path + ".part", path)
         known = self._json("results.json").get("accuracies", {})
         row = known.setdefault(which, {}).setdefault(f"{threat} {count}", {})
-        row.update(accuracies)
+        row.update(accuracies(self.verdicts(which, threat, count)))
         self._merge(accuracies=known)
 
     def _merge(self, **entries) -> None:
@@ -191,6 +232,9 @@ class Saver(keras.callbacks.Callback):
             state.best, state.best_epoch = row[self.monitor], epoch + 1
             self.directory.save_student(self.model.student, "best")
         self.directory.save_student(self.model.student, "last")
+        if self.model.average is not None and self.model.average.started:
+            with self.model.averaged() as student:
+                self.directory.save_student(student, "average")
         self.directory.write_history(state.history)
         self.directory.save(self.model, state)
 

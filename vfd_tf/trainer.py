@@ -1,28 +1,21 @@
-"""AdversarialTrainer: the one place with tapes, optimisers and replicas.
+"""AdversarialTrainer: adversarial training as a `keras.Model`, on any replicas."""
 
-Eq. 6 of https://arxiv.org/abs/2206.02158 is the one weighted sum in `_gradients`.
-"""
-
-import warnings
+import contextlib
 from types import SimpleNamespace
 
 import keras
 import tensorflow as tf
 
-from vfd_tf import inputs, losses, network, noise
+from vfd_tf import inputs, losses, network, noise, roles
 from vfd_tf.attacks import PGD
+from vfd_tf.averaging import WeightAverage
 from vfd_tf.dispatch import Dispatch, shares
 from vfd_tf.distillation import DISTILLATIONS
 from vfd_tf.methods import METHODS
-from vfd_tf.network import Forward
 from vfd_tf.optimizers import SGD
+from vfd_tf.options import Options
 from vfd_tf.part import InputError, choose
-
-_ROLES = {
-    "teacher": "a vanilla teacher (teacher=..., trained on clean images)",
-    "robust_teacher": "a robust teacher (robust_teacher=..., trained with pgd-at)",
-    "partner": "a partner network (partner=..., trained jointly from scratch)",
-}
+from vfd_tf.step import Step, statistics
 
 
 class AdversarialTrainer(keras.Model):
@@ -38,8 +31,7 @@ class AdversarialTrainer(keras.Model):
         robust_teacher: Frozen robust network (KD).
         partner: Network trained jointly (LBGAT).
         seed: With the step and the position in the global batch, decides all noise.
-        attack_bn_mode: "eval" (moving statistics) or "train" (batch statistics, which
-            then leave the moving ones as they were) inside the attack.
+        options: AWP, weight averages, clipping, label smoothing, ...: `vfd_tf.Options`.
 
     Build it, and compile it, inside the scope of the strategy that trains it.
 
@@ -57,18 +49,14 @@ class AdversarialTrainer(keras.Model):
         robust_teacher=None,
         partner=None,
         seed=0,
-        attack_bn_mode="eval",
+        options=None,
         name="adversarial_trainer",
     ):
         super().__init__(name=name)
         self.method = _part(METHODS, method, "method")
         self.distillation = _part(DISTILLATIONS, distillation, "distillation")
         self.attack = PGD() if attack is None else attack
-        if attack_bn_mode not in ("eval", "train"):
-            raise InputError(
-                f"attack_bn_mode must be 'eval' or 'train'; got {attack_bn_mode!r}."
-            )
-        self.attack_bn_mode, self.seed = attack_bn_mode, int(seed)
+        self.options, self.seed = options or Options(), int(seed)
         given = {
             "teacher": teacher,
             "robust_teacher": robust_teacher,
@@ -76,46 +64,33 @@ class AdversarialTrainer(keras.Model):
         }
         # Frozen networks are kept out of Keras's tracking: no weights of theirs in
         # checkpoints, optimiser or `trainable_variables`, and no flag of theirs changed.
-        self._roles = SimpleNamespace(host=self, **self._networks(student, given))
+        networks = roles.assemble(student, given, self.method, self.distillation)
+        self._roles = SimpleNamespace(host=self, networks=networks)
         self.student = network.classifier(student)
+        # Trained with the student, not shipped with it.
+        self.projections = network.projections(networks["student"])
         if "partner" in self.distillation.needs:
             self.partner = network.classifier(partner)
         self._create_state()
         self.built = True
 
-    def _networks(self, student, given):
-        """The networks with layer k tapped, checked against each other."""
-        layers = self.distillation.layers
-        networks = {"student": network.tap(student, layers)}
-        inputs.refuse_probabilities(student)
-        inputs.warn_of_onednn(student)
-        if not student.built:
-            raise InputError(
-                f"The model {student.name!r} has no weights yet: call it once on a batch."
-            )
-        needs = dict.fromkeys((*self.method.needs, *self.distillation.needs))
-        for role, model in given.items():
-            if model is not None and role not in needs:
-                warnings.warn(f"{role}=... is not used by {self._pair}.", stacklevel=3)
-        for role in needs:
-            if given[role] is None:
-                raise InputError(f"{self._pair} needs {_ROLES[role]}.")
-            inputs.refuse_probabilities(given[role])
-            networks[role] = network.tap(given[role], layers)
-            inputs.check_fit(networks["student"], networks[role], role, ("logits", *layers))
-        return networks
-
     def _create_state(self):
         weights = self.distillation.reweigh(self.method.weights, self.method.hard_label)
-        self.term_weights = {
-            term: self.add_weight(
-                name=f"{term}_weight",
+        if self.options.add_clean_ce:
+            weights = {"clean": 1.0, **weights}
+        # What a schedule may change from epoch to epoch, without tracing the step again.
+        self.full_values = {f"{term}_weight": weight for term, weight in weights.items()}
+        self.full_values |= {"attack_scale": 1.0, "awp_gamma": self.options.awp_gamma}
+        self.running = {
+            name: self.add_weight(
+                name=name,
                 shape=(),
-                initializer=keras.initializers.Constant(weight),
+                initializer=keras.initializers.Constant(value),
                 trainable=False,
             )
-            for term, weight in weights.items()
+            for name, value in self.full_values.items()
         }
+        self.term_weights = {term: self.running[f"{term}_weight"] for term in weights}
         self.step = self.add_weight(
             name="step",
             shape=(),
@@ -124,26 +99,39 @@ class AdversarialTrainer(keras.Model):
             trainable=False,
             aggregation="only_first_replica",
         )
-        trackers = {term: keras.metrics.Mean(f"{term}_loss") for term in weights}
-        trackers["total"] = keras.metrics.Mean("loss")
-        if self.method.adversarial:
-            trackers["adv_accuracy"] = keras.metrics.Mean("adv_accuracy")
+        self.average = None
+        if self.options.average != "none":
+            decay = self.options.ema_decay if self.options.average == "ema" else None
+            self.average = WeightAverage(self.student, self.add_weight, decay)
+        names = {term: f"{term}_loss" for term in weights} | {"total": "loss"}
+        same = (*self.distillation.reports, "gradient_norm")
+        same += ("adv_accuracy",) if self.method.adversarial else ()
+        names |= {name: name for name in same}
         # Not in `metrics`: what only training knows must not show up in evaluation.
-        self._roles.trackers = trackers
-
-    @property
-    def _pair(self) -> str:
-        return f"{type(self.method).__name__} with {type(self.distillation).__name__}"
+        self._roles.trackers = {t: keras.metrics.Mean(name) for t, name in names.items()}
 
     @property
     def network(self) -> keras.Model:
         """The student with its layers: image -> {"logits": ..., layer k: ...}."""
-        return self._roles.student
+        return self._roles.networks["student"]
+
+    @contextlib.contextmanager
+    def averaged(self):
+        """Inside, the student has its averaged weights (`Options(average="ema")`)."""
+        if self.average is None:
+            raise InputError("Nothing is averaged: pass options=Options(average='ema').")
+        if not self.average.started:
+            raise InputError(
+                "Nothing is averaged yet: fit first, for average='swa' with the callback "
+                "StochasticWeightAverage."
+            )
+        with self.average.swapped():
+            yield self.student
 
     @property
     def teacher(self) -> keras.Model | None:
         """The frozen vanilla network, or None where nothing needs one."""
-        return getattr(self._roles, "teacher", None)
+        return self._roles.networks.get("teacher")
 
     def call(self, x, training=None):
         return self.student(x, training=training)
@@ -237,15 +225,72 @@ class AdversarialTrainer(keras.Model):
 
     def train_step(self, data):
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
-        x, y = tf.cast(x, keras.config.floatx()), tf.cast(tf.reshape(y, [-1]), tf.int32)
-        step = self._gradients_compiled if self._roles.host.jit_compile else self._gradients
-        gradients, terms, clean_logits = step(x, y, weight, self._seeds(tf.shape(x)[0]))
+        x, y = tf.cast(x, keras.config.floatx()), inputs.labels(y)
+        gradients, terms, clean_logits = self._gradients(x, y, weight)
+        gradients, terms["gradient_norm"] = self._reduced(gradients)
         self.optimizer.apply_gradients(
             zip(gradients, self.trainable_variables, strict=True)
         )
         self._average_statistics()
+        if self.average is not None and self.average.decay is not None:
+            self.average.update()
         self.step.assign_add(1)
-        return self._report(x, y, weight, terms, clean_logits)
+        return self._report(x, losses.hard(y), weight, terms, clean_logits)
+
+    def _gradients(self, x, y, weight):
+        """Attack, AWP where wanted, eq. 6: gradients, per-example terms, clean logits."""
+        step, variables = self._make_step(), self.trainable_variables
+        compiled = _in_xla if self._roles.host.jit_compile else lambda function: function
+        x_adv = compiled(step.adversary)(x, y, self._seeds(tf.shape(x)[0]))
+        shifts = None
+        if self.options.awp_gamma:
+
+            def ascend(*batch):
+                return step.gradients(*batch, variables, ascent=True)[0]
+
+            ascent = self._summed(compiled(ascend)(x, x_adv, y, weight))
+            shifts = step.worst_shifts(ascent, variables)
+
+        def descend(shifts, *batch):
+            return step.gradients(*batch, variables, shifts)
+
+        return compiled(descend)(shifts, x, x_adv, y, weight)
+
+    def _make_step(self):
+        # Gradients are summed over replicas.
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        return Step(
+            self.method,
+            self.distillation,
+            self.attack,
+            self.options,
+            networks=self._roles.networks,
+            model=self.student,
+            running=self.running,
+            term_weights=self.term_weights,
+            scale_loss=lambda loss: self.optimizer.scale_loss(loss / replicas),
+        )
+
+    def _summed(self, gradients):
+        """Gradients summed over replicas."""
+        if self.distribute_strategy.num_replicas_in_sync == 1:
+            return gradients
+        known = [g for g in gradients if g is not None]
+        known = iter(tf.distribute.get_replica_context().all_reduce("SUM", known))
+        return [None if g is None else next(known) for g in gradients]
+
+    def _reduced(self, gradients):
+        """Gradients, clipped as a sum over replicas, and the norm of that sum before."""
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        summed = self._summed(gradients)
+        scale = self.optimizer.scale_loss(1.0)  # float16 training scales the loss
+        norm = tf.linalg.global_norm(summed) / scale
+        if self.options.clip_norm is not None:
+            factor = self.options.clip_norm / tf.maximum(norm, self.options.clip_norm)
+            # The optimizer sums over replicas once more.
+            share = factor / replicas
+            gradients = [None if g is None else g * share for g in summed]
+        return gradients, norm
 
     def _seeds(self, count):
         """Seeds of this replica's examples: (seed, step, position in the global batch)."""
@@ -253,69 +298,15 @@ class AdversarialTrainer(keras.Model):
         position = tf.range(count) + tf.cast(replica, tf.int32) * count
         return noise.example_seeds(self.seed, self.step.value, position)
 
-    def _gradients(self, x, y, weight, seeds):
-        """Attack, then eq. 6: gradients, per-example terms and clean logits of a batch."""
-        x_adv = self._adversary(x, y, seeds)
-        views = self.method.views(x, x_adv)
-        reads = {*self.method.reads, *self.distillation.reads}
-        variables = self.trainable_variables
-        with tf.GradientTape() as tape:
-            student = Forward(self.network, views, training=True)
-            for view in views:  # the order in which BatchNorm sees them: clean first
-                if view in reads:
-                    student[view]
-            others = {
-                role: Forward(getattr(self._roles, role, None), views, tape=tape)
-                for role in ("teacher", "robust_teacher")
-            }
-            partner = Forward(getattr(self._roles, "partner", None), views, training=True)
-            terms = self.method.losses(y, student, others["teacher"])
-            terms = {
-                **terms,
-                **self.distillation.losses(y, student, partner=partner, **others),
-            }
-            terms = {term: terms[term] for term in self.term_weights}
-            total = sum(self.term_weights[term] * terms[term] for term in terms)
-            # Regularisers of the user's own layers join the loss as they do in Keras.
-            terms["total"] = _weighted(total, weight) + sum(self.student.losses)
-            loss = tf.reduce_mean(terms["total"])
-            # Gradients are summed over replicas.
-            replicas = self.distribute_strategy.num_replicas_in_sync
-            loss = self.optimizer.scale_loss(loss / replicas)
-        gradients = tape.gradient(loss, variables)
-        if "clean" not in student and self.method.adversarial:
-            student["clean"] = self.network(x, training=False)
-        if self.method.adversarial:
-            hit = tf.argmax(student["adv"]["logits"], -1, output_type=y.dtype) == y
-            terms["adv_accuracy"] = tf.cast(hit, x.dtype)
-        return gradients, terms, student["clean"]["logits"]
-
-    @tf.function(jit_compile=True, autograph=False)
-    def _gradients_compiled(self, *batch):
-        return self._gradients(*batch)
-
-    def _adversary(self, x, y, seeds):
-        training = self.attack_bn_mode == "train"
-        statistics = _statistics(self.network) if training else []
-        saved = [tf.identity(variable) for variable in statistics]
-
-        def logits_fn(images):
-            return self.network(images, training=training)["logits"]
-
-        x_adv = self.method.adversary(self.attack, logits_fn, x, y, seeds=seeds)
-        for variable, value in zip(statistics, saved, strict=True):
-            variable.assign(value)
-        return x_adv
-
     def _average_statistics(self):
         """Keeps BatchNorm's moving statistics equal on all replicas: their mean."""
         trained = self.student, getattr(self, "partner", None)
-        statistics = [v for model in trained if model for v in _statistics(model)]
-        if self.distribute_strategy.num_replicas_in_sync == 1 or not statistics:
+        moving = [v for model in trained if model for v in statistics(model)]
+        if self.distribute_strategy.num_replicas_in_sync == 1 or not moving:
             return
         context = tf.distribute.get_replica_context()
-        means = context.all_reduce("MEAN", [tf.identity(v) for v in statistics])
-        for variable, mean in zip(statistics, means, strict=True):
+        means = context.all_reduce("MEAN", [tf.identity(v) for v in moving])
+        for variable, mean in zip(moving, means, strict=True):
             variable.assign(mean)
 
     def _report(self, x, y, weight, terms, clean_logits):
@@ -324,15 +315,15 @@ class AdversarialTrainer(keras.Model):
         logs = self._roles.host.compute_metrics(x, y, clean_logits, weight)
         for name, values in terms.items():
             # The total is weighted already: a mean over images, not over weights.
-            trackers[name].update_state(values, None if name == "total" else weight)
+            whole = name in ("total", "gradient_norm")
+            trackers[name].update_state(values, None if whole else weight)
         return {**logs, **{t.name: t.result() for t in trackers.values()}}
 
     def test_step(self, data):
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
-        y = tf.cast(tf.reshape(y, [-1]), tf.int32)
-        logits = self.student(x, training=False)
+        y, logits = inputs.labels(y), self.student(x, training=False)
         self._loss_tracker.update_state(losses.cross_entropy(y, logits), weight)
-        return self.compute_metrics(x, y, logits, weight)
+        return self.compute_metrics(x, losses.hard(y), logits, weight)
 
     def reset_metrics(self):
         super().reset_metrics()
@@ -369,7 +360,7 @@ class AdversarialTrainer(keras.Model):
             )
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
         x, y = (strategy.experimental_local_results(part)[0] for part in (x, y))
-        inputs.check_batch(self.student, x, y)
+        inputs.check_batch(self.student, x, y, soft=True)
 
 
 def _part(table, value, axis):
@@ -382,10 +373,5 @@ def _is_cross_entropy_from_logits(loss) -> bool:
     )
 
 
-def _statistics(model):
-    """BatchNorm's moving statistics (and other floating non-trainable weights)."""
-    return [v.value for v in model.non_trainable_variables if v.value.dtype.is_floating]
-
-
-def _weighted(values, weight):
-    return values if weight is None else values * tf.cast(weight, values.dtype)
+def _in_xla(function):
+    return tf.function(function, jit_compile=True, autograph=False)

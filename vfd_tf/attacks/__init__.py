@@ -5,7 +5,7 @@ An attack knows nothing about labels, methods or models: it ascends a per-exampl
 """
 
 from vfd_tf.attacks.attack import Attack, generator
-from vfd_tf.attacks.gradient import FGSM, PGD
+from vfd_tf.attacks.gradient import FGSM, FGSMRS, NFGSM, PGD
 from vfd_tf.attacks.norms import BALLS
 from vfd_tf.attacks.objectives import (
     Objective,
@@ -18,6 +18,8 @@ from vfd_tf.attacks.objectives import (
 
 ATTACKS = {
     "fgsm": FGSM,
+    "fgsm-rs": FGSMRS,
+    "n-fgsm": NFGSM,
     "pgd": PGD,
 }
 
@@ -25,6 +27,8 @@ __all__ = [
     "ATTACKS",
     "BALLS",
     "FGSM",
+    "FGSMRS",
+    "NFGSM",
     "PGD",
     "Attack",
     "Objective",

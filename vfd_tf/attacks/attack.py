@@ -1,5 +1,6 @@
 """What all attacks share: the threat model, the input gradient, the compiled generator."""
 
+import copy
 import dataclasses
 
 import tensorflow as tf
@@ -17,7 +18,14 @@ class Attack(Part):
         objective: Callable, logits -> [n], the score to ascend (`vfd_tf.attacks.kl`, ...).
         start: Images to start from instead of the attack's own start.
         seeds: [n, 2] seeds of the examples (`vfd_tf.noise`); default: their positions.
+
+    Class facts:
+        own_start: its start is part of what it is, and replaces a method's own.
+        in_ball: whether x_adv stays in the epsilon ball; if not, for training alone.
     """
+
+    own_start = False
+    in_ball = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -33,6 +41,15 @@ class Attack(Part):
     def within(self, norm: str, epsilon: float) -> "Attack":
         """This attack under another threat model; relative step sizes follow epsilon."""
         return self.replace(norm=norm, epsilon=epsilon)
+
+    def scaled(self, factor) -> "Attack":
+        """This attack with epsilon and step size times a number, or a scalar tensor."""
+        attack = copy.copy(self)
+        for name in ("epsilon", "step_size"):
+            value = getattr(self, name, None)
+            if value is not None:  # past the range check: a tensor has no value yet
+                object.__setattr__(attack, name, value * factor)
+        return attack
 
     def describe(self) -> str:
         """One line for tables: name and every hyper-parameter."""

@@ -1,4 +1,4 @@
-"""Gradient attacks with a fixed step: FGSM and PGD."""
+"""Gradient attacks with a fixed step: FGSM, its two training variants, and PGD."""
 
 import tensorflow as tf
 
@@ -6,6 +6,14 @@ from vfd_tf import noise
 from vfd_tf.attacks.attack import Attack, box, input_gradient
 from vfd_tf.attacks.norms import BALLS
 from vfd_tf.part import hyper, part
+
+
+def _epsilon():
+    return hyper(8 / 255, "radius of the ball, images in [0, 1]", minimum=0.0)
+
+
+def _norm():
+    return hyper("linf", "norm of the ball", choices=tuple(BALLS))
 
 
 @part
@@ -18,18 +26,17 @@ class PGD(Attack):
     Madry et al. 2018, https://arxiv.org/abs/1706.06083
     """
 
-    epsilon: float = hyper(8 / 255, "radius of the ball, images in [0, 1]", minimum=0.0)
+    epsilon: float = _epsilon()
     step_size: float | None = hyper(
         None, "step, images in [0, 1]; none: epsilon / 4", minimum=0.0
     )
     steps: int = hyper(10, "gradient steps", minimum=1)
-    norm: str = hyper("linf", "norm of the ball", choices=("linf", "l2"))
+    norm: str = _norm()
     restarts: int = hyper(1, "runs from different starts", minimum=1)
     random_start: bool = hyper(True, "start uniformly in the ball instead of at x")
 
     def __call__(self, logits_fn, x, objective, start=None, seeds=None):
-        if seeds is None:
-            seeds = noise.example_seeds(0, 0, tf.range(tf.shape(x)[0]))
+        seeds = noise.or_positions(seeds, x)
         if start is None:
             start = self._start(x, seeds)
         best = self._climb(logits_fn, x, objective, start)
@@ -46,13 +53,11 @@ class PGD(Attack):
         return box(x + ball.sample(seeds, x.shape[1:], self.epsilon, x.dtype))
 
     def _climb(self, logits_fn, x, objective, start):
-        ball = BALLS[self.norm]
         size = self.epsilon / 4 if self.step_size is None else self.step_size
 
         def step(i, x_adv):
-            gradient = input_gradient(logits_fn, x_adv, objective)
-            moved = x_adv + size * ball.direction(gradient)
-            return i + 1, box(ball.project(x, moved, self.epsilon))
+            moved = _moved(self, logits_fn, x_adv, objective, size)
+            return i + 1, box(BALLS[self.norm].project(x, moved, self.epsilon))
 
         # A loop in the graph, not in Python: the graph stays small for any `steps`.
         _, x_adv = tf.while_loop(
@@ -63,6 +68,12 @@ class PGD(Attack):
             maximum_iterations=self.steps,
         )
         return x_adv
+
+
+def _moved(attack, logits_fn, x_adv, objective, size):
+    """x_adv one step of steepest ascent on; not projected."""
+    gradient = input_gradient(logits_fn, x_adv, objective)
+    return x_adv + size * BALLS[attack.norm].direction(gradient)
 
 
 def _better(logits_fn, objective, one, other):
@@ -84,9 +95,55 @@ class FGSM(Attack):
     Goodfellow et al. 2015, https://arxiv.org/abs/1412.6572
     """
 
-    epsilon: float = hyper(8 / 255, "radius of the ball, images in [0, 1]", minimum=0.0)
-    norm: str = hyper("linf", "norm of the ball", choices=("linf", "l2"))
+    epsilon: float = _epsilon()
+    norm: str = _norm()
 
     def __call__(self, logits_fn, x, objective, start=None, seeds=None):
-        step = PGD(self.epsilon, self.epsilon, steps=1, norm=self.norm, random_start=False)
-        return step(logits_fn, x, objective, start=start, seeds=seeds)
+        start = x if start is None else start
+        moved = _moved(self, logits_fn, start, objective, self.epsilon)
+        return tf.stop_gradient(box(BALLS[self.norm].project(x, moved, self.epsilon)))
+
+
+@part
+class FGSMRS(Attack):
+    """FGSM from a random start: one step of `overshoot` * epsilon, back into the ball.
+
+    x' = P(x + u + overshoot * epsilon * direction(grad)), u uniform in the ball. Fast
+    training; its start is the method, so a base method's own start is not used. Wong et
+    al. 2020, https://arxiv.org/abs/2001.03994
+    """
+
+    epsilon: float = _epsilon()
+    overshoot: float = hyper(1.25, "step in units of epsilon", minimum=0.0)
+    norm: str = _norm()
+    own_start = True
+
+    def __call__(self, logits_fn, x, objective, start=None, seeds=None):
+        ball, seeds = BALLS[self.norm], noise.or_positions(seeds, x)
+        start = box(x + ball.sample(seeds, x.shape[1:], self.epsilon, x.dtype))
+        size = self.overshoot * self.epsilon
+        moved = _moved(self, logits_fn, start, objective, size)
+        return tf.stop_gradient(box(ball.project(x, moved, self.epsilon)))
+
+
+@part
+class NFGSM(Attack):
+    """FGSM from stronger noise, not projected: x' = x + u + epsilon * direction(grad).
+
+    u is uniform in the ball of radius `noise_ratio` * epsilon and only [0, 1] bounds x',
+    which reaches (noise_ratio + 1) * epsilon: for fast training, never for evaluation. A
+    base method's own start is not used. de Jorge et al. 2022,
+    https://arxiv.org/abs/2202.01181
+    """
+
+    epsilon: float = _epsilon()
+    noise_ratio: float = hyper(2.0, "radius of the noise in units of epsilon", minimum=0.0)
+    norm: str = _norm()
+    own_start = True
+    in_ball = False
+
+    def __call__(self, logits_fn, x, objective, start=None, seeds=None):
+        radius, seeds = self.noise_ratio * self.epsilon, noise.or_positions(seeds, x)
+        u = BALLS[self.norm].sample(seeds, x.shape[1:], radius, x.dtype)
+        moved = _moved(self, logits_fn, box(x + u), objective, self.epsilon)
+        return tf.stop_gradient(box(moved))

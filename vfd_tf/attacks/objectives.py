@@ -24,7 +24,7 @@ class Objective:
 
 
 def _misclassified(y):
-    y = tf.cast(y, tf.int64)
+    y = tf.cast(losses.hard(y), tf.int64)
     return lambda logits: tf.argmax(logits, axis=-1) != y
 
 

@@ -1,0 +1,362 @@
+"""Readers: archives and folders round trip, and what doesn't fit is refused."""
+
+import os
+
+import numpy as np
+import pytest
+
+from vfd_tf import InputError, image_files
+
+# isort: split
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+
+def _arrays(seed=0, **changes):
+    random = np.random.RandomState(seed)
+    arrays = {
+        "x_train": random.randint(0, 256, (12, 5, 6, 3)).astype("uint8"),
+        "y_train": np.arange(12) % 3,
+        "x_test": random.randint(0, 256, (4, 5, 6, 3)).astype("uint8"),
+        "y_test": np.array([2, 0, 1, 1]),
+    }
+    return {k: v for k, v in {**arrays, **changes}.items() if v is not None}
+
+
+def _npz(tmp_path, **changes):
+    path = str(tmp_path / "data.npz")
+    np.savez(path, **_arrays(**changes))
+    return path
+
+
+def test_an_archive_comes_back_as_it_was_saved(tmp_path):
+    arrays = _arrays()
+    (x, y), (test_x, test_y), names = image_files.read_npz(_npz(tmp_path))
+    np.testing.assert_array_equal(x, arrays["x_train"])
+    np.testing.assert_array_equal(test_x, arrays["x_test"])
+    assert x.dtype == test_x.dtype == np.uint8
+    assert y.dtype == test_y.dtype == np.int32
+    assert y.tolist() == [0, 1, 2] * 4
+    assert test_y.tolist() == [2, 0, 1, 1]
+    assert names == ["0", "1", "2"]
+
+
+def test_an_archive_may_be_as_keras_saves_its_own(tmp_path):
+    """Greyscale [n, h, w] as mnist.npz; labels [n, 1] of uint8 as CIFAR-10's."""
+    arrays = _arrays()
+    grey = {name: arrays[name][..., 0] for name in ("x_train", "x_test")}
+    columns = {
+        name: arrays[name][:, None].astype("uint8") for name in ("y_train", "y_test")
+    }
+    path = _npz(tmp_path, **grey, **columns, class_names=["ä", "b", "c", "unseen"])
+    (x, y), _, names = image_files.read_npz(path)
+    assert x.shape == (12, 5, 6, 1)
+    np.testing.assert_array_equal(x[..., 0], grey["x_train"])
+    assert y.tolist() == [0, 1, 2] * 4
+    assert names == ["ä", "b", "c", "unseen"]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_floats_become_float32(tmp_path, dtype):
+    floats = {n: (_arrays()[n] / 255).astype(dtype) for n in ("x_train", "x_test")}
+    (x, _), (test_x, _), _ = image_files.read_npz(_npz(tmp_path, **floats))
+    assert x.dtype == test_x.dtype == np.float32
+    np.testing.assert_array_equal(x, floats["x_train"].astype("float32"))
+    assert x.max() <= 1
+
+
+_FLOATS = _arrays()["x_train"] / 255
+_NAN = _FLOATS.copy()
+_NAN[3, 2, 1, 0] = np.nan
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"x_test": None, "y_test": None}, "has no x_test, y_test; save"),
+        ({"x_train": _FLOATS * 255}, "ranges from 0 to 255; save"),
+        ({"x_train": _FLOATS - 0.5}, "ranges from -0.5 to 0.5; save"),
+        ({"x_train": _NAN}, "NaN"),
+        ({"x_train": np.where(np.isnan(_NAN), np.inf, _FLOATS)}, "to inf; save"),
+        ({"x_train": _arrays()["x_train"].astype("int64")}, "int64; save uint8"),
+        ({"x_train": np.zeros((12, 3, 5, 6), "uint8")}, "channels first; transpose"),
+        ({"x_train": np.zeros((12, 30), "uint8")}, "shape .12, 30.; save images"),
+        ({"x_train": np.zeros((0, 5, 6, 3), "uint8")}, "shape .0, 5, 6, 3."),
+        ({"x_train": np.zeros((12, 5, 7, 3), "uint8")}, "5x7x3 uint8 and test images 5x6"),
+        ({"x_train": _FLOATS}, "5x6x3 float32 and test images 5x6x3 uint8"),
+        ({"y_train": np.arange(12) % 3 + 0.5}, "float64; save integer"),
+        ({"y_train": np.eye(3)[np.arange(12) % 3]}, "one-hot; save integer"),
+        ({"y_train": np.arange(11) % 3}, "for 12 images; save one label"),
+        ({"y_train": np.arange(12) % 3 - 1}, "label -1; number"),
+        ({"y_train": np.arange(12) % 3 + 1}, "run from 1 to 3 and 3 of them"),
+        ({"y_train": np.zeros(12, int)}, "two or more classes"),
+        ({"y_test": np.array([0, 1, 2, 3])}, "label 3, but there are 3 classes"),
+        ({"class_names": ["a", "b"]}, "label 2, but there are 2 classes"),
+        ({"x_test": np.array([{}, 1, 2, 3])}, "x_test .* can't be read"),
+    ],
+)
+def test_an_archive_that_does_not_fit_is_refused(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message) as refusal:
+        image_files.read_npz(_npz(tmp_path, **changes))
+    assert "data.npz" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_what_is_no_archive_is_refused(tmp_path):
+    with pytest.raises(InputError, match="There is no file .*none.npz; save"):
+        image_files.read_npz(str(tmp_path / "none.npz"))
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    with pytest.raises(InputError, match="not an .npz archive; save"):
+        image_files.read_npz(str(tmp_path / "x.npy"))
+
+
+def _write(root, files, shape=(6, 5, 3), seed=0):
+    """Random images {relative path: image}, written as PNG, or JPEG of the mean grey."""
+    random, images = np.random.RandomState(seed), {}
+    for file in files:
+        image = random.randint(0, 256, shape).astype("uint8")
+        if file.lower().endswith(("jpg", "jpeg")):
+            image[:] = image.mean()  # a plain image survives JPEG
+            data = tf.io.encode_jpeg(image, quality=100)
+        else:
+            data = tf.io.encode_png(image)
+        path = root / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data.numpy())
+        images[file] = image
+    return images
+
+
+SPLIT = ["train/dog/b.png", "train/dog/a.jpg", "train/cat/10.PNG", "train/cat/9.jpeg"]
+SPLIT += ["test/dog/c.png", "test/cat/d.png"]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_folder_is_read_in_the_order_of_its_sorted_paths(tmp_path, channels):
+    images = _write(tmp_path, SPLIT, (6, 5, channels))
+    (tmp_path / "train/dog/notes.txt").write_text("no image")
+    (tmp_path / "train/dog/._b.png").write_bytes(b"of another system")
+    (tmp_path / "train/.cache").mkdir()
+    (x, y), (test_x, test_y), names = image_files.read_folder(str(tmp_path))
+    train = ["train/cat/10.PNG", "train/cat/9.jpeg", "train/dog/a.jpg", "train/dog/b.png"]
+    expected = np.stack([images[file] for file in train])
+    np.testing.assert_allclose(x.astype(int), expected.astype(int), atol=1)
+    test = [images["test/cat/d.png"], images["test/dog/c.png"]]
+    np.testing.assert_array_equal(test_x, np.stack(test))
+    assert x.dtype == np.uint8
+    assert y.dtype == test_y.dtype == np.int32
+    assert y.tolist() == [0, 0, 1, 1]
+    assert test_y.tolist() == [0, 1]
+    assert names == ["cat", "dog"]
+
+
+def test_a_fixed_fifth_of_every_class_is_held_out_where_there_is_no_test_folder(tmp_path):
+    files = [f"cat/{i:02d}.png" for i in range(11)] + [f"dog/{i}.png" for i in range(3)]
+    images = _write(tmp_path, files, (2, 3, 1))
+    (x, y), (test_x, test_y), names = image_files.read_folder(str(tmp_path))
+    assert np.bincount(y).tolist() == [9, 2]
+    assert test_y.tolist() == [0, 0, 1]
+    rows = [image.tobytes() for image in (*x, *test_x)]
+    assert sorted(rows) == sorted(images[file].tobytes() for file in files)
+    order = [rows.index(images[file].tobytes()) for file in files]
+    kept = [place for place in order if place < len(x)]
+    assert kept == sorted(kept)
+    other = tmp_path / "grown"
+    _write(other, [*files, *(f"eel/{i}.png" for i in range(9))], (2, 3, 1))
+    _, (grown, _), _ = image_files.read_folder(str(other))
+    np.testing.assert_array_equal(grown[:3], test_x)
+
+
+def test_a_folder_may_be_named_from_home(tmp_path, monkeypatch):
+    _write(tmp_path / "mine", SPLIT)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (x, _), _, _ = image_files.read_folder("~/mine")
+    assert x.shape == (4, 6, 5, 3)
+    with pytest.raises(InputError, match=f"no file {tmp_path}/none.npz"):
+        image_files.read_npz("~/none.npz")
+
+
+def _odd_size(root):
+    _write(root, ["train/dog/z.png", "train/cat/99.png"], (6, 6, 3))
+
+
+def _odd_channels(root):
+    _write(root, ["test/dog/grey.png"], (6, 5, 1))
+
+
+def _transparent(root):
+    _write(root, ["train/cat/0.png"], (6, 5, 4))
+
+
+def _broken(root):
+    (root / "train/dog/b.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
+
+
+def _no_test(root):
+    os.rename(root / "test", root / "tests")
+
+
+def _extra_class(root):
+    _write(root, ["test/eel/1.png"])
+
+
+def _empty_class(root):
+    (root / "train/bee").mkdir()
+
+
+def _one_class(root):
+    for split in ("train", "test"):
+        os.rename(root / split / "dog", root / f"{split}-dog")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (_odd_size, "train/cat/99.png is 6x6x3 pixels where .*10.PNG is 6x5x3; resize"),
+        (_odd_channels, "test/dog/grey.png is 6x5x1 pixels where .*; resize or convert"),
+        (_transparent, "train/cat/0.png has 4 channels; save it as greyscale or RGB"),
+        (_broken, "train/dog/b.png can't be read as an image .*; replace or remove"),
+        (_no_test, "has a train folder but no test folder; add it"),
+        (_extra_class, "the class folders eel; give both the same"),
+        (_empty_class, "train/bee holds no .png, .jpg, .jpeg files; put"),
+        (_one_class, "train has 1 class folders; put"),
+    ],
+)
+def test_a_folder_that_does_not_fit_is_refused(tmp_path, change, message):
+    _write(tmp_path, SPLIT)
+    change(tmp_path)
+    with pytest.raises(InputError, match=message) as refusal:
+        image_files.read_folder(str(tmp_path))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_folder_without_enough_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no folder .*none; name one"):
+        image_files.read_folder(str(tmp_path / "none"))
+    _write(tmp_path, ["cat/1.png", "cat/2.png", "dog/1.png"])
+    with pytest.raises(InputError, match="dog holds one image; a class needs two"):
+        image_files.read_folder(str(tmp_path))
+
+
+def test_more_images_than_memory_are_refused_before_they_are_read(monkeypatch):
+    shape = (2**10, 2**10, 1)
+    memory = type("Memory", (), {"available": 4 * 2**30})
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    image_files.check_memory("photos", 2**11, shape)
+    with pytest.raises(InputError, match="need 4.1 GiB of memory where 4.0 are free; take"):
+        image_files.check_memory("photos", 2**11 + 50, shape)
+
+
+IMAGE = tfds.features.Image(shape=(6, 7, 1))
+LABEL = tfds.features.ClassLabel(names=["a", "b", "c"])
+NUMBERED = {"image": IMAGE, "label": LABEL, "id": tfds.features.Scalar(np.int64)}
+
+
+def _prepared(folder, features, sizes, unlabelled=(), same_order=False):
+    """A data set that tensorflow-datasets prepared in `folder`: {split: [examples]}."""
+    random = np.random.RandomState(0)
+    examples = {
+        split: [
+            {
+                "image": random.randint(0, 256, (6, 7, 1)).astype("uint8"),
+                "label": -1 if split in unlabelled else i % 3,
+                "id": 100 - i,
+                "boxes": list(range(i)),
+            }
+            for i in range(size)
+        ]
+        for split, size in sizes.items()
+    }
+
+    class Letters(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        name = "letters"
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            return tfds.core.DatasetInfo(
+                builder=self,
+                features=tfds.features.FeaturesDict(features),
+                disable_shuffling=same_order,
+            )
+
+        def _split_generators(self, dl_manager):
+            return {split: self._generate_examples(split) for split in sizes}
+
+        def _generate_examples(self, split):
+            for i, example in enumerate(examples[split]):
+                yield i, {key: example[key] for key in features}
+
+    Letters(data_dir=str(folder)).download_and_prepare()
+    return examples
+
+
+def test_a_prepared_set_of_any_name_is_read_in_the_order_of_its_ids(tmp_path):
+    """Numbers as ids, and a feature that no batch could hold."""
+    features = {**NUMBERED, "boxes": tfds.features.Sequence(tfds.features.Scalar(np.int64))}
+    examples = _prepared(tmp_path, features, {"train": 11, "test": 4})
+    train, test, names = image_files.read_tfds("letters", str(tmp_path))
+    for split, (x, y) in (("train", train), ("test", test)):
+        expected = examples[split][::-1]  # the ids fall
+        np.testing.assert_array_equal(x, np.stack([e["image"] for e in expected]))
+        assert y.tolist() == [e["label"] for e in expected]
+        assert x.dtype == np.uint8
+        assert y.dtype == np.int32
+    assert names == ["a", "b", "c"]
+
+
+def test_a_set_without_ids_keeps_the_order_of_its_files(tmp_path, monkeypatch):
+    """Blocks of a few images; the validation split stands in for a missing test split."""
+    monkeypatch.setattr(image_files, "BLOCK", 4)
+    features = {"image": IMAGE, "label": LABEL}
+    sizes = {"train": 10, "validation": 5}
+    examples = _prepared(tmp_path, features, sizes, same_order=True)
+    train, test, _ = image_files.read_tfds("letters", str(tmp_path))
+    for split, (x, y) in (("train", train), ("validation", test)):
+        np.testing.assert_array_equal(x, np.stack([e["image"] for e in examples[split]]))
+        assert y.tolist() == [e["label"] for e in examples[split]]
+
+
+@pytest.mark.parametrize(
+    "features, options, message",
+    [
+        (
+            NUMBERED,
+            {"sizes": {"train": 3}},
+            "has the splits train; .* needs train and test",
+        ),
+        (
+            NUMBERED,
+            {"sizes": {"train": 3, "test": 3}, "unlabelled": ["test"]},
+            "test split of letters has images without a label; save",
+        ),
+        (
+            {"image": IMAGE},
+            {"sizes": {"train": 1}},
+            "features image and label and has image",
+        ),
+        (
+            {**NUMBERED, "image": tfds.features.Image(shape=(None, 7, 1))},
+            {"sizes": {"train": 1}},
+            "have several sizes; resize",
+        ),
+    ],
+)
+def test_a_prepared_set_that_does_not_fit_is_refused(tmp_path, features, options, message):
+    _prepared(tmp_path, features, **options)
+    with pytest.raises(InputError, match=message):
+        image_files.read_tfds("letters", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("fashion_mnits", "did you mean fashion_mnist?"),
+        ("cmaterdb/bangle", "did you mean cmaterdb/bangla?"),
+    ],
+)
+def test_a_set_that_does_not_exist_is_refused_with_the_nearest(tmp_path, name, message):
+    with pytest.raises(InputError, match="tensorflow-datasets has no") as refusal:
+        image_files.read_tfds(name, str(tmp_path))
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)

@@ -1,0 +1,204 @@
+"""The accuracy-robustness plot: series, the line they are held against, and refusals."""
+
+import json
+import math
+import re
+
+import pytest
+
+from vfd_tf import command, tradeoff
+
+RECIPE = {"epochs": 5, "lr_milestones": [100, 105]}
+ATTACK = {"epsilon": 8 / 255, "norm": "linf", "steps": 10}
+KEY = "linf:8/255 n=10000"
+
+
+def run(root, method, accuracies, distillation="NoDistillation()", key=KEY, **options):
+    """A run directory as a finished run leaves it, as far as the plot reads it."""
+    fields = {
+        "method": options.pop("method_fields", {}),
+        "distillation": options.pop("distillation_fields", {}),
+        "recipe": RECIPE,
+        "attack": ATTACK,
+    }
+    identity = {
+        **{"dataset": "cifar10", "arch": "resnet8", "width": 1.0, "normalize": True},
+        **{"seed": 0, "data": "ef0f", "helpers": {}, "recipe": "Recipe()"},
+        **{"method": method, "distillation": distillation, "attack": "PGD()"},
+        **options,
+    }
+    path = root / f"run{len(list(root.iterdir()))}"
+    path.mkdir()
+    owner = {"identity": identity, "fields": fields}
+    (path / "run.json").write_text(json.dumps(owner))
+    known = {student: {key: accuracies} for student in ("best", "last")}
+    results = {"accuracies": known, "wall_time_s": 1.0}
+    (path / "results.json").write_text(json.dumps(results))
+    return path
+
+
+def trades(root, beta, clean, worst, **options):
+    accuracies = {"clean": clean, "fgsm": worst + 5, "worst": worst}
+    fields = {"beta": beta, "start_noise": 0.001}
+    return run(root, f"TRADES(beta={beta})", accuracies, method_fields=fields, **options)
+
+
+def vfd(root, lambda_, clean, worst):
+    options = {"distillation": "VFD()", "distillation_fields": {"lambda_": lambda_}}
+    return trades(root, 6.0, clean, worst, **options)
+
+
+def plot(root, *words):
+    out = f"--out={root / 'figure' / 'plot.png'}"
+    return command.main(["run.py", "plot", *map(str, words), out])
+
+
+def table(text):
+    """{run: cells} of the Markdown table in a text."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert set("".join(rows[1])) == {"-", ":"}
+    return {first: cells for first, *cells in (rows[0], *rows[2:])}
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A natural run, TRADES at beta 6, 1, 2 and TRADES + VFD at four lambdas."""
+    root = tmp_path / "runs"
+    root.mkdir()
+    natural = {"clean": 95.0, "fgsm": 10.0, "worst": 0.0}
+    paths = [run(root, "Natural()", natural)]
+    paths += [trades(root, 6.0, 80.0, 50.0), trades(root, 1.0, 88.0, 40.0)]
+    paths += [trades(root, 2.0, 86.0, 44.0)]
+    paths += [vfd(root, 0.05, 83.0, 48.0), vfd(root, 0.01, 87.0, 41.8)]
+    paths += [vfd(root, 0.02, 81.0, 48.0), vfd(root, 0.2, 79.0, 52.0)]
+    return paths
+
+
+def test_points_are_held_against_the_line_of_the_method_alone(runs, tmp_path, capsys):
+    assert plot(tmp_path, *runs) == 0
+    text = capsys.readouterr().out
+    assert "cifar10, 10,000 test images, linf:8/255, last student" in text
+    error = f"{100 * math.sqrt(0.48 * 0.52 / 10000):.2f}"
+    rows = table(text)
+    # By hand: TRADES falls by 1 a point from (80, 50) to (86, 44), then by 2.
+    assert rows["accuracy (%)"][:2] == ["clean", "worst"]
+    assert rows["trades+vfd lambda 0.05"] == ["83.00", "48.00", error, "above: +1.00"]
+    assert rows["trades+vfd lambda 0.02"] == ["81.00", "48.00", error, "below: -1.00"]
+    assert rows["trades+vfd lambda 0.01"][-1] == "on: -0.20"
+    assert rows["trades+vfd lambda 0.2"][-1] == "outside the range"
+    assert rows["natural+none"] == ["95.00", "0.00", "0.00", ""]
+    order = re.findall(r"(?:beta|lambda) [\d.]+", text)
+    assert order == [f"beta {b}" for b in (1, 2, 6)] + [
+        f"lambda {value}" for value in (0.01, 0.02, 0.05, 0.2)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "head"), [("a.png", b"\x89PNG"), ("a.pdf", b"%PDF"), ("a.svg", b"<?xml")]
+)
+def test_the_figure_has_the_format_of_its_name(runs, tmp_path, name, head):
+    words = ["run.py", "--mode=plot", *map(str, runs), f"--out={tmp_path / name}"]
+    assert command.main(words) == 0
+    assert (tmp_path / name).read_bytes().startswith(head)
+
+
+def test_the_drawing_says_which_point_is_which(runs, tmp_path):
+    from matplotlib.figure import Figure
+
+    points = [tradeoff.Point("trades", "none", x, 50.0, {("method", "beta"): b})
+              for b, x in ((6.0, 70.0), (1.0, 90.0), (2.0, 80.0))]  # fmt: skip
+    points.append(tradeoff.Point("natural", "none", 95.0, 0.0, {}))
+    axes = Figure().subplots()
+    for number, series in enumerate(tradeoff.group(points)):
+        tradeoff._draw_series(axes, series, 100, number)
+    line, natural = (container.lines[0] for container in axes.containers)
+    assert list(line.get_xdata()) == [90, 80, 70] and line.get_linestyle() == "-"
+    assert list(natural.get_xdata()) == [95] and natural.get_linestyle() == "None"
+    assert [text.get_text() for text in axes.texts] == ["beta 1", "beta 2", "beta 6", ""]
+    bars = axes.containers[0].lines[2]
+    (low, high) = bars[1].get_segments()[0]
+    assert high[1] - low[1] == pytest.approx(2 * 100 * math.sqrt(0.5 * 0.5 / 100))
+
+
+def test_other_columns_and_students_by_their_names(runs, tmp_path, capsys):
+    results = runs[1] / "results.json"
+    known = json.loads(results.read_text())
+    known["accuracies"]["average"] = {KEY: {"clean": 70.0, "mine": 30.0}}
+    results.write_text(json.dumps(known))
+    assert plot(tmp_path, runs[1], "--plot_y=mine", "--plot_student=average") == 0
+    rows = table(capsys.readouterr().out)
+    assert rows["trades+none"][:2] == ["70.00", "30.00"]
+    assert plot(tmp_path, *runs, "--plot_x=fgsm", "--plot_student=best") == 0
+    assert table(capsys.readouterr().out)["natural+none"][:2] == ["10.00", "0.00"]
+
+
+def test_points_that_differ_in_several_things_carry_all(tmp_path, capsys):
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    paths = [trades(runs, 1.0, 80.0, 40.0), trades(runs, 6.0, 70.0, 50.0, seed=1)]
+    # A field that is younger than a run counts with its default.
+    owner = json.loads((paths[0] / "run.json").read_text())
+    del owner["fields"]["method"]["start_noise"]
+    (paths[0] / "run.json").write_text(json.dumps(owner))
+    assert plot(tmp_path, *paths, paths[0]) == 0
+    labels = list(table(capsys.readouterr().out))[1:]
+    assert labels == ["trades+none beta 6, seed 1", "trades+none beta 1, seed 0"]
+
+
+@pytest.mark.parametrize(
+    ("words", "options", "message"),
+    [
+        ((), {"dataset": "cifar100"}, "cifar10 and cifar100 can't share a plot"),
+        ((), {"key": "linf:8/255 n=1000"}, "evaluated differently can't share a plot"),
+        ((), {"key": "l2:0.5 n=10000"}, "l2:0.5 n=10000"),
+        (("--plot_y=pgd50",), {}, "only clean, fgsm, worst; add it with python run.py"),
+        (("--plot_y=pgd50",), {}, "--eval_attacks=pgd50"),
+        (("--plot_student=averaged",), {}, "'averaged' (best, last)"),
+        (("--max_images=10",), {}, "evaluated differently"),
+        (("nowhere",), {}, "nowhere is neither a run directory"),
+    ],
+)
+def test_what_can_t_be_compared_is_refused(tmp_path, capsys, words, options, message):
+    (tmp_path / "runs").mkdir()
+    paths = [trades(tmp_path / "runs", 6.0, 80.0, 50.0)]
+    paths.append(trades(tmp_path / "runs", 1.0, 85.0, 40.0, **options))
+    assert plot(tmp_path, *paths, *words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+    assert not (tmp_path / "figure").exists()
+
+
+def test_a_missing_worst_case_names_the_attacks_to_repeat(tmp_path, capsys):
+    path = run(tmp_path, "TRADES()", {"clean": 80.0, "fgsm": 50.0, "pgd20": 45.0})
+    assert plot(tmp_path, path) == 2
+    error = capsys.readouterr().err
+    assert "'worst'" in error and "--eval_attacks=fgsm,pgd20" in error
+    assert f"--flagfile={path}/flags.txt" in error
+
+
+def test_of_several_evaluations_the_largest_that_all_runs_have(tmp_path, capsys):
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    paths = [trades(runs, 6.0, 80.0, 50.0), trades(runs, 1.0, 85.0, 40.0)]
+    for path in paths:
+        results = json.loads((path / "results.json").read_text())
+        more = results["accuracies"]["last"]
+        more |= {"linf:8/255 n=500": {"clean": 1.0, "worst": 1.0}}
+        more |= {"l2:0.5 n=10000": {"clean": 2.0, "worst": 2.0}}
+        (path / "results.json").write_text(json.dumps(results))
+    assert plot(tmp_path, *paths) == 2
+    assert "--eval_norm and --eval_epsilon" in capsys.readouterr().err
+    assert plot(tmp_path, *paths, "--eval_epsilon=8/255") == 0
+    assert table(capsys.readouterr().out)["trades+none beta 6"][0] == "80.00"
+    assert plot(tmp_path, *paths, "--eval_norm=l2") == 0
+    assert table(capsys.readouterr().out)["trades+none beta 6"][0] == "2.00"
+    assert plot(tmp_path, *paths, "--eval_norm=linf", "--max_images=500") == 0
+    assert table(capsys.readouterr().out)["trades+none beta 6"][0] == "1.00"
+
+
+def test_another_format_or_no_run_is_refused(runs, capsys):
+    assert command.main(["run.py", "plot", str(runs[0]), "--out=a.bmp"]) == 2
+    assert ".png, .pdf, .svg" in capsys.readouterr().err
+    assert command.main(["run.py", "plot"]) == 2
+    assert "Name the run directories" in capsys.readouterr().err

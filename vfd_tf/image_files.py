@@ -1,0 +1,371 @@
+"""Readers of images: tensorflow-datasets, .npz archives, folders of PNG and JPEG files.
+
+Each gives ((x, y) of train, (x, y) of test, class names): images [n, h, w, c], uint8 or
+float32 in [0, 1], and labels int32 [n]. What doesn't fit is refused in one sentence.
+"""
+
+import difflib
+import os
+import zipfile
+import zlib
+
+import numpy as np
+import tensorflow as tf
+
+from vfd_tf.part import InputError
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+BLOCK = 1000  # images that tensorflow-datasets hands over at once
+
+
+def check_memory(name: str, count: int, shape) -> None:
+    """Raises `InputError` if `count` uint8 images of `shape` can't be trained on in memory.
+
+    They are needed twice, as read and as the copy that batches are gathered from.
+    """
+    import psutil
+
+    needed, free = 2 * count * int(np.prod(shape)), psutil.virtual_memory().available
+    if needed > free:
+        raise InputError(
+            f"{name} holds {count} images of {'x'.join(map(str, shape))}, which need "
+            f"{needed / 2**30:.1f} GiB of memory where {free / 2**30:.1f} are free; take "
+            "fewer or smaller images."
+        )
+
+
+def _reason(error):
+    return (str(error).strip() or type(error).__name__).split("\n")[0][:160]
+
+
+def read_tfds(name: str, data_dir: str | None = None):
+    """Any image classification set of tensorflow-datasets, prepared if need be.
+
+    It has the features `image`, uint8 of one fixed shape with 1 or 3 channels, and
+    `label`, and the splits `train` and `test`, or else `validation`. The order is by `id`
+    where there is one, because tensorflow-datasets shuffles; else that of its files.
+    """
+    builder = _builder(name, data_dir)
+    shape = _image_shape(name, builder.info.features)
+    try:
+        builder.download_and_prepare()
+    except Exception as error:
+        raise InputError(
+            f"The data set {name} is not in {builder.data_dir} and can't be downloaded "
+            f"({_reason(error)}); prepare it with tensorflow-datasets on a machine with a "
+            "network and name that folder with --data_dir."
+        ) from error
+    sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
+    splits = "train", "test" if "test" in sizes else "validation"
+    if not all(sizes.get(split) for split in splits):
+        raise InputError(
+            f"{name} has the splits {', '.join(sizes)}; a data set needs train and test: "
+            "save its images so with numpy.savez and name them as npz:FILE."
+        )
+    check_memory(name, sum(sizes[split] for split in splits), shape)
+    train, test = (_in_order(builder, split, sizes[split], shape) for split in splits)
+    class_names = builder.info.features["label"].names
+    for split, (_, y) in zip(splits, (train, test), strict=True):
+        if not 0 <= y.min() <= y.max() < len(class_names):
+            raise InputError(
+                f"The {split} split of {name} has images without a label; save those that "
+                "have one as npz:FILE."
+            )
+    return train, test, class_names
+
+
+def _builder(name, data_dir):
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except Exception as error:
+        known = tfds.list_builders(with_community_datasets=False)
+        base = name.split("/")[0].split(":")[0]
+        if base in known:
+            known = [f"{base}/{each}" for each in tfds.builder_cls(base).builder_configs]
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else "see tfds.list_builders()."
+        raise InputError(
+            f"tensorflow-datasets has no {name} ({_reason(error)}); {hint}"
+        ) from error
+
+
+def _image_shape(name, features):
+    """Height, width and channels that all images of a data set have."""
+    import tensorflow_datasets as tfds
+
+    kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
+    found = dict(features.items()) if hasattr(features, "items") else {}
+    if not all(isinstance(found.get(key), kind) for key, kind in kinds.items()):
+        raise InputError(
+            f"{name} is no image classification set: it needs the features image and "
+            f"label and has {', '.join(found)}; choose another, or save it as npz:FILE."
+        )
+    image = features["image"]
+    if None in image.shape:
+        raise InputError(
+            f"The images of {name} have several sizes; resize them to one beforehand and "
+            "name them as npz:FILE or dir:FOLDER."
+        )
+    if image.np_dtype != np.uint8 or image.shape[-1] not in (1, 3):
+        raise InputError(
+            f"The images of {name} are {np.dtype(image.np_dtype)} of {image.shape[-1]} "
+            "channels; convert them to uint8 of 1 or 3 and name them as npz:FILE."
+        )
+    return image.shape
+
+
+def _in_order(builder, split, count, shape):
+    """(x, y) of one split by its ids, else in the order of the files."""
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    keys = [key for key in ("image", "label", "id") if key in features]
+    only = tfds.decode.PartialDecoding(dict.fromkeys(keys, True))
+    data = builder.as_dataset(
+        split=split,
+        batch_size=BLOCK,
+        decoders=only if len(features) > len(keys) else None,
+        read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+        shuffle_files=False,
+    )
+    x, y, ids = np.empty((count, *shape), "uint8"), np.empty(count, "int32"), []
+    for i, block in enumerate(data.as_numpy_iterator()):
+        here = slice(i * BLOCK, (i + 1) * BLOCK)
+        x[here], y[here] = block["image"], block["label"]
+        ids.extend(block.get("id", ()))
+    if not ids:
+        return x, y
+    order = np.argsort(np.array(ids), kind="stable")
+    return x[order], y[order]
+
+
+def read_npz(path: str):
+    """The arrays x_train, y_train, x_test, y_test of an archive, as Keras names its own.
+
+    Images are [n, h, w] or [n, h, w, c], uint8 or floats in [0, 1]; labels integers [n] or
+    [n, 1], numbered from 0. `class_names` [classes] is optional; without it the names are
+    the numbers, and every class must have training images.
+    """
+    path = os.path.expanduser(path)
+    arrays = _arrays(path)
+    parts = []
+    for split in ("train", "test"):
+        x, y = f"x_{split}", f"y_{split}"
+        images = _pixels(arrays[x], f"{x} of {path}")
+        parts.append((images, _labels(arrays[y], len(images), f"{y} of {path}")))
+    (x_train, y_train), (x_test, y_test) = parts
+    if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
+        raise InputError(
+            f"{path} has training images {_of(x_train)} and test images {_of(x_test)}; "
+            "save both alike."
+        )
+    names = _class_names(arrays, y_train, path)
+    for split, y in (("train", y_train), ("test", y_test)):
+        if y.max() >= len(names):
+            raise InputError(
+                f"y_{split} of {path} has the label {y.max()}, but there are {len(names)} "
+                f"classes, 0 to {len(names) - 1}; number the labels from 0."
+            )
+    return *parts, names
+
+
+def _of(x):
+    return f"{'x'.join(map(str, x.shape[1:]))} {x.dtype}"
+
+
+def _arrays(path):
+    how = "save one with np.savez_compressed(FILE, x_train=..., y_train=..., ...)"
+    if not os.path.isfile(path):
+        raise InputError(f"There is no file {path}; {how}.")
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} is not an .npz archive; {how}.")
+    with np.load(path, allow_pickle=False) as archive:
+        missing = [name for name in ARRAYS if name not in archive.files]
+        if missing:
+            raise InputError(
+                f"{path} has no {', '.join(missing)}; save {', '.join(ARRAYS)} in it."
+            )
+        arrays = {}
+        for name in archive.files:
+            if name in (*ARRAYS, "class_names"):
+                try:
+                    arrays[name] = archive[name]
+                except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                    raise InputError(
+                        f"{name} of {path} can't be read ({_reason(error)}); save an array "
+                        "of numbers, or of strings for class_names, not of objects."
+                    ) from error
+    return arrays
+
+
+def _pixels(x, name):
+    """Images [n, h, w, c], uint8 or float32, or an `InputError`."""
+    if x.ndim not in (3, 4) or not x.size:
+        raise InputError(
+            f"{name} has shape {x.shape}; save images [n, height, width, channels]."
+        )
+    x = x[..., None] if x.ndim == 3 else x
+    if x.shape[1] in (1, 3) and x.shape[-1] not in (1, 3):
+        raise InputError(
+            f"{name} has shape {x.shape}, channels first; transpose it to [n, height, "
+            "width, channels] with x.transpose(0, 2, 3, 1)."
+        )
+    if x.dtype == np.uint8:
+        return x
+    if not np.issubdtype(x.dtype, np.floating):
+        raise InputError(f"{name} is {x.dtype}; save uint8, or float32 in [0, 1].")
+    low, high = x.min(), x.max()
+    if np.isnan(low):
+        raise InputError(f"{name} has NaN pixels; save float32 in [0, 1], or uint8.")
+    if low < 0 or high > 1:
+        raise InputError(
+            f"{name} ranges from {low:.4g} to {high:.4g}; save float32 in [0, 1], for "
+            "example x / 255, or uint8, and no normalised pixels."
+        )
+    return x.astype("float32", copy=False)
+
+
+def _labels(y, count, name):
+    """Labels int32 [count], none negative, or an `InputError`."""
+    if y.ndim == 2 and y.shape[1] > 1:
+        raise InputError(
+            f"{name} has shape {y.shape}, which looks one-hot; save integer class indices "
+            "[n], for example y.argmax(-1)."
+        )
+    if not np.issubdtype(y.dtype, np.integer):
+        raise InputError(f"{name} is {y.dtype}; save integer class indices [n].")
+    if y.shape not in ((count,), (count, 1)):
+        raise InputError(
+            f"{name} has shape {y.shape} for {count} images; save one label an image."
+        )
+    if y.min() < 0:
+        raise InputError(f"{name} has the label {y.min()}; number the labels from 0.")
+    return y.reshape(-1).astype("int32")
+
+
+def _class_names(arrays, y, path):
+    if "class_names" in arrays:
+        return [str(name) for name in np.ravel(arrays["class_names"]).astype(str)]
+    used = np.unique(y)
+    if len(used) != used[-1] + 1 or len(used) < 2:
+        raise InputError(
+            f"The labels of y_train of {path} run from {used[0]} to {used[-1]} and "
+            f"{len(used)} of them are used; number two or more classes from 0 without "
+            "gaps, or save class_names."
+        )
+    return [str(label) for label in used]
+
+
+def read_folder(path: str):
+    """The images of FOLDER/train/CLASS/*.png, .jpg, .jpeg and of FOLDER/test/CLASS.
+
+    Without either folder, of FOLDER/CLASS: a fixed fifth of every class is the test split.
+    The order is that of the sorted paths, the classes are the sorted folder names, and
+    names that begin with a dot are passed over. All images have one size, and are all
+    greyscale or all RGB.
+    """
+    path = os.path.expanduser(path)
+    roots = [os.path.join(path, split) for split in ("train", "test")]
+    there = [os.path.isdir(root) for root in roots]
+    if any(there) and not all(there):
+        raise InputError(
+            f"{path} has a {'train' if there[0] else 'test'} folder but no "
+            f"{'test' if there[0] else 'train'} folder; add it, or put the class folders "
+            f"directly under {path} to have a fifth held out."
+        )
+    if all(there):
+        train, test = map(_files, roots)
+        if train.keys() != test.keys():
+            raise InputError(
+                f"Only one of {roots[0]} and {roots[1]} has the class folders "
+                f"{', '.join(sorted(train.keys() ^ test.keys())[:5])}; give both the same."
+            )
+    else:
+        train, test = _held_out(_files(path), path)
+    paths = [[p for files in part.values() for p in files] for part in (train, test)]
+    x, count = _decode(sum(paths, []), path), len(paths[0])
+    labels = [np.repeat(range(len(p)), [len(f) for f in p.values()]) for p in (train, test)]
+    train_y, test_y = (y.astype("int32") for y in labels)
+    return (x[:count], train_y), (x[count:], test_y), list(train)
+
+
+def _files(root):
+    """{class: paths of its images}, both sorted."""
+    if not os.path.isdir(root):
+        raise InputError(f"There is no folder {root}; name one with a folder per class.")
+    classes = sorted(
+        entry.name
+        for entry in os.scandir(root)
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
+    if len(classes) < 2:
+        raise InputError(
+            f"{root} has {len(classes)} class folders; put the images of each of two or "
+            "more classes into a folder of its own."
+        )
+    files = {}
+    for name in classes:
+        folder = os.path.join(root, name)
+        files[name] = [
+            os.path.join(folder, file)
+            for file in sorted(os.listdir(folder))
+            if file.lower().endswith(SUFFIXES) and not file.startswith(".")
+        ]
+        if not files[name]:
+            raise InputError(
+                f"{folder} holds no {', '.join(SUFFIXES)} files; put the images of the "
+                "class into it, or remove it."
+            )
+    return files
+
+
+def _held_out(files, path):
+    """Splits every class: a fixed fifth of it, at least one image, is the test split."""
+    train, test = {}, {}
+    for name, paths in files.items():
+        if len(paths) < 2:
+            raise InputError(
+                f"{os.path.join(path, name)} holds one image; a class needs two or more, "
+                "to be trained and tested on."
+            )
+        order = np.random.RandomState(0).permutation(len(paths))
+        held = set(order[: max(1, len(paths) // 5)].tolist())
+        train[name] = [p for i, p in enumerate(paths) if i not in held]
+        test[name] = [p for i, p in enumerate(paths) if i in held]
+    return train, test
+
+
+def _decode(paths, name):
+    """Images [n, h, w, c] uint8 of files that must all have the size of the first."""
+    data = tf.data.Dataset.from_tensor_slices(paths).map(
+        lambda path: tf.io.decode_image(tf.io.read_file(path), expand_animations=False),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    decoded, x = data.as_numpy_iterator(), None
+    for i, path in enumerate(paths):
+        try:
+            image = next(decoded)
+        except tf.errors.OpError as error:
+            raise InputError(
+                f"{path} can't be read as an image ({_reason(error.message)}); replace or "
+                "remove it."
+            ) from error
+        if image.shape[-1] not in (1, 3):
+            raise InputError(
+                f"{path} has {image.shape[-1]} channels; save it as greyscale or RGB, "
+                "without transparency."
+            )
+        if x is None:
+            check_memory(name, len(paths), image.shape)
+            x = np.empty((len(paths), *image.shape), np.uint8)
+        if image.shape != x.shape[1:]:
+            sizes = ["x".join(map(str, shape)) for shape in (image.shape, x.shape[1:])]
+            raise InputError(
+                f"{path} is {sizes[0]} pixels where {paths[0]} is {sizes[1]}; resize or "
+                "convert all images to one size and one number of channels beforehand."
+            )
+        x[i] = image
+    return x

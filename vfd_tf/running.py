@@ -1,0 +1,313 @@
+"""Running experiments: train into a run directory, or continue, or find it complete.
+
+`run` trains an experiment and the teachers it needs, then evaluates the students it left.
+"""
+
+import dataclasses
+import hashlib
+import importlib.util
+import re
+import sys
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from vfd_tf import callbacks, datasets, evaluation, network, roles
+from vfd_tf.architectures import ARCHITECTURES
+from vfd_tf.attacks.attack import radius
+from vfd_tf.distillation import DISTILLATIONS, VFD
+from vfd_tf.experiment import Evaluating, Experiment
+from vfd_tf.methods import METHODS
+from vfd_tf.optimizers import SGD, learning_rate
+from vfd_tf.panel import ImagePanel
+from vfd_tf.part import InputError, choose, name_of
+from vfd_tf.run_directory import RunDirectory, key
+from vfd_tf.trainer import AdversarialTrainer
+
+
+@dataclasses.dataclass
+class Setting:
+    """What the runs of one command share: data, strategy, folders, evaluation."""
+
+    data: datasets.Dataset
+    evaluating: Evaluating
+    root: str = "runs"
+    strategy: tf.distribute.Strategy = dataclasses.field(
+        default_factory=tf.distribute.get_strategy
+    )
+    panel_every: int = 5  # epochs between TensorBoard panels of images; 0: none
+    describe: Callable[[Experiment], str] | None = None  # the flags that repeat a run
+    verbose: int = dataclasses.field(
+        default_factory=lambda: 1 if sys.stdout.isatty() else 2
+    )
+    done: list[RunDirectory] = dataclasses.field(default_factory=list)
+
+    def report(self) -> str:
+        """One table of the students of all runs, teachers included, and their folders."""
+        test = self.data.test[: self.evaluating.max_images]
+        threat, count = _threat_and_count(self.evaluating, test)
+        rows = {
+            f"{directory.label} ({which})": directory.accuracies(which, threat, count)
+            for directory in self.done
+            for which in directory.students
+        }
+        folders = "".join(f"\n  {d.label}: {d.path}" for d in self.done)
+        title = f"{self.data.name}, {count} test images, {threat}"
+        return f"\n{title}\n\n{evaluation.table(rows)}\n{folders}"
+
+
+def run(experiment: Experiment, setting: Setting, workdir: str | None = None):
+    """Trains, continues or finds `experiment`, evaluates it: its `RunDirectory`.
+
+    Teachers that are wanted as "auto" are run first, the same way.
+    """
+    files = {role: _helper(experiment, role, setting) for role in experiment.helpers}
+    identity, fields = _identity(experiment, setting), experiment.fields()
+    name = "-".join((*_labels(experiment), key(identity)))
+    directory = RunDirectory(
+        workdir or f"{setting.root}/{name}", label="+".join(_labels(experiment)[2:])
+    )
+    directory.check_owner(identity, fields)
+    if directory.complete:
+        print(f"{directory.path}: complete")
+    else:
+        trainer = make_trainer(experiment, setting, files)
+        describe = setting.describe or (lambda _: "")
+        directory.claim(identity, fields, describe(experiment))
+        _train(experiment, setting, directory, trainer)
+    _evaluate(setting, directory)
+    if directory.path not in [d.path for d in setting.done]:
+        setting.done.append(directory)
+    return directory
+
+
+def check(experiment: Experiment, setting: Setting, workdir: str | None = None) -> None:
+    """Raises `InputError` for what would fail later, before anything is trained."""
+    for role in experiment.helpers:
+        if experiment[role] != "auto":
+            _refuse_stranger(network.load(experiment[role]), role, experiment, setting)
+    if workdir:
+        identity = _identity(experiment, setting)
+        RunDirectory(workdir).check_owner(identity, experiment.fields())
+    data, size = setting.data, experiment.recipe.batch_size
+    replicas = setting.strategy.num_replicas_in_sync
+    if size > len(data.train) or size % replicas:
+        raise InputError(
+            f"A batch of {size} doesn't fit {len(data.train)} training images on "
+            f"{replicas} replicas; choose a smaller batch_size, a multiple of {replicas}."
+        )
+    recipe = experiment.recipe
+    learning_rate(recipe, 1)
+    if recipe.schedule == "piecewise" and max(recipe.lr_milestones, default=0) >= (
+        recipe.epochs
+    ):
+        print(
+            f"Note: --lr_milestones={','.join(map(str, recipe.lr_milestones))} are not all "
+            f"reached in {recipe.epochs} epochs."
+        )
+    if recipe.average == "swa" and (recipe.swa_start or 0) >= recipe.epochs:
+        raise InputError(
+            f"swa_start {recipe.swa_start} leaves nothing to average in {recipe.epochs} "
+            "epochs; choose a smaller one."
+        )
+    augmentation = data.augmentation.replace(cutout=recipe.cutout, cutmix=recipe.cutmix)
+    augmentation.check(data.input_shape, size, data.num_classes)
+    roles.assemble(
+        _build(experiment, data),
+        {role: _stand_in(experiment, role, data) for role in roles.WANTED},
+        experiment.method,
+        experiment.distillation,
+    )
+
+
+def _stand_in(experiment, role, data):
+    """The network of a role as far as it is known before anything is trained."""
+    if role == "partner":
+        wanted = role in experiment.distillation.needs
+        return _build(experiment, data) if wanted else None
+    if role not in experiment.helpers:
+        return None
+    if experiment[role] != "auto":
+        return network.load(experiment[role])
+    return _build(experiment.helper(role), data)
+
+
+def _labels(experiment):
+    method = name_of(METHODS, experiment.method)
+    return (
+        re.sub(r"[^\w.]+", "-", experiment.dataset).strip("-"),
+        experiment.arch,
+        method,
+        name_of(DISTILLATIONS, experiment.distillation),
+    )
+
+
+def _helper(experiment, role, setting):
+    """The file of the network that plays `role`, which is trained first if it has to be."""
+    if experiment[role] != "auto":
+        return experiment[role]
+    print(f"--{role}=auto: {type(experiment.helper(role).method).__name__} first")
+    return run(experiment.helper(role), setting).student("best")
+
+
+def _identity(experiment, setting):
+    """What the result depends on, helpers by their own identity or their file's hash."""
+    helpers = {}
+    for role in experiment.helpers:
+        if experiment[role] == "auto":
+            helpers[role] = key(_identity(experiment.helper(role), setting))
+        else:
+            with open(experiment[role], "rb") as file:
+                helpers[role] = hashlib.sha256(file.read()).hexdigest()
+    return experiment.identity(setting.data.digest, helpers)
+
+
+def _refuse_stranger(model, role, experiment, setting):
+    """Refuses a helper from a file that doesn't fit the data, or is near chance."""
+    path = experiment[role]
+    inputs = (setting.data.input_shape, setting.data.num_classes)
+    plain = network.classifier(model)
+    shapes = tuple(plain.input_shape[1:]), int(plain.output_shape[-1])
+    if shapes != inputs:
+        raise InputError(
+            f"The {role} {path} takes {shapes[0]} images of {shapes[1]} classes; "
+            f"{setting.data.name} has {inputs[0]} and {inputs[1]}."
+        )
+    accuracy = evaluation.Target(model).correct(setting.data.validation).mean()
+    print(f"{role} {path}: {100 * accuracy:.1f}% of the validation images")
+    if accuracy < 1.5 / setting.data.num_classes:
+        raise InputError(
+            f"The {role} {path} classifies {100 * accuracy:.1f}% of the validation images, "
+            "near chance: it was trained on other data or other pixel values."
+        )
+
+
+def _build(experiment, data):
+    mean, variance = (data.mean, data.variance) if experiment.normalize else (0.0, 1.0)
+    build = choose(ARCHITECTURES, experiment.arch, "architecture")
+    return build(data.input_shape, data.num_classes, experiment.width, mean, variance)
+
+
+def make_trainer(experiment: Experiment, setting: Setting, files: dict[str, str]):
+    """The compiled trainer of an experiment, with its teachers loaded from `files`."""
+    data, recipe = setting.data, experiment.recipe
+    steps = len(data.train) // recipe.batch_size
+    keras.utils.set_random_seed(experiment.seed)
+    with setting.strategy.scope():
+        student = _build(experiment, data)
+        given = {role: network.load(path) for role, path in files.items()}
+        if "partner" in experiment.distillation.needs:
+            given["partner"] = _build(experiment, data)
+        trainer = AdversarialTrainer(
+            student,
+            experiment.method,
+            experiment.attack,
+            experiment.distillation,
+            seed=experiment.seed,
+            options=recipe,
+            **given,
+        )
+        rate = learning_rate(recipe, steps)
+        trainer.compile(SGD(rate, recipe.momentum, recipe.nesterov, recipe.weight_decay))
+    return trainer
+
+
+def _train(experiment, setting, directory, trainer):
+    data, recipe = setting.data, experiment.recipe
+    state = directory.restore(trainer)
+    print(f"{directory.path}: from epoch {state.epoch} to {recipe.epochs}")
+    steps = len(data.train) // recipe.batch_size
+    augmentation = data.augmentation if recipe.augment else datasets.Augmentation()
+    augmentation = augmentation.replace(cutout=recipe.cutout, cutmix=recipe.cutmix)
+    trainer.fit(
+        data.train.train_batches(
+            recipe.batch_size,
+            experiment.seed,
+            augmentation,
+            first_step=state.epoch * steps,
+            num_classes=data.num_classes,
+        ),
+        steps_per_epoch=steps,
+        epochs=recipe.epochs,
+        initial_epoch=state.epoch,
+        validation_data=data.validation.batches(recipe.batch_size),
+        callbacks=_callbacks(experiment, setting, directory, state),
+        verbose=setting.verbose,
+    )
+    directory.finish(experiment.seed, setting.strategy)
+
+
+def _callbacks(experiment, setting, directory, state):
+    """What happens at the end of an epoch, in this order."""
+    data, recipe = setting.data, experiment.recipe
+    listed = [callbacks.StopOnDivergence(), callbacks.TermShares()]
+    listed += _schedules(experiment)
+    if recipe.average == "swa":
+        start = recipe.epochs // 2 if recipe.swa_start is None else recipe.swa_start
+        whole = len(data.train) // recipe.batch_size
+        clean = data.train.batches(recipe.batch_size).take(whole)
+        listed.append(callbacks.StochasticWeightAverage(clean, start))
+    monitor = "val_accuracy"
+    threat = {"epsilon": experiment.attack.epsilon, "norm": experiment.attack.norm}
+    if experiment.method.adversarial:
+        robust = callbacks.RobustAccuracy(data.validation, **threat)
+        monitor = robust.metric
+        alarm = callbacks.CatastrophicOverfitting(monitor, best=state.best)
+        listed += [robust, alarm]
+    listed.append(directory.saver(monitor, state))
+    # Behind the saver: the history of a run doesn't depend on how fast it was.
+    listed.append(callbacks.Throughput(recipe.batch_size))
+    if importlib.util.find_spec("tensorboard"):
+        events = f"{directory.path}/tensorboard"
+        listed.append(keras.callbacks.TensorBoard(events))
+        if experiment.method.adversarial and setting.panel_every:
+            every, names = setting.panel_every, data.class_names
+            panel = ImagePanel(
+                data.validation, events, **threat, every=every, class_names=names
+            )
+            listed.append(panel)
+    else:
+        print("TensorBoard is not installed (pip install tensorboard): no curves.")
+    return listed
+
+
+def _schedules(experiment):
+    """Callbacks that change lambda, beta, the attack's strength and AWP by the epoch."""
+    recipe, beta_term = experiment.recipe, experiment.method.beta_term
+    if isinstance(experiment.distillation, VFD):
+        yield callbacks.VFDCallback(schedule=experiment.lambda_schedule)
+    if beta_term and experiment.beta_schedule.warmup_epochs:
+        yield callbacks.Anneal(f"{beta_term}_weight", experiment.beta_schedule)
+    if experiment.method.adversarial and recipe.attack_warmup:
+        rise = callbacks.LambdaSchedule("linear", recipe.attack_warmup)
+        yield callbacks.Anneal("attack_scale", rise)
+    if recipe.awp_gamma and recipe.awp_warmup:
+        yield callbacks.Anneal("awp_gamma", callbacks.Delay(recipe.awp_warmup))
+
+
+def _threat_and_count(evaluating, test):
+    return f"{evaluating.norm}:{radius(evaluating.epsilon)}", f"n={len(test)}"
+
+
+def _evaluate(setting, directory):
+    """Adds to results.json what it doesn't hold yet of the asked-for protocols."""
+    evaluating = setting.evaluating
+    test = setting.data.test[: evaluating.max_images]
+    threat, count = _threat_and_count(evaluating, test)
+    directory.keep_only(setting.data.test.digest[:16])
+    for which in directory.students:
+        known = directory.verdicts(which, threat, count)
+        missing = [a for a in evaluating.attacks if a not in known]
+        if not missing and "clean" in known:
+            continue
+        print(f"{directory.path}: evaluating {which}.keras on {len(test)} test images")
+        result = evaluation.evaluate(
+            network.load(directory.student(which)),
+            test,
+            missing,
+            evaluating.epsilon,
+            evaluating.norm,
+            batch_size=evaluating.batch_size,
+        )
+        directory.add_verdicts(which, threat, count, result.verdicts())

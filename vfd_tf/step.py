@@ -1,0 +1,162 @@
+"""The training step of one batch on one replica: the attack, then eq. 6 and its gradient.
+
+Eq. 6 of https://arxiv.org/abs/2206.02158 is the one weighted sum in `Step._equation_6`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from vfd_tf import losses
+from vfd_tf.attacks import Attack, cross_entropy
+from vfd_tf.distillation import Distillation
+from vfd_tf.methods import Method
+from vfd_tf.network import Forward
+from vfd_tf.options import Options
+
+
+@dataclasses.dataclass(eq=False)
+class Step:
+    """What a batch goes through before the optimizer.
+
+    Attributes:
+        networks: Role -> network; "student", and those that method and distillation need.
+        model: The student as it is shipped; its own regularisers join the loss.
+        running: Variables as they are now: "attack_scale", the factor on the attack's
+            epsilon and step size, and "awp_gamma".
+        term_weights: Term -> variable, the weights of eq. 6 as they are now.
+        scale_loss: The loss before its gradient is taken: 1 / replicas, float16 scaling.
+    """
+
+    method: Method
+    distillation: Distillation
+    attack: Attack
+    options: Options
+    networks: dict[str, keras.Model]
+    model: keras.Model
+    running: dict[str, keras.Variable]
+    term_weights: dict[str, keras.Variable]
+    scale_loss: Callable
+
+    def adversary(self, x, y, seeds):
+        """x_adv, with BatchNorm's moving statistics left as they were: [n, h, w, c]."""
+        network, training = self.networks["student"], self.options.attack_bn_mode == "train"
+        variables = statistics(network) if training else []
+        saved = [tf.identity(variable) for variable in variables]
+
+        def logits_fn(images):
+            return network(images, training=training)["logits"]
+
+        attack, options = self.attack, {"seeds": seeds}
+        if isinstance(attack, Attack):
+            attack = attack.scaled(tf.cast(self.running["attack_scale"].value, x.dtype))
+        if self.options.attack_objective == "ce":
+            options["objective"] = cross_entropy(y)
+        x_adv = self.method.adversary(attack, logits_fn, x, y, **options)
+        for variable, value in zip(variables, saved, strict=True):
+            variable.assign(value)
+        return x_adv
+
+    def gradients(self, x, x_adv, y, weight, variables, shifts=None, ascent=False):
+        """Eq. 6 at the weights, or at weights + shifts.
+
+        Args:
+            x, x_adv: Images [n, h, w, c].
+            y: Labels, integers [n] or distributions [n, c].
+            weight: Weights of the examples [n], or None.
+            variables: What is trained.
+            shifts: AWP's perturbation of each of `variables`, or None.
+            ascent: The gradient is AWP's own: BatchNorm's statistics don't move.
+
+        Returns:
+            Gradients, per-example terms {name: [n]}, clean logits [n, c].
+        """
+        at = [v.value for v in variables]
+        if shifts is not None:
+            at = [v + shift for v, shift in zip(at, shifts, strict=True)]
+        if shifts is None and not ascent:
+            return self._equation_6(x, x_adv, y, weight, at)
+        mapping = list(zip(variables, at, strict=True)) if shifts is not None else []
+        with keras.StatelessScope(mapping, collect_losses=True) as scope:
+            results = self._equation_6(x, x_adv, y, weight, at)
+        for variable in [] if ascent else self._moving():
+            value = scope.get_current_value(variable)
+            if value is not None:
+                variable.assign(value)
+        return results
+
+    def _moving(self):
+        networks = [
+            self.networks[role] for role in ("student", "partner") if role in self.networks
+        ]
+        return [v for network in networks for v in network.non_trainable_variables]
+
+    def _equation_6(self, x, x_adv, y, weight, at):
+        """The weighted sum of all terms, and its gradient with respect to `at`."""
+        views = self.method.views(x, x_adv)
+        with tf.GradientTape() as tape:
+            tape.watch(at)
+            student, terms = self._terms(y, views, tape)
+            total = sum(self.term_weights[name] * terms[name] for name in self.term_weights)
+            # Regularisers of the user's own layers join the loss as they do in Keras.
+            terms["total"] = weighted(total, weight) + sum(self.model.losses)
+            loss = self.scale_loss(tf.reduce_mean(terms["total"]))
+        gradients = tape.gradient(loss, at)
+        if "clean" not in student and self.method.adversarial:
+            student["clean"] = self.networks["student"](x, training=False)
+        if self.method.adversarial:
+            hit = tf.argmax(student["adv"]["logits"], -1, output_type=tf.int32)
+            terms["adv_accuracy"] = tf.cast(hit == losses.hard(y), x.dtype)
+        return gradients, terms, student["clean"]["logits"]
+
+    def _terms(self, y, views, tape):
+        """The student's outputs and all terms, those to watch included, of a batch."""
+        student = Forward(self.networks["student"], views, training=True)
+        reads = {*self.method.reads, *self.distillation.reads}
+        if "clean" in self.term_weights:
+            reads.add("clean")
+        for view in views:  # the order in which BatchNorm sees them: clean first
+            if view in reads:
+                student[view]
+        frozen = {
+            role: Forward(self.networks.get(role), views, tape=tape)
+            for role in ("teacher", "robust_teacher")
+        }
+        partner = Forward(self.networks.get("partner"), views, training=True)
+        smoothing = self.options.label_smoothing
+        if smoothing:
+            logits = student[next(iter(student))]["logits"]
+            y = losses.smooth(y, logits.shape[-1], smoothing, logits.dtype)
+        terms = {
+            **self.method.losses(y, student, frozen["teacher"]),
+            **self.distillation.losses(y, student, partner=partner, **frozen),
+        }
+        if "clean" in self.term_weights and "clean" not in terms:
+            terms["clean"] = losses.cross_entropy(y, student["clean"]["logits"])
+        terms = {name: terms[name] for name in self.term_weights}
+        return student, {**terms, **self.distillation.report(student, frozen["teacher"])}
+
+    def worst_shifts(self, gradients, variables):
+        """AWP's move of each variable: gamma ||w|| g / ||g|| of the student's kernels."""
+        gamma, shifts = self.running["awp_gamma"].value, []
+        moves = {id(v) for v in self.model.trainable_variables}
+        for gradient, variable in zip(gradients, variables, strict=True):
+            w = variable.value
+            if gradient is None or len(variable.shape) < 2 or id(variable) not in moves:
+                shifts.append(tf.zeros_like(w))
+                continue
+            length = tf.norm(gradient) + tf.cast(1e-20, w.dtype)
+            shifts.append(tf.cast(gamma, w.dtype) * tf.norm(w) * gradient / length)
+        return shifts
+
+
+def statistics(model):
+    """BatchNorm's moving statistics (and other floating non-trainable weights)."""
+    return [v.value for v in model.non_trainable_variables if v.value.dtype.is_floating]
+
+
+def weighted(values, weight):
+    """Per-example values times the weights of the examples, where there are any."""
+    return values if weight is None else values * tf.cast(weight, values.dtype)
