@@ -1,0 +1,205 @@
+"""Training step time against its floor: the forwards it can't do without.
+
+    python -m benchmarks.step --pairs=trades,trades+vfd
+
+The floor is the number of forward-equivalents of a step (`units`) times the measured time
+of one compiled forward of the same batch on the same network, in inference mode. Steps and
+forwards are timed in the same process and interleaved.
+"""
+
+import argparse
+import itertools
+import math
+import sys
+
+import vfd_tf  # before TensorFlow
+
+# isort: split
+import numpy as np
+import tensorflow as tf
+
+from benchmarks import machine, timing
+from vfd_tf.architectures import ARCHITECTURES
+from vfd_tf.methods import METHODS
+from vfd_tf.optimizers import SGD
+
+CLASSES, SHAPE = 10, (32, 32, 3)
+TRAINING_PASSES = {"natural": 1, "pgd-at": 1, "alp": 2, "trades": 2, "mart": 2, "hat": 3}
+CLEAN_LOGITS = ("trades", "hat")  # the objective of their attack is a KL to them
+JIT = {"auto": "auto", "on": True, "off": False}
+
+
+def units(pair: str, steps: int) -> int:
+    """The floor of a pair, in forwards of the batch.
+
+    A forward is 1, a backward pass to the inputs 1 and one to the weights 1: an attack
+    step costs 2, a training pass 3, a pass of a frozen network 1. What is elementwise,
+    the optimizer and the metrics are free. VFD adds the teacher on clean images, and for
+    PGD-AT the student on them.
+    """
+    method, distillation = split(pair)
+    attack = 0 if method == "natural" else 2 * steps + (method in CLEAN_LOGITS)
+    passes, frozen = TRAINING_PASSES[method], int(method == "hat")
+    if distillation == "vfd":
+        frozen += 1
+        passes += method == "pgd-at"
+    return attack + 3 * passes + frozen
+
+
+def split(pair: str) -> tuple[str, str]:
+    """(method, distillation) of "trades" or "trades+vfd"."""
+    method, _, distillation = pair.partition("+")
+    if method not in METHODS or distillation not in ("", "vfd"):
+        raise SystemExit(
+            f"Unknown pair {pair!r}: a method ({', '.join(METHODS)}), alone or with +vfd."
+        )
+    return method, distillation or "none"
+
+
+def network(arch: str, width: float):
+    """A fresh network for images of 32x32x3 and 10 classes."""
+    return ARCHITECTURES[arch](SHAPE, CLASSES, width)
+
+
+def trainer_of(pair, steps, student, teacher, jit_compile="auto"):
+    """The compiled trainer of a pair, as a user builds it."""
+    method, distillation = split(pair)
+    needed = method == "hat" or distillation == "vfd"
+    trainer = vfd_tf.AdversarialTrainer(
+        student,
+        method,
+        vfd_tf.attacks.PGD(steps=steps),
+        distillation,
+        teacher=teacher if needed else None,
+    )
+    # A small learning rate: the labels are noise, and the losses are to stay finite.
+    trainer.compile(SGD(1e-3, 0.9, weight_decay=2e-4), jit_compile=jit_compile)
+    return trainer
+
+
+def build(options) -> dict:
+    """The trainer of every pair, each with a student of its own."""
+    teacher = network(options.arch, options.width)
+    jit_compile = JIT[options.jit_compile]
+    return {
+        pair: trainer_of(
+            pair,
+            options.steps,
+            network(options.arch, options.width),
+            teacher,
+            jit_compile,
+        )
+        for pair in options.pairs
+    }
+
+
+def step_of(trainer, x, y):
+    """The compiled training step of `fit` without a data pipeline: () -> loss."""
+    train, iterator = trainer.make_train_function(), itertools.repeat((x, y))
+
+    def step() -> float:
+        # Fetching a result waits for the device.
+        loss = float(train(iterator)["loss"].numpy())
+        if not math.isfinite(loss):
+            raise SystemExit("The loss is no longer finite: its times mean nothing.")
+        return loss
+
+    return step
+
+
+def forward_of(model, x, jit_compile):
+    """One compiled forward in inference mode: () -> logits."""
+
+    @tf.function(jit_compile=jit_compile, autograph=False)
+    def forward(images):
+        return model(images, training=False)["logits"]
+
+    return lambda: forward(x).numpy()
+
+
+def batch(size: int):
+    """Uniform noise as images and labels, on the device."""
+    random = np.random.default_rng(0)
+    x = random.uniform(size=(size, *SHAPE)).astype("float32")
+    return tf.constant(x), tf.constant(random.integers(0, CLASSES, size).astype("int32"))
+
+
+def measure(trainers, options) -> dict[str, list[float]]:
+    """Seconds of every repeat under "<pair>" and "<pair> forward"."""
+    (x, y), functions = batch(options.batch_size), {}
+    for pair, trainer in trainers.items():
+        functions[pair] = step_of(trainer, x, y)
+        forward = forward_of(trainer.network, x, trainer.jit_compile)
+        functions[f"{pair} forward"] = forward
+    for function in functions.values():
+        for _ in range(2):
+            function()
+    timers = {name: timing.timed(function) for name, function in functions.items()}
+    return timing.interleave(timers, options.repeats)
+
+
+def rows(seconds, pairs, steps):
+    """One row a pair: floor, medians, their ratio, and VFD against its base."""
+    for pair in pairs:
+        floor, own = units(pair, steps), seconds[pair]
+        forward = timing.milliseconds(seconds[f"{pair} forward"])
+        base, overhead = split(pair)[0], ""
+        if base != pair and base in seconds:
+            expected = floor / units(base, steps)
+            overhead = f"{timing.ratio(own, seconds[base]):.3f} (floor {expected:.3f})"
+        step = timing.milliseconds(own)
+        yield (
+            pair,
+            floor,
+            f"{forward:.2f}",
+            f"{step:.1f}",
+            f"{timing.spread(own):.1%}",
+            f"{step / (floor * forward):.2f}",
+            overhead,
+        )
+
+
+COLUMNS = (
+    "pair",
+    "floor (forwards)",
+    "forward (ms)",
+    "step (ms)",
+    "spread",
+    "step / floor",
+    "VFD / base",
+)
+
+
+def parse(arguments):
+    """The flags of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    default = "natural,natural+vfd,pgd-at,pgd-at+vfd,trades,trades+vfd,hat,hat+vfd"
+    parser.add_argument("--pairs", default=default, help="comma list, or all")
+    parser.add_argument("--arch", default="resnet18", choices=tuple(ARCHITECTURES))
+    parser.add_argument("--width", type=float, default=1.0, help="factor on all channels")
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=10, help="of the attack")
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--jit_compile", default="auto", choices=tuple(JIT), help="XLA")
+    options = parser.parse_args(arguments)
+    every = ",".join(f"{method},{method}+vfd" for method in METHODS)
+    options.pairs = (every if options.pairs == "all" else options.pairs).split(",")
+    for pair in options.pairs:
+        split(pair)
+    return options
+
+
+def main(arguments):
+    """Measures and prints header and table."""
+    options = parse(arguments)
+    tf.get_logger().setLevel("ERROR")  # one trace a pair is taken for retracing
+    trainers = build(options)
+    compiled = {trainer.jit_compile for trainer in trainers.values()}
+    facts = {**machine.tensorflow_facts(), "XLA": "on" if compiled == {True} else "off"}
+    print(machine.header(machine.command("step", arguments), facts), flush=True)
+    seconds = measure(trainers, options)
+    print(timing.table(COLUMNS, rows(seconds, options.pairs, options.steps)), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
