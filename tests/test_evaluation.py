@@ -99,7 +99,7 @@ def test_starts_depend_on_seed_and_position_not_on_the_batch():
     inputs = keras.Input((1, 1, 1))
     flat = L.Flatten()(inputs)
     model = keras.Model(inputs, L.Dense(2)(flat))
-    model.set_weights([np.array([[0.0, 1.0]]), np.array([1.5, 1.0])])
+    model.set_weights([np.array([[0.0, 1.0]]), np.array([1.499, 1.0])])
     x, y = np.full((64, 1, 1, 1), 0.5, "float32"), np.ones(64, "int32")
     attack = PGD(0.1, 0.0, steps=1)  # stays at its start
 

@@ -5,13 +5,14 @@ import sys
 import tensorflow as tf
 from absl import flags
 
-from vfd_tf import config, datasets, evaluation, info, running, tradeoff
+from vfd_tf import config, datasets, evaluating, evaluation, info, running, tradeoff
 from vfd_tf.part import InputError, choose
 
 USAGE = """Adversarial training with Vanilla Feature Distillation.
 
   python run.py --method=hat --vfd_lambda=0.01
   python run.py --flagfile=flags/cifar10_trades.flags --distill=none,vfd
+  python run.py evaluate --model=my.keras --dataset=cifar10 --eval_attacks=autoattack
   python run.py info runs/NAME runs/NAME/best.keras
   python run.py plot runs/* --plot_y=pgd20 --out=tradeoff.png
   tensorboard --logdir=runs
@@ -77,7 +78,12 @@ def train(values, words: list[str]) -> None:
     print(setting.report())
 
 
-MODES = {"train": train, "info": info.show, "plot": tradeoff.plot}
+MODES = {
+    "train": train,
+    "evaluate": evaluating.run,
+    "info": info.show,
+    "plot": tradeoff.plot,
+}
 
 
 def make_strategy(name: str) -> tf.distribute.Strategy:

@@ -13,16 +13,18 @@ from fractions import Fraction
 
 from absl import flags
 
+from vfd_tf.architectures import ARCHITECTURES
 from vfd_tf.attacks import ATTACKS, PGD
 from vfd_tf.attacks.attack import radius
 from vfd_tf.callbacks import LambdaSchedule
 from vfd_tf.distillation import DISTILLATIONS
 from vfd_tf.experiment import Evaluating, Experiment, Recipe
 from vfd_tf.methods import METHODS
-from vfd_tf.part import InputError, check_range, choose, name_of
+from vfd_tf.part import InputError, check_range, choose, name_of, read
 
 _THREAT_MODEL = ("epsilon", "norm")
-_AXES = {"method": METHODS, "distill": DISTILLATIONS, "attack": ATTACKS}
+TRAINING_ATTACKS = {name: cls for name, cls in ATTACKS.items() if cls.trains}
+_AXES = {"method": METHODS, "distill": DISTILLATIONS, "attack": TRAINING_ATTACKS}
 SCHEDULED = ("lambda", "beta")
 STRATEGIES = ("one_device", "mirrored")
 
@@ -32,9 +34,8 @@ class Value(flags.ArgumentParser):
 
     def __init__(self, label: str, field: dataclasses.Field):
         self.label, self.field = label, field
-        kinds = field.type if isinstance(field.type, types.UnionType) else None
-        self.optional = kinds is not None
-        self.kind = typing.get_args(kinds)[0] if kinds else field.type
+        optional = isinstance(field.type, types.UnionType)
+        self.kind = typing.get_args(field.type)[0] if optional else field.type
         self.syntactic_help = self.flag_type()
 
     def flag_type(self):
@@ -42,29 +43,15 @@ class Value(flags.ArgumentParser):
 
     def parse(self, argument):
         try:
-            value = self._read(argument) if isinstance(argument, str) else argument
+            value = (
+                read(self.field.type, argument) if isinstance(argument, str) else argument
+            )
             check_range(self.label, self.field, value)
         except InputError as error:
             raise ValueError(str(error)) from error
         except (KeyError, ValueError, ZeroDivisionError) as error:
             raise ValueError(f"{argument!r} is not a {self.flag_type()}") from error
         return value
-
-    def _read(self, text):
-        if self.optional and text.lower() in ("none", ""):
-            return None
-        if typing.get_origin(self.kind) is tuple:
-            kind = typing.get_args(self.kind)[0]
-            return tuple(_scalar(kind, item) for item in text.split(",") if item)
-        return _scalar(self.kind, text)
-
-
-def _scalar(kind, text):
-    if kind is bool:
-        return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-    if kind is float:
-        return float(Fraction(text.replace(" ", "")) if "/" in text else text)
-    return kind(text)
 
 
 def text_of(value) -> str:
@@ -122,7 +109,7 @@ def _define_run(values):
     add("distill", "vfd", f"distillations: {names(DISTILLATIONS)}", **run)
     text = flags.DEFINE_string
     text("mode", "train", "what to do; also the first word: vfd info PATH", **run)
-    text("attack", "pgd", f"training attack: {names(ATTACKS)}", **run)
+    text("attack", "pgd", f"training attack: {names(TRAINING_ATTACKS)}", **run)
     text("runs", "runs", "folder of the run directories", **run)
     text("workdir", None, "run directory; default: named by the flags, in --runs", **run)
     text("data_dir", None, "folder of tensorflow-datasets", **run)
@@ -152,6 +139,23 @@ def _define_run(values):
         **run,
     )
     integer("max_images", None, "evaluate on the first n test images", 1, **run)
+    _define_evaluate({"flag_values": values, "module_name": "evaluate"})
+
+
+def _define_evaluate(own):
+    text, enum, boolean = flags.DEFINE_string, flags.DEFINE_enum, flags.DEFINE_boolean
+    text("model", None, "the .keras file to evaluate", **own)
+    text("eval_dir", None, "folder of the results; default: beside the model", **own)
+    flags.DEFINE_integer("eval_seed", 0, "seed of all attacks", 0, **own)
+    boolean("eval_early_stop", True, "leave broken images, to the same verdicts", **own)
+    text("save_adversarial", None, "file.npz for the adversarial examples", **own)
+    text("surrogate", None, "black box: a .keras file to craft on, or auto", **own)
+    arch, help_ = "wide_resnet_34_10", "architecture of --surrogate=auto"
+    enum("surrogate_arch", arch, [*ARCHITECTURES], help_, **own)
+    enum("referee", None, ["cleverhans"], "repeat FGSM, PGD and MIM with it", **own)
+    policies, help_ = ["mixed_bfloat16", "mixed_float16"], "precision to craft in"
+    enum("craft_precision", None, policies, f"{help_}; verdicts are float32", **own)
+    boolean("strict", True, "refuse probabilities and images outside [0, 1]", **own)
 
 
 def _parameter(cls, name):
@@ -180,7 +184,9 @@ def _help(field):
 def experiments(values: flags.FlagValues) -> list[Experiment]:
     """One experiment for every pair of --method and --distill."""
     shared = {
-        "attack": _part(values, ATTACKS, "attack", values.attack, threat_model=True),
+        "attack": _part(
+            values, TRAINING_ATTACKS, "attack", values.attack, threat_model=True
+        ),
         "recipe": Recipe(**_fields(values, Recipe)),
         **{
             f"{prefix}_schedule": LambdaSchedule(**_fields(values, LambdaSchedule, prefix))

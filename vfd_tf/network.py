@@ -179,6 +179,35 @@ def load(path: str) -> keras.Model:
         ) from error
 
 
+def in_precision(model: keras.Model, policy: str) -> keras.Model:
+    """A copy of a functional model that computes in another precision.
+
+    `policy` is a Keras dtype policy such as "mixed_bfloat16": float32 weights, computation
+    in bfloat16. Normalisation at the input and the layer of the logits stay in float32.
+
+    Raises:
+        InputError: A subclassed model, whose layers can't be copied.
+    """
+    if not _has_graph(model):
+        raise InputError(
+            f"The subclassed model {model.name!r} can't be copied in {policy}: write it as "
+            "a functional model, or leave craft_precision out."
+        )
+    plain = classifier(model)
+    outer = {layer.name for layer in plain.layers[-1:]}
+    kept = keras.layers.InputLayer, keras.layers.Normalization, keras.layers.Rescaling
+
+    def copy(layer):
+        config = layer.get_config()
+        if not isinstance(layer, kept) and layer.name not in outer:
+            config["dtype"] = policy
+        return type(layer).from_config(config)
+
+    other = keras.models.clone_model(plain, clone_function=copy)
+    other.set_weights(plain.get_weights())
+    return other
+
+
 def ends_in_probabilities(model: keras.Model) -> bool:
     """Whether the model's last operation is a softmax or a sigmoid."""
     output = _functional(model).output if _has_graph(model) else None

@@ -53,10 +53,13 @@ def or_positions(seeds, x) -> tf.Tensor:
     return seeds
 
 
-def fork(seeds: tf.Tensor, stream: int) -> tf.Tensor:
-    """Independent seeds for another use of the same examples: [n, 2] -> [n, 2]."""
+def fork(seeds: tf.Tensor, stream) -> tf.Tensor:
+    """Independent seeds for another use of the same examples: [n, 2] -> [n, 2].
+
+    `stream` is an integer, or a tensor of one.
+    """
     seeds = _word(seeds)
-    first = _mix(seeds[:, 0] + _constant(stream + 1))
+    first = _mix(seeds[:, 0] + _word(stream) + _constant(1))
     return tf.stack([first, _mix(seeds[:, 1])], axis=-1)
 
 
@@ -84,6 +87,6 @@ def normal(seeds, shape, dtype=tf.float32) -> tf.Tensor:
     return tf.math.ndtri(tf.reshape(unit, [-1, *shape]))
 
 
-def integers(seeds, shape, stop: int) -> tf.Tensor:
+def integers(seeds, shape, stop) -> tf.Tensor:
     """Integers of {0, ..., stop - 1}, uniform, for each example: [n, *shape] int32."""
-    return tf.cast(uniform(seeds, shape) * stop, tf.int32)
+    return tf.cast(uniform(seeds, shape) * tf.cast(stop, tf.float32), tf.int32)

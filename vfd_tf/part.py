@@ -6,6 +6,9 @@ the identity of a run are all derived from them, so a default lives in one place
 
 import dataclasses
 import difflib
+import types
+import typing
+from fractions import Fraction
 from typing import Any
 
 import keras
@@ -54,6 +57,26 @@ class Part:
     @classmethod
     def from_config(cls, config):
         return cls(**config)
+
+
+def read(kind, text: str) -> Any:
+    """The value of a field's type that a text stands for: 8/255, none, true, 100,105.
+
+    Raises:
+        KeyError, ValueError, ZeroDivisionError: It stands for none.
+    """
+    if isinstance(kind, types.UnionType):
+        if text.lower() in ("none", ""):
+            return None
+        kind = typing.get_args(kind)[0]
+    if typing.get_origin(kind) is tuple:
+        kind = typing.get_args(kind)[0]
+        return tuple(read(kind, item) for item in text.split(",") if item)
+    if kind is bool:
+        return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+    if kind is float:
+        return float(Fraction(text.replace(" ", "")) if "/" in text else text)
+    return kind(text)
 
 
 def check_range(label: str, field: dataclasses.Field, value) -> None:

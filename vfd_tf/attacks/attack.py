@@ -5,6 +5,8 @@ import dataclasses
 
 import tensorflow as tf
 
+from vfd_tf import noise
+from vfd_tf.attacks import objectives
 from vfd_tf.attacks.norms import BALLS
 from vfd_tf.part import InputError, Part, choose
 
@@ -21,11 +23,13 @@ class Attack(Part):
 
     Class facts:
         own_start: its start is part of what it is, and replaces a method's own.
-        in_ball: whether x_adv stays in the epsilon ball; if not, for training alone.
+        in_ball: whether x_adv stays in the epsilon ball.
+        trains: whether it is offered for training.
     """
 
     own_start = False
     in_ball = True
+    trains = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -41,6 +45,10 @@ class Attack(Part):
     def within(self, norm: str, epsilon: float) -> "Attack":
         """This attack under another threat model; relative step sizes follow epsilon."""
         return self.replace(norm=norm, epsilon=epsilon)
+
+    def evaluated(self) -> "Attack":
+        """This attack as an evaluation runs it: broken is broken, at any iterate."""
+        return self
 
     def scaled(self, factor) -> "Attack":
         """This attack with epsilon and step size times a number, or a scalar tensor."""
@@ -73,11 +81,152 @@ def box(x):
 
 def input_gradient(logits_fn, x, objective):
     """d objective_i / d x_i of every example: [n, ...] -> [n, ...]; weights untouched."""
-    # Watching the images alone leaves out the weights' gradients: a third of the cost.
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(x)
-        score = objective(logits_fn(x))
-    return tape.gradient(score, x)
+    return ascent(logits_fn, x, objective)[2]
+
+
+def ascent(logits_fn, x, objective, eot: int = 1):
+    """Logits [n, c], score [n] and d score_i / d x_i [n, ...] at x.
+
+    With `eot` > 1 the score and the gradient are means over that many passes of a
+    randomised model: https://arxiv.org/abs/1802.00420. The logits are those of the last.
+    """
+    if eot == 1:
+        # Watching the images alone leaves out the weights' gradients: a third of the cost.
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(x)
+            logits = logits_fn(x)
+            score = objective(logits)
+        # A model that rounds or thresholds has no gradient: zero, which evaluation reports.
+        return logits, score, tape.gradient(score, x, unconnected_gradients="zero")
+
+    def one_more(i, logits, score, gradient):
+        logits, own, step = ascent(logits_fn, x, objective)
+        return i + 1, logits, score + own, gradient + step
+
+    first = ascent(logits_fn, x, objective)
+    loop = tf.while_loop(
+        lambda i, *_: i < eot, one_more, (1, *first), maximum_iterations=eot
+    )
+    _, logits, score, gradient = loop
+    return logits, score / eot, gradient / eot
+
+
+def choose_images(mask, one, other):
+    """Per example `one` where the mask [n] is true, else `other`: [n, ...]."""
+    return tf.where(tf.reshape(mask, [-1] + [1] * (one.shape.rank - 1)), one, other)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One of the runs that an attack consists of, for images that are still robust.
+
+    Attributes:
+        attack: What runs: an `Iterated` attack.
+        objective: Name of what it ascends (`objectives.OBJECTIVES`).
+        stream: None, or the number of the stream its draws come from.
+        rank: None, or the rank among the clean logits, from 2, of the class it aims at.
+    """
+
+    attack: "Iterated"
+    objective: str = "ce"
+    stream: int | None = None
+    rank: int | None = None
+
+    def seeds(self, seeds):
+        """The seeds [n, 2] of this run."""
+        return seeds if self.stream is None else noise.fork(seeds, self.stream)
+
+    def target(self, clean_logits):
+        """The class it aims at [n], or None."""
+        if self.rank is None:
+            return None
+        return tf.math.top_k(clean_logits, self.rank).indices[:, -1]
+
+
+class Iterated(Attack):
+    """An attack that goes step by step, so that it can be watched, left and taken up again.
+
+    `begin` makes the state of a batch, tensors [n, ...] by name; `step` takes it one
+    iteration on; `done` says whose fate is sealed; `result` is x_adv. Class facts:
+        look: iterations between two looks at who is done, in an evaluation.
+        own_objective: name of the objective that is part of what it is, or None.
+    """
+
+    look = 5
+    own_objective = None
+
+    @property
+    def iterations(self) -> int:
+        """How many steps it takes."""
+        return self.steps
+
+    def runs(self, classes: int, objective: str = "ce") -> tuple[Run, ...]:
+        """What an evaluation runs, each on the images that the ones before left robust."""
+        name = self.own_objective or objective
+        count = getattr(self, "restarts", 1)
+        return tuple(
+            Run(self, objectives.possible(name, classes), stream or None)
+            for stream in range(count)
+        )
+
+    def begin(self, x, start, seeds) -> dict[str, tf.Tensor]:
+        """The state before the first step: no call of the network."""
+        raise NotImplementedError
+
+    def step(self, logits_fn, x, objective, state, i) -> dict[str, tf.Tensor]:
+        """The state one iteration on; `i` counts them from 0."""
+        raise NotImplementedError
+
+    def done(self, state):
+        """Whose x_adv will not change, or need not: bool [n]."""
+        return tf.zeros(tf.shape(state["x_adv"])[0], bool)
+
+    def result(self, x, state):
+        """x_adv [n, h, w, c]."""
+        return state["x_adv"]
+
+    def advance(self, logits_fn, x, objective, state, first, last):
+        """The state after the steps first, ..., last - 1."""
+
+        def body(i, state):
+            new = self.step(logits_fn, x, objective, state, i)
+            return i + 1, {k: tf.ensure_shape(v, state[k].shape) for k, v in new.items()}
+
+        # A loop in the graph, not in Python: the graph stays small for any `steps`.
+        _, state = tf.while_loop(
+            lambda i, _: i < last, body, (first, state), parallel_iterations=1
+        )
+        return state
+
+    def __call__(self, logits_fn, x, objective, start=None, seeds=None):
+        state = self.begin(x, start, noise.or_positions(seeds, x))
+        state = self.advance(logits_fn, x, objective, state, 0, self.iterations)
+        return tf.stop_gradient(self.result(x, state))
+
+
+class Composite(Attack):
+    """An attack that is a sequence of runs: the first that succeeds has the image.
+
+    Called on a batch, all runs see all of its images; `evaluation.evaluate` gives each
+    only those that are still robust. Images that none breaks are returned as they came.
+    """
+
+    def runs(self, classes: int, objective: str = "ce") -> tuple[Run, ...]:
+        """What it consists of, in order."""
+        raise NotImplementedError
+
+    def __call__(self, logits_fn, x, objective, start=None, seeds=None):
+        seeds, clean = noise.or_positions(seeds, x), logits_fn(x)
+        x_adv, broken = x, objective.success(clean)
+        for run in self.runs(clean.shape[-1]):
+            goal = objectives.named(
+                run.objective, objective.labels, clean, run.target(clean)
+            )
+            own = run.seeds(seeds)
+            other = run.attack(logits_fn, x, goal, start=start, seeds=own)
+            hit = ~broken & objective.success(logits_fn(other))
+            x_adv, broken = choose_images(hit, other, x_adv), broken | hit
+        return tf.stop_gradient(x_adv)
 
 
 def generator(attack: Attack, logits_fn, objective):

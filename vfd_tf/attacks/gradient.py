@@ -1,23 +1,68 @@
-"""Gradient attacks with a fixed step: FGSM, its two training variants, and PGD."""
+"""Gradient attacks with a fixed step: PGD, MIM, FGSM and its two training variants."""
 
 import tensorflow as tf
 
 from vfd_tf import noise
-from vfd_tf.attacks.attack import Attack, box, input_gradient
+from vfd_tf.attacks.attack import Iterated, ascent, box, choose_images, input_gradient
 from vfd_tf.attacks.norms import BALLS
+from vfd_tf.attacks.threat import eot_field, epsilon_field, norm_field
 from vfd_tf.part import hyper, part
 
 
-def _epsilon():
-    return hyper(8 / 255, "radius of the ball, images in [0, 1]", minimum=0.0)
+def _step_size():
+    return hyper(None, "step, images in [0, 1]; none: epsilon / 4", minimum=0.0)
 
 
-def _norm():
-    return hyper("linf", "norm of the ball", choices=tuple(BALLS))
+def _early_stop():
+    return hyper(False, "stay at the first misclassified iterate")
+
+
+class FixedStep(Iterated):
+    """Steps of one size from a random start, each projected; the last iterate is x_adv.
+
+    With `early_stop` an image stays at its first misclassified iterate, so that it counts
+    as broken if any iterate was.
+    """
+
+    trains = True
+
+    def begin(self, x, start, seeds):
+        state = {"x_adv": self._start(x, seeds) if start is None else start}
+        if self.early_stop:
+            state["broken"] = tf.zeros(tf.shape(x)[0], bool)
+        return state
+
+    def step(self, logits_fn, x, objective, state, i):
+        logits, _, gradient = ascent(logits_fn, state["x_adv"], objective, self.eot)
+        state, direction = self._direction(gradient, state)
+        size = self.epsilon / 4 if self.step_size is None else self.step_size
+        moved = state["x_adv"] + size * direction
+        moved = box(BALLS[self.norm].project(x, moved, self.epsilon))
+        if not self.early_stop:
+            return {**state, "x_adv": moved}
+        broken = state["broken"] | objective.success(logits)
+        x_adv = choose_images(broken, state["x_adv"], moved)
+        return {**state, "x_adv": x_adv, "broken": broken}
+
+    def evaluated(self):
+        return self.replace(early_stop=True)
+
+    def done(self, state):
+        return state["broken"] if self.early_stop else super().done(state)
+
+    def _start(self, x, seeds):
+        if not self.random_start:
+            return x
+        ball = BALLS[self.norm]
+        return box(x + ball.sample(seeds, x.shape[1:], self.epsilon, x.dtype))
+
+    def _direction(self, gradient, state):
+        """(state, unit step) of the input gradient."""
+        return state, BALLS[self.norm].direction(gradient)
 
 
 @part
-class PGD(Attack):
+class PGD(FixedStep):
     """Projected gradient ascent: x_{t+1} = P(x_t + step_size * direction(grad)).
 
     P projects on the epsilon ball around x, then on [0, 1]; the direction is the sign
@@ -26,54 +71,54 @@ class PGD(Attack):
     Madry et al. 2018, https://arxiv.org/abs/1706.06083
     """
 
-    epsilon: float = _epsilon()
-    step_size: float | None = hyper(
-        None, "step, images in [0, 1]; none: epsilon / 4", minimum=0.0
-    )
+    epsilon: float = epsilon_field()
+    step_size: float | None = _step_size()
     steps: int = hyper(10, "gradient steps", minimum=1)
-    norm: str = _norm()
+    norm: str = norm_field()
     restarts: int = hyper(1, "runs from different starts", minimum=1)
     random_start: bool = hyper(True, "start uniformly in the ball instead of at x")
+    eot: int = eot_field()
+    early_stop: bool = _early_stop()
 
     def __call__(self, logits_fn, x, objective, start=None, seeds=None):
         seeds = noise.or_positions(seeds, x)
-        if start is None:
-            start = self._start(x, seeds)
-        best = self._climb(logits_fn, x, objective, start)
+        best = super().__call__(logits_fn, x, objective, start, seeds)
         for run in range(1, self.restarts):
-            start = self._start(x, noise.fork(seeds, run))
-            other = self._climb(logits_fn, x, objective, start)
+            own = noise.fork(seeds, run)
+            other = super().__call__(logits_fn, x, objective, None, own)
             best = _better(logits_fn, objective, best, other)
         return tf.stop_gradient(best)
 
-    def _start(self, x, seeds):
-        if not self.random_start:
-            return x
-        ball = BALLS[self.norm]
-        return box(x + ball.sample(seeds, x.shape[1:], self.epsilon, x.dtype))
 
-    def _climb(self, logits_fn, x, objective, start):
-        size = self.epsilon / 4 if self.step_size is None else self.step_size
+@part
+class MIM(FixedStep):
+    """Momentum iterative method: g <- decay * g + grad / mean |grad|, then a step along g.
 
-        def step(i, x_adv):
-            moved = _moved(self, logits_fn, x_adv, objective, size)
-            return i + 1, box(BALLS[self.norm].project(x, moved, self.epsilon))
+    The mean is over the pixels of an image; no random start. The step is `step_size` times
+    the sign of g (L-inf) or g / ||g|| (L2). Dong et al. 2018,
+    https://arxiv.org/abs/1710.06081
+    """
 
-        # A loop in the graph, not in Python: the graph stays small for any `steps`.
-        _, x_adv = tf.while_loop(
-            lambda i, _: i < self.steps,
-            step,
-            (0, start),
-            parallel_iterations=1,
-            maximum_iterations=self.steps,
-        )
-        return x_adv
+    epsilon: float = epsilon_field()
+    step_size: float | None = _step_size()
+    steps: int = hyper(20, "gradient steps", minimum=1)
+    norm: str = norm_field()
+    decay: float = hyper(1.0, "factor on the momentum g of the step before", minimum=0.0)
+    random_start: bool = hyper(False, "start uniformly in the ball instead of at x")
+    eot: int = eot_field()
+    early_stop: bool = _early_stop()
 
+    def begin(self, x, start, seeds):
+        return {**super().begin(x, start, seeds), "momentum": tf.zeros_like(x)}
 
-def _moved(attack, logits_fn, x_adv, objective, size):
-    """x_adv one step of steepest ascent on; not projected."""
-    gradient = input_gradient(logits_fn, x_adv, objective)
-    return x_adv + size * BALLS[attack.norm].direction(gradient)
+    def _direction(self, gradient, state):
+        axes = list(range(1, gradient.shape.rank))
+        mean = tf.reduce_mean(tf.abs(gradient), axes, keepdims=True)
+        # Where the gradient vanishes there is nothing to add, and no division by zero.
+        own = tf.math.divide_no_nan(gradient, mean)
+        momentum = self.decay * state["momentum"] + own
+        direction = BALLS[self.norm].direction(momentum)
+        return {**state, "momentum": momentum}, direction
 
 
 def _better(logits_fn, objective, one, other):
@@ -85,27 +130,41 @@ def _better(logits_fn, objective, one, other):
         ranks.append((success(logits), objective(logits)))
     (won, score), (other_won, other_score) = ranks
     replace = (other_won & ~won) | ((other_won == won) & (other_score > score))
-    return tf.where(tf.reshape(replace, [-1] + [1] * (one.shape.rank - 1)), other, one)
+    return choose_images(replace, other, one)
+
+
+class SingleStep(Iterated):
+    """One gradient step: `begin` is where the gradient is taken."""
+
+    steps = 1
+    trains = True
+
+    def begin(self, x, start, seeds):
+        return {"x_adv": x if start is None else start}
+
+    def _moved(self, logits_fn, state, objective, size):
+        """x_adv a step of steepest ascent on; not projected."""
+        gradient = input_gradient(logits_fn, state["x_adv"], objective)
+        return state["x_adv"] + size * BALLS[self.norm].direction(gradient)
 
 
 @part
-class FGSM(Attack):
+class FGSM(SingleStep):
     """Fast gradient sign method: x' = x + epsilon * direction(grad), clipped to [0, 1].
 
     Goodfellow et al. 2015, https://arxiv.org/abs/1412.6572
     """
 
-    epsilon: float = _epsilon()
-    norm: str = _norm()
+    epsilon: float = epsilon_field()
+    norm: str = norm_field()
 
-    def __call__(self, logits_fn, x, objective, start=None, seeds=None):
-        start = x if start is None else start
-        moved = _moved(self, logits_fn, start, objective, self.epsilon)
-        return tf.stop_gradient(box(BALLS[self.norm].project(x, moved, self.epsilon)))
+    def step(self, logits_fn, x, objective, state, i):
+        moved = self._moved(logits_fn, state, objective, self.epsilon)
+        return {"x_adv": box(BALLS[self.norm].project(x, moved, self.epsilon))}
 
 
 @part
-class FGSMRS(Attack):
+class FGSMRS(SingleStep):
     """FGSM from a random start: one step of `overshoot` * epsilon, back into the ball.
 
     x' = P(x + u + overshoot * epsilon * direction(grad)), u uniform in the ball. Fast
@@ -113,21 +172,22 @@ class FGSMRS(Attack):
     al. 2020, https://arxiv.org/abs/2001.03994
     """
 
-    epsilon: float = _epsilon()
+    epsilon: float = epsilon_field()
     overshoot: float = hyper(1.25, "step in units of epsilon", minimum=0.0)
-    norm: str = _norm()
+    norm: str = norm_field()
     own_start = True
 
-    def __call__(self, logits_fn, x, objective, start=None, seeds=None):
-        ball, seeds = BALLS[self.norm], noise.or_positions(seeds, x)
-        start = box(x + ball.sample(seeds, x.shape[1:], self.epsilon, x.dtype))
-        size = self.overshoot * self.epsilon
-        moved = _moved(self, logits_fn, start, objective, size)
-        return tf.stop_gradient(box(ball.project(x, moved, self.epsilon)))
+    def begin(self, x, start, seeds):
+        u = BALLS[self.norm].sample(seeds, x.shape[1:], self.epsilon, x.dtype)
+        return {"x_adv": box(x + u)}
+
+    def step(self, logits_fn, x, objective, state, i):
+        moved = self._moved(logits_fn, state, objective, self.overshoot * self.epsilon)
+        return {"x_adv": box(BALLS[self.norm].project(x, moved, self.epsilon))}
 
 
 @part
-class NFGSM(Attack):
+class NFGSM(SingleStep):
     """FGSM from stronger noise, not projected: x' = x + u + epsilon * direction(grad).
 
     u is uniform in the ball of radius `noise_ratio` * epsilon and only [0, 1] bounds x',
@@ -136,14 +196,16 @@ class NFGSM(Attack):
     https://arxiv.org/abs/2202.01181
     """
 
-    epsilon: float = _epsilon()
+    epsilon: float = epsilon_field()
     noise_ratio: float = hyper(2.0, "radius of the noise in units of epsilon", minimum=0.0)
-    norm: str = _norm()
+    norm: str = norm_field()
     own_start = True
     in_ball = False
 
-    def __call__(self, logits_fn, x, objective, start=None, seeds=None):
-        radius, seeds = self.noise_ratio * self.epsilon, noise.or_positions(seeds, x)
+    def begin(self, x, start, seeds):
+        radius = self.noise_ratio * self.epsilon
         u = BALLS[self.norm].sample(seeds, x.shape[1:], radius, x.dtype)
-        moved = _moved(self, logits_fn, box(x + u), objective, self.epsilon)
-        return tf.stop_gradient(box(moved))
+        return {"x_adv": box(x + u)}
+
+    def step(self, logits_fn, x, objective, state, i):
+        return {"x_adv": box(self._moved(logits_fn, state, objective, self.epsilon))}

@@ -1,0 +1,62 @@
+"""AutoAttack: the ensemble whose verdict the field compares."""
+
+from vfd_tf.attacks.apgd import APGDCE, APGDDLR, APGDT
+from vfd_tf.attacks.attack import Composite, Run
+from vfd_tf.attacks.fab import FAB, FABT
+from vfd_tf.attacks.square import Square
+from vfd_tf.attacks.threat import epsilon_field, norm_field
+from vfd_tf.part import hyper, part
+
+
+def _standard(threat):
+    return {
+        "apgd-ce": APGDCE(**threat),
+        "apgd-t": APGDT(**threat),
+        "fab-t": FABT(**threat),
+        "square": Square(**threat),
+    }
+
+
+def _plus(threat):
+    return {
+        "apgd-ce": APGDCE(**threat, restarts=5),
+        "apgd-dlr": APGDDLR(**threat, restarts=5),
+        "fab": FAB(**threat, restarts=5),
+        "square": Square(**threat),
+        "apgd-t": APGDT(**threat),
+        "fab-t": FABT(**threat),
+    }
+
+
+def _rand(threat):
+    return {
+        "apgd-ce": APGDCE(**threat, eot=20),
+        "apgd-dlr": APGDDLR(**threat, eot=20),
+    }
+
+
+VERSIONS = {"standard": _standard, "plus": _plus, "rand": _rand}
+
+
+@part
+class AutoAttack(Composite):
+    """AutoAttack: parameter-free attacks, each on the images that are still robust.
+
+    standard: APGD-CE, APGD-T and FAB-T at 9 classes, Square with 5,000 queries; plus:
+    APGD-CE, APGD-DLR, FAB (5 runs each), Square, APGD-T, FAB-T; rand, for randomised
+    models: APGD-CE and APGD-DLR with 20 passes a gradient. An image is robust if it is
+    classified correctly and none of them breaks it. Croce & Hein 2020,
+    https://arxiv.org/abs/2003.01690
+    """
+
+    epsilon: float = epsilon_field()
+    norm: str = norm_field()
+    version: str = hyper("standard", "which ensemble", choices=tuple(VERSIONS))
+
+    @property
+    def members(self) -> dict:
+        """Its attacks by name, in order."""
+        return VERSIONS[self.version]({"epsilon": self.epsilon, "norm": self.norm})
+
+    def runs(self, classes, objective="ce") -> tuple[Run, ...]:
+        return tuple(run for part in self.members.values() for run in part.runs(classes))

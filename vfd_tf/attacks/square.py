@@ -1,0 +1,221 @@
+"""Square: random search over square patches, with the model's outputs alone.
+
+Andriushchenko et al. 2020, https://arxiv.org/abs/1912.00049
+"""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from vfd_tf import losses, noise
+from vfd_tf.attacks.attack import Iterated, box, choose_images
+from vfd_tf.attacks.norms import BALLS, l2_norm
+from vfd_tf.attacks.threat import epsilon_field, norm_field
+from vfd_tf.part import hyper, part
+
+# Query from which on -> divisor of `p_init`, for 10,000 queries.
+SCHEDULE = {0: 1, 11: 2, 51: 4, 201: 8, 501: 16, 1001: 32, 2001: 64, 4001: 128}
+SCHEDULE |= {6001: 256, 8001: 512}
+_ROW, _COLUMN, _SIGN, _ROW2, _COLUMN2, _TURN, _START = range(7)
+
+
+@part
+class Square(Iterated):
+    """Square attack: a proposal that raises the margin is kept, anything else forgotten.
+
+    L-inf: starts at x + epsilon * vertical stripes of +-1, proposes +-2 epsilon in a
+    square of each channel; L2: moves the perturbation's mass into a square, in the shape
+    of a dent. Squares are drawn for every image by itself and cover a share `p_init` of
+    it at first, less by a fixed schedule later. https://arxiv.org/abs/1912.00049
+    """
+
+    epsilon: float = epsilon_field()
+    queries: int = hyper(5000, "proposals", minimum=1)
+    norm: str = norm_field()
+    restarts: int = hyper(1, "runs from different starts", minimum=1)
+    p_init: float = hyper(0.8, "share of the image in the first squares", 0.0, 1.0)
+    look = 100
+
+    @property
+    def iterations(self):
+        return self.queries + 1  # the start is evaluated, too
+
+    def begin(self, x, start, seeds):
+        zeros = tf.zeros(tf.shape(x)[0], x.dtype)
+        start = NORMS[self.norm].start(x, self.epsilon, seeds) if start is None else start
+        return {"x_adv": start, "margin": zeros - np.inf, "seeds": seeds}
+
+    def step(self, logits_fn, x, objective, state, i):
+        seeds = noise.fork(state["seeds"], i)
+        side = tf.constant(self.sides(x.shape[1:3]))[tf.maximum(i - 1, 0)]
+        proposal = NORMS[self.norm].propose(x, state["x_adv"], self.epsilon, side, seeds)
+        return self.accept(logits_fn, objective, state, proposal, i)
+
+    def accept(self, logits_fn, objective, state, proposal, i):
+        """The state once a proposal (at i = 0 the start itself) was tried."""
+        proposal = tf.where(tf.equal(i, 0), state["x_adv"], proposal)
+        margin = losses.margin(objective.labels, logits_fn(proposal))
+        open_ = ~self.done(state)
+        take = open_ & ((margin > state["margin"]) | (margin >= 0))
+        return {
+            **state,
+            "x_adv": choose_images(take, proposal, state["x_adv"]),
+            "margin": tf.where(take, margin, state["margin"]),
+        }
+
+    def sides(self, size) -> np.ndarray:
+        """Side of the square of each query, in pixels: int32 [queries]."""
+        starts, divisors = np.array([*SCHEDULE]), np.array([*SCHEDULE.values()])
+        index = np.searchsorted(starts, np.arange(self.queries), side="right") - 1
+        share = self.p_init / divisors[index]
+        wanted = np.round(np.sqrt(share * math.prod(size)))
+        return NORMS[self.norm].sides(wanted, min(size)).astype("int32")
+
+    def done(self, state):
+        return state["margin"] >= 0
+
+
+def window(row, column, side, shape):
+    """Where the square is: bool [n, h, w, 1] of its corner [n], [n] and its side."""
+    rows, columns = tf.range(shape[0])[None, :], tf.range(shape[1])[None, :]
+    in_rows = (rows >= row[:, None]) & (rows < row[:, None] + side)
+    in_columns = (columns >= column[:, None]) & (columns < column[:, None] + side)
+    return in_rows[:, :, None, None] & in_columns[:, None, :, None]
+
+
+def _corner(seeds, streams, side, shape):
+    """Row and column of a square in the image: [n], [n]."""
+    return (
+        noise.integers(noise.fork(seeds, stream), (), tf.maximum(extent - side, 1))
+        for stream, extent in zip(streams, shape, strict=False)
+    )
+
+
+def _signs(seeds, stream, shape, dtype):
+    u = noise.uniform(noise.fork(seeds, stream), shape, -1.0, 1.0, dtype)
+    return tf.where(u < 0, -tf.ones_like(u), tf.ones_like(u))
+
+
+class LinfSquares:
+    """Square's start and proposals in an L-inf ball."""
+
+    @staticmethod
+    def sides(wanted, largest):
+        return np.clip(wanted, 1, largest)
+
+    @staticmethod
+    def start(x, epsilon, seeds):
+        _, width, channels = x.shape[1:]
+        return box(x + epsilon * _signs(seeds, _START, (1, width, channels), x.dtype))
+
+    @classmethod
+    def propose(cls, x, x_adv, epsilon, side, seeds):
+        row, column = _corner(seeds, (_ROW, _COLUMN), side, x.shape[1:])
+        sign = _signs(seeds, _SIGN, (1, 1, x.shape[-1]), x.dtype)
+        return cls.shift(x, x_adv, epsilon, window(row, column, side, x.shape[1:]), sign)
+
+    @staticmethod
+    def shift(x, x_adv, epsilon, where, sign):
+        """x_adv with 2 epsilon * sign [n, 1, 1, c] in the window, back in ball and box."""
+        moved = tf.where(where, x_adv + 2 * epsilon * sign, x_adv)
+        return box(BALLS["linf"].project(x, moved, epsilon))
+
+
+class L2Squares:
+    """Square's start and proposals in an L2 ball."""
+
+    @staticmethod
+    def sides(wanted, largest):
+        wanted = np.maximum(wanted, 3)
+        return np.minimum(wanted + (wanted % 2 == 0), largest)
+
+    @staticmethod
+    def start(x, epsilon, seeds):
+        """A dent in every cell of a 5 x 5 grid, each with its own signs."""
+        height, width, channels = x.shape[1:]
+        side = max(height // 5, 1)
+        offset = (height - 5 * side) // 2 if height >= 5 else 0
+        delta = tf.zeros_like(x)
+        cells = [
+            (offset + r * side, offset + c * side)
+            for r in range(height // side)
+            for c in range(width // side)
+        ]
+        table = tf.constant(dents([side]), x.dtype)
+        for k, corner in enumerate(cells):
+            own = noise.fork(seeds, 7 + k)
+            row, column = (tf.fill(tf.shape(x)[:1], value) for value in corner)
+            shape = _dent(own, table[0], row, column, x)
+            delta += shape * _signs(own, _SIGN, (1, 1, channels), x.dtype)
+        return box(x + _unit(delta) * epsilon)
+
+    @staticmethod
+    def propose(x, x_adv, epsilon, side, seeds):
+        delta, shape, channels = x_adv - x, x.shape[1:], x.shape[-1]
+        row, column = _corner(seeds, (_ROW, _COLUMN), side, shape)
+        row2, column2 = _corner(seeds, (_ROW2, _COLUMN2), side, shape)
+        into = tf.cast(window(row, column, side, shape), x.dtype)
+        out_of = tf.cast(window(row2, column2, side, shape), x.dtype)
+        mass = _mass(delta * tf.maximum(into, out_of))
+        unused = tf.nn.relu(epsilon**2 - tf.square(l2_norm(delta)))
+        largest = min(shape[:2])
+        table = tf.constant(dents(range(1, largest + 1)), x.dtype)
+        new = _dent(seeds, table[side - 1], row, column, x)
+        new *= _signs(seeds, _SIGN, (1, 1, channels), x.dtype)
+        new += delta * into / (1e-12 + _mass(delta * into))
+        new *= tf.sqrt(unused / channels + tf.square(mass)) / (1e-12 + _mass(new))
+        kept = delta * (1 - tf.maximum(into, out_of))
+        return box(x + _unit(kept + new * into) * epsilon)
+
+
+NORMS = {"linf": LinfSquares, "l2": L2Squares}
+
+
+def _mass(delta):
+    """||delta||_2 of each channel: [n, h, w, c] -> [n, 1, 1, c]."""
+    return tf.sqrt(tf.reduce_sum(tf.square(delta), [1, 2], keepdims=True))
+
+
+def _unit(delta):
+    return delta / (l2_norm(delta) + 1e-12)
+
+
+def _dent(seeds, pattern, row, column, x):
+    """The pattern, at random turned by 90 degrees, in each image: [n, h, w, 1]."""
+    height, width = x.shape[1:3]
+    last = tf.shape(pattern)[0] - 1
+    rows = tf.range(height)[None, :] - row[:, None]
+    columns = tf.range(width)[None, :] - column[:, None]
+    inside = ((rows >= 0) & (rows <= last))[:, :, None] & (
+        (columns >= 0) & (columns <= last)
+    )[:, None, :]
+    r = tf.clip_by_value(rows, 0, last)[:, :, None] + tf.zeros_like(columns)[:, None, :]
+    c = tf.clip_by_value(columns, 0, last)[:, None, :] + tf.zeros_like(rows)[:, :, None]
+    turn = noise.uniform(noise.fork(seeds, _TURN), (1, 1)) > 0.5
+    at = tf.stack([tf.where(turn, c, r), tf.where(turn, r, c)], -1)
+    values = tf.where(inside, tf.gather_nd(pattern, at), tf.zeros([], pattern.dtype))
+    return values[..., None]
+
+
+def dents(sides) -> np.ndarray:
+    """Patterns of norm 1 for squares of these sides, in the corner of the largest."""
+    largest = max(sides)
+    table = np.zeros((len(sides), largest, largest))
+    for pattern, side in zip(table, sides, strict=True):
+        half = side // 2
+        pattern[:half, :side] = _bump(half, side)
+        pattern[half:side, :side] = -_bump(side - half, side)
+        pattern /= max(np.sqrt((pattern**2).sum()), 1e-12)
+    return table
+
+
+def _bump(height, width):
+    """Nested rectangles around the centre, of heights 1 / k^2, norm 1."""
+    bump = np.zeros((height, width))
+    row, column = height // 2, width // 2
+    for k in range(max(height // 2 + 1, width // 2 + 1)):
+        rows = slice(max(row - k, 0), min(row + k + 1, height))
+        columns = slice(max(column - k, 0), min(column + k + 1, width))
+        bump[rows, columns] += 1 / (k + 1) ** 2
+    return bump / max(np.sqrt((bump**2).sum()), 1e-12)

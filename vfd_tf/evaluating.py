@@ -1,0 +1,144 @@
+"""The mode `evaluate`: a model file and a data set -> accuracies under attack."""
+
+import hashlib
+import os
+import shlex
+import sys
+
+import numpy as np
+
+from vfd_tf import config, datasets, evaluation, network, running
+from vfd_tf.distillation import NoDistillation
+from vfd_tf.evaluation import report
+from vfd_tf.experiment import Evaluating
+from vfd_tf.methods import Natural
+from vfd_tf.part import InputError
+from vfd_tf.run_directory import provenance
+
+
+def run(values, words: list[str]) -> None:
+    """Accuracy of a .keras file under attack: --model=FILE --eval_attacks=autoattack."""
+    path = values.model or (words[0] if len(words) == 1 else None)
+    if not path:
+        raise InputError("Name the model: python run.py evaluate --model=FILE.keras")
+    plan = config.evaluating(values)
+    described = {
+        name: evaluation.protocol(name, plan.epsilon, plan.norm).describe()
+        for name in plan.attacks
+    }
+    model = network.load(path)
+    data = datasets.load(values.dataset, values.data_dir)
+    test = data.test[: plan.max_images]
+    check_model(model, path, data)
+    facts = _facts(values, path, test, plan, described)
+    surrogate, columns = None, described
+    if values.surrogate:
+        surrogate = network.load(_surrogate(values, data))
+        check_model(surrogate, values.surrogate, data)
+        mark = _digest(surrogate.get_weights())
+        columns = described | {f"transfer-{n}": f"{d} {mark}" for n, d in described.items()}
+    folder = values.eval_dir or os.path.splitext(path)[0] + ".eval"
+    journal = evaluation.Journal(os.path.join(folder, "journal"), facts["owner"], columns)
+    result = evaluation.evaluate(
+        model,
+        test,
+        plan.attacks,
+        plan.epsilon,
+        plan.norm,
+        seed=values.eval_seed,
+        batch_size=plan.batch_size,
+        verbose=1,
+        early_stop=values.eval_early_stop,
+        surrogate=surrogate,
+        referees=values.referee == "cleverhans",
+        craft_precision=values.craft_precision,
+        strict=values.strict,
+        journal=journal,
+        examples=bool(values.save_adversarial),
+    )
+    if values.save_adversarial:
+        save_examples(values.save_adversarial, test, result)
+    title = f"{path}, {data.name}, {len(test)} test images"
+    if values.craft_precision:
+        title += f", crafted in {values.craft_precision}"
+    print("\n" + report.write(folder, result, facts, title))
+    for name, entry in result.referee.items():
+        print(
+            f"cleverhans {name}, no random start, {entry['images']} images: "
+            f"{entry['cleverhans']:.2f}%, ours {entry['ours']:.2f}%, "
+            f"{entry['verdicts_that_differ']} verdicts differ"
+        )
+    print(f"\n{os.path.join(folder, 'results.json')}")
+
+
+def check_model(model, path: str, data) -> None:
+    """Raises `InputError` for a model of other images or classes than the data set's."""
+    plain = network.classifier(model)
+    shape, classes = plain.input_shape[1:], plain.output_shape[-1]
+    fits = len(shape) == len(data.input_shape) and all(
+        own in (None, other) for own, other in zip(shape, data.input_shape, strict=True)
+    )
+    if not fits or classes != data.num_classes:
+        raise InputError(
+            f"{path} takes images {tuple(shape)} of {classes} classes; {data.name} has "
+            f"{tuple(data.input_shape)} and {data.num_classes}: choose another --dataset."
+        )
+
+
+def save_examples(path: str, test, result) -> None:
+    """Writes x, y and x_adv of every attack, in order, as float32 arrays."""
+    arrays = {f"x_adv/{name}": x_adv for name, x_adv in result.examples.items()}
+    with open(path, "wb") as file:
+        np.savez_compressed(file, x=test.floats(), y=test.y, **arrays)
+
+
+def _facts(values, path, test, plan, described):
+    """What repeats the evaluation; "owner": what its journal depends on."""
+    with open(path, "rb") as file:
+        sha = hashlib.sha256(file.read()).hexdigest()
+    owner = {
+        "model_sha256": sha,
+        "dataset": values.dataset,
+        "test_data": test.digest,
+        "images": len(test),
+        "seed": values.eval_seed,
+        "batch_size": plan.batch_size,
+        "early_stop": values.eval_early_stop,
+        "craft_precision": values.craft_precision,
+    }
+    return {
+        "owner": owner,
+        "model": path,
+        "attacks": described,
+        "threat_model": {"norm": plan.norm, "epsilon": plan.epsilon},
+        "command": shlex.join(["python", "run.py", *sys.argv[1:]]),
+        "verdicts": "float32 forward",
+        **provenance(),
+    }
+
+
+def _digest(weights):
+    sha = hashlib.sha256()
+    for array in weights:
+        sha.update(np.ascontiguousarray(array).tobytes())
+    return sha.hexdigest()[:10]
+
+
+def _surrogate(values, data) -> str:
+    """The file of the surrogate; "auto" trains a natural one first, or finds it."""
+    if values.surrogate != "auto":
+        return values.surrogate
+    values.arch = values.surrogate_arch
+    values.method, values.distill = ["natural"], ["none"]
+    experiment = config.experiments(values)[0].replace(
+        method=Natural(), distillation=NoDistillation(), seed=values.teacher_seed
+    )
+    setting = running.Setting(
+        data=data,
+        evaluating=Evaluating(attacks=(), max_images=values.max_images),
+        root=values.runs,
+        panel_every=0,
+        describe=config.flagfile,
+    )
+    running.check(experiment, setting)
+    return running.run(experiment, setting).student("best")

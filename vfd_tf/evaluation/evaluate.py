@@ -1,0 +1,194 @@
+"""`evaluate`: accuracy of a classifier, clean and under every attack of a plan."""
+
+import dataclasses
+import time
+
+import numpy as np
+
+from vfd_tf import network
+from vfd_tf.evaluation import referee, sanity
+from vfd_tf.evaluation.protocols import Protocol, protocol
+from vfd_tf.evaluation.result import Evaluation
+from vfd_tf.evaluation.target import Target
+
+TRANSFER = "transfer"  # prefix of the columns crafted on a surrogate
+
+
+def evaluate(
+    model,
+    data,
+    attacks=("fgsm", "pgd20"),
+    epsilon=8 / 255,
+    norm="linf",
+    seed=0,
+    batch_size=128,
+    verbose=0,
+    early_stop=True,
+    bounds=(0.0, 1.0),
+    surrogate=None,
+    referees=False,
+    craft_precision=None,
+    strict=True,
+    journal=None,
+    examples=False,
+) -> Evaluation:
+    """Accuracy of any Keras classifier, clean and under attack.
+
+    Robust under an attack is what is classified correctly and stays so at every iterate
+    of all of its runs.
+
+    Args:
+        model: Classifier with logits (or a dict with "logits").
+        data: (x, y) float32 images and integer labels, or a tf.data set of batches.
+        attacks: Protocol names ("fgsm", "pgd20", "cw", "autoattack", ...) or attacks.
+        epsilon, norm: Threat model of the named attacks, images in [0, 1].
+        seed: With an image's position, decides the draws of every attack on it.
+        batch_size: Images that go through the model at once; sets the memory.
+        verbose: 1 for progress bars.
+        early_stop: Leave broken images, to the same verdicts in less time.
+        bounds: Range of the images that model and data have, for example (-1, 1).
+            Attacks and epsilon are in [0, 1] all the same.
+        surrogate: Another classifier, on which the attacks of one run are crafted again,
+            to be judged on `model`: black-box columns "transfer-<attack>".
+        referees: Repeat FGSM, PGD and MIM with cleverhans and report differences.
+        craft_precision: None, or "mixed_bfloat16" to craft in; verdicts are always those
+            of a float32 forward.
+        strict: Refuse probabilities and images outside the bounds, instead of a warning.
+        journal: A `Journal` to go on from and to write to.
+        examples: Keep x_adv of every attack in the result.
+
+    Raises:
+        InputError: Probabilities instead of logits, images outside the bounds, labels
+            outside the classes, an unknown attack, logits that are not finite.
+    """
+    plan = {_name(a): protocol(a, epsilon, norm) for a in attacks}
+    craft = (
+        None if craft_precision is None else network.in_precision(model, craft_precision)
+    )
+    common = {"batch_size": batch_size, "bounds": bounds}
+    target = Target(model, early_stop=early_stop, craft=craft, strict=strict, **common)
+    targets = dict.fromkeys(plan, target)
+    if surrogate is not None:
+        other = Target(model, early_stop=False, craft=surrogate, strict=strict, **common)
+        for name, own in [*plan.items()]:
+            if not hasattr(own.attack, "targets") and not hasattr(own.attack, "members"):
+                column = f"{TRANSFER}-{name}"
+                plan[column] = Protocol(own.attack, own.objective, transfer=True)
+                targets[column] = other
+    job = _Job(plan, targets, target, seed, verbose, journal, examples)
+    result = job.run(data, epsilon, norm)
+    if referees:
+        result.referee = referee.compare(target, data, plan)
+    return result
+
+
+class _Job:
+    """The windows of a data set under the protocols of a plan."""
+
+    def __init__(self, plan, targets, target, seed, verbose, journal, examples):
+        self.plan, self.targets, self.target = plan, targets, target
+        self.seed, self.verbose, self.journal = seed, verbose, journal
+        self.keep = examples
+        self.found = {name: [] for name in plan}
+        self.clean, self.seconds = [], dict.fromkeys(plan, 0.0)
+        self.sizes = {name: [] for name in plan}
+
+    def run(self, data, epsilon, norm) -> Evaluation:
+        warnings, radius_warnings = [], []
+        for number, window in enumerate(self.target.windows(data, self.seed)):
+            self.clean.append(window.right)
+            if self.verbose:
+                self._say("clean", self.clean)
+            if number == 0:
+                warnings += self.target.complaints + sanity.of_model(self.target, window)
+            for name in self.plan:
+                self._attack(name, number, window)
+            if number == 0 and self.plan:
+                robust = np.logical_and.reduce([self.found[n][0].robust for n in self.plan])
+                radius_warnings = sanity.of_radius(
+                    self.target, window, robust, epsilon, norm
+                )
+        result = self._result()
+        result.warnings = [
+            *dict.fromkeys(
+                [*warnings, *radius_warnings, *sanity.of_verdicts(result, self.plan)]
+            )
+        ]
+        if self.verbose:
+            for warning in result.warnings:
+                print(f"Warning: {warning}")
+        return result
+
+    def _attack(self, name, number, window):
+        """An attack on a window, from where the journal says."""
+        known = self.journal.read(name, number) if self.journal else None
+        progress, sizes, before = known or (None, None, 0.0)
+        if progress is not None and progress.x_adv is None and self.keep:
+            progress = sizes = None  # its examples were not kept
+        if sizes is None:
+            start = time.perf_counter() - before
+
+            def save(progress):
+                if self.journal:
+                    seconds = time.perf_counter() - start
+                    self.journal.write(name, number, progress, seconds)
+
+            protocol = self.plan[name]
+            progress = self.targets[name].attacked(protocol, window, progress, save)
+            sizes = _sizes(progress, window)
+            if not self.keep:
+                progress = dataclasses.replace(progress, x_adv=None, tried=None)
+            before = time.perf_counter() - start
+            if self.journal:
+                self.journal.write(name, number, progress, before, sizes)
+        self.seconds[name] += before
+        self.sizes[name].append(sizes)
+        self.found[name].append(progress)
+        if self.verbose:
+            threat, found = self.plan[name].threat, self.found[name]
+            self._say(f"{name}@{threat}", [p.robust for p in found])
+
+    def _say(self, label, verdicts):
+        done = np.concatenate(verdicts)
+        print(f"{label}: {100 * done.mean():.2f}% of {len(done)} images")
+
+    def _result(self):
+        robust = {n: np.concatenate([p.robust for p in f]) for n, f in self.found.items()}
+        stages = {
+            name: {
+                stage: np.concatenate([p.after[stage] for p in found])
+                for stage in found[0].after
+            }
+            for name, found in self.found.items()
+            if len(found[0].after) > 1
+        }
+        kept = {
+            name: np.concatenate([p.x_adv for p in found])
+            for name, found in self.found.items()
+            if self.keep
+        }
+        return Evaluation(
+            np.concatenate(self.clean),
+            robust,
+            {n: p.describe() for n, p in self.plan.items()},
+            threats={n: p.threat for n, p in self.plan.items()},
+            stages=stages,
+            distances={
+                name: np.concatenate(self.sizes[name])
+                for name, protocol in self.plan.items()
+                if protocol.distance
+            },
+            seconds=self.seconds,
+            examples=kept,
+        )
+
+
+def _sizes(progress, window):
+    """||x' - x||_2 of the images that were right and are broken."""
+    broken = window.right & ~progress.robust
+    delta = progress.x_adv[broken] - window.x[broken]
+    return np.sqrt(np.square(delta).sum(axis=tuple(range(1, delta.ndim))))
+
+
+def _name(attack) -> str:
+    return attack if isinstance(attack, str) else protocol(attack).attack.describe()

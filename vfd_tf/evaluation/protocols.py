@@ -1,0 +1,124 @@
+"""Protocols: named, frozen attacks, such as pgd20 or autoattack, under a threat model."""
+
+import dataclasses
+import re
+
+from vfd_tf.attacks import ATTACKS, OBJECTIVES, PGD, Attack, AutoAttack, CarliniWagner
+from vfd_tf.attacks.attack import radius
+from vfd_tf.attacks.objectives import named
+from vfd_tf.part import InputError, choose, read
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """A frozen attack, threat model included, and the objective of labels it ascends."""
+
+    attack: Attack
+    objective: str = "ce"
+    transfer: bool = False  # crafted to the end on another model than it is judged on
+
+    def __call__(self, logits_fn, x, y, seeds):
+        """x_adv [n, h, w, c] of images and labels, all of them attacked to the end."""
+        clean = logits_fn(x) if self.objective == "kl" else None
+        objective = named(self.objective, y, clean)
+        return self.attack(logits_fn, x, objective, seeds=seeds)
+
+    def stages(self, classes: int):
+        """Stage -> the runs of an evaluation on a model of so many classes, in order.
+
+        An ensemble has a stage for each of its attacks, all others have one.
+        """
+        members = getattr(self.attack, "members", {"": self.attack})
+        form = (lambda a: a) if self.transfer else (lambda a: a.evaluated())
+        return {k: form(a).runs(classes, self.objective) for k, a in members.items()}
+
+    def describe(self) -> str:
+        """One line with every hyper-parameter."""
+        other = "" if self.objective == "ce" else f" on {self.objective}"
+        attack = self.attack if self.transfer else self.attack.evaluated()
+        return attack.describe() + other
+
+    @property
+    def threat(self) -> str:
+        """The threat model: linf:8/255."""
+        if self.attack.epsilon is None:
+            return f"{self.attack.norm}, unbounded"
+        return f"{self.attack.norm}:{radius(self.attack.epsilon)}"
+
+    @property
+    def distance(self) -> bool:
+        """Whether its examples have sizes of their own, which are reported."""
+        return self.attack.epsilon is None
+
+
+# Name -> class, fields, objective: what is not just an attack with its defaults.
+PRESETS = {
+    "cw": (CarliniWagner, {}, "ce"),
+    "cw-search": (CarliniWagner, {"c": 1e-3, "search_steps": 9}, "ce"),
+    "cw-linf": (PGD, {"steps": 100}, "margin"),
+    "autoattack-plus": (AutoAttack, {"version": "plus"}, "ce"),
+    "autoattack-rand": (AutoAttack, {"version": "rand"}, "ce"),
+}
+_UNTARGETED = {name: o for name, o in OBJECTIVES.items() if not name.startswith("targeted")}
+# Attacks whose name may be followed by a number of steps and by an objective.
+_OPEN = {"fgsm": False, "pgd": True, "mim": True}
+
+
+def protocol(attack, epsilon=8 / 255, norm="linf") -> Protocol:
+    """What a name stands for: "fgsm", "pgd20", "pgd20-margin", "autoattack", "cw:c=10".
+
+    An attack of `ATTACKS` or a preset; PGD and MIM with their number of steps, PGD also
+    with its objective (ce where none is named, kl, margin, dlr). Fields follow colons:
+    "pgd50:restarts=10". PGD: uniform start, step epsilon / 4, one run. `cw` is
+    C&W with c = 1, kappa 0, 1,000 steps of 0.01; `cw-search` searches c; `cw-linf` is
+    PGD-100 on the margin. An attack given as an object keeps its own threat model.
+
+    Raises:
+        InputError: An unknown name, field or value; an attack that leaves the ball.
+    """
+    if isinstance(attack, Protocol):
+        return attack
+    if isinstance(attack, Attack):
+        return Protocol(attack)
+    head, *settings = attack.split(":")
+    cls, options, objective = _parse(head.replace("_", "-"))
+    options = {**options, **_fields(cls, settings, attack)}
+    known = {field.name for field in dataclasses.fields(cls)}
+    threat = {"epsilon": epsilon, "norm": norm}
+    attack = cls(**{k: v for k, v in threat.items() if k in known}, **options)
+    if not attack.in_ball and attack.trains:
+        raise InputError(
+            f"The attack {head!r} leaves the epsilon ball: it is for training alone."
+        )
+    return Protocol(attack, objective)
+
+
+def _parse(head):
+    """(class, fields, objective) of a name without settings."""
+    if head in PRESETS:
+        return PRESETS[head]
+    parts = re.fullmatch(r"([a-z]*)(\d*)(?:-([a-z]+))?", head)
+    name, steps, objective = parts.groups() if parts else (head, "", None)
+    if head in ATTACKS and name != "pgd" or name not in _OPEN or steps and not _OPEN[name]:
+        whole = head if name in ATTACKS or not steps else name
+        return choose({**ATTACKS, **PRESETS}, whole, "attack"), {}, "ce"
+    if name == "pgd" and not steps:
+        raise InputError("The protocol 'pgd' needs its number of steps, such as 'pgd20'.")
+    choose(_UNTARGETED, objective or "ce", "objective")
+    return ATTACKS[name], {"steps": int(steps)} if steps else {}, objective or "ce"
+
+
+def _fields(cls, settings, text):
+    """{field: value} of the settings name=value."""
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    values = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise InputError(f"{setting!r} in {text!r} is no setting: write name=value.")
+        field = choose(fields, name, f"field of {cls.__name__}")
+        try:
+            values[name] = read(field.type, value)
+        except (KeyError, ValueError, ZeroDivisionError):
+            raise InputError(f"{value!r} in {text!r} is no value of {name}.") from None
+    return values

@@ -1,0 +1,100 @@
+"""A second opinion: FGSM, PGD and MIM by cleverhans, without random starts."""
+
+import numpy as np
+import tensorflow as tf
+
+from vfd_tf.attacks import FGSM, MIM, PGD
+from vfd_tf.evaluation.batches import batches
+from vfd_tf.evaluation.protocols import Protocol
+from vfd_tf.part import InputError
+
+_ORDERS = {"linf": np.inf, "l2": 2}
+
+
+def _fgsm(attack, logits_fn, x, y, shared):
+    from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
+
+    return fast_gradient_method(logits_fn, x, attack.epsilon, y=y, **shared)
+
+
+def _pgd(attack, logits_fn, x, y, shared):
+    from cleverhans.tf2.attacks.projected_gradient_descent import (
+        projected_gradient_descent,
+    )
+
+    return projected_gradient_descent(
+        logits_fn, x, attack.epsilon, _step(attack), attack.steps, y=y, **shared
+    )
+
+
+def _mim(attack, logits_fn, x, y, shared):
+    from cleverhans.tf2.attacks.momentum_iterative_method import (
+        momentum_iterative_method,
+    )
+
+    return momentum_iterative_method(
+        logits_fn,
+        x,
+        attack.epsilon,
+        _step(attack),
+        attack.steps,
+        y=y,
+        decay_factor=attack.decay,
+        sanity_checks=False,
+        **shared,
+    )
+
+
+def _step(attack):
+    return attack.epsilon / 4 if attack.step_size is None else attack.step_size
+
+
+REFEREES = {FGSM: _fgsm, PGD: _pgd, MIM: _mim}
+
+
+def compare(target, data, plan, images: int = 1000) -> dict[str, dict]:
+    """Column -> accuracy of both, and on how many images their verdicts differ.
+
+    Both start at x, attack cross-entropy and are judged by their last iterate, on the
+    first `images` images.
+    """
+    try:
+        import cleverhans  # noqa: F401
+    except ImportError:
+        raise InputError("--referee needs cleverhans: pip install cleverhans.") from None
+    logits_fn = target.logits_fn(target.network)
+    found = {}
+    for name, protocol in plan.items():
+        attack = protocol.attack
+        if type(attack) not in REFEREES or protocol.objective != "ce" or protocol.transfer:
+            continue
+        if hasattr(attack, "random_start"):
+            attack = attack.replace(random_start=False)
+        found[name] = _compared(target, data, attack, logits_fn, images)
+    return found
+
+
+def _compared(target, data, attack, logits_fn, images):
+    shared = {"norm": _ORDERS[attack.norm], "clip_min": 0.0, "clip_max": 1.0}
+
+    @tf.function(autograph=False)
+    def both(x, y):
+        ours = Protocol(attack)(logits_fn, x, y, None)
+        theirs = REFEREES[type(attack)](attack, logits_fn, x, y, shared)
+        return {"ours": ours, "theirs": theirs}
+
+    right = {"ours": [], "theirs": []}
+    for x, y in batches(data, target.batch_size):
+        rest = images - sum(map(len, right["ours"]))
+        if rest <= 0:
+            break
+        x, y = target.inside(x[:rest]), np.reshape(y[:rest], -1).astype("int32")
+        for side, x_adv in both(tf.constant(x), tf.constant(y)).items():
+            right[side].append(target.logits(x_adv.numpy()).argmax(-1) == y)
+    ours, theirs = (np.concatenate(right[side]) for side in ("ours", "theirs"))
+    return {
+        "images": len(ours),
+        "ours": 100 * float(ours.mean()),
+        "cleverhans": 100 * float(theirs.mean()),
+        "verdicts_that_differ": int((ours != theirs).sum()),
+    }

@@ -1,0 +1,122 @@
+"""What an evaluation found: verdicts, distances, warnings, and the tables of them."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+
+@dataclasses.dataclass
+class Evaluation:
+    """Verdicts per image, clean and under each attack: bool [n] each.
+
+    Attributes:
+        clean: Classified correctly.
+        robust: Attack -> classified correctly, and under all of the attack's runs.
+        attacks: Attack -> every hyper-parameter, on one line.
+        threats: Attack -> threat model.
+        stages: Attack -> stage of an ensemble -> robust after it.
+        distances: Attack -> ||x' - x|| of the broken images, for unbounded attacks.
+        seconds: Attack -> time it took.
+        warnings: What makes these numbers doubtful, a sentence each.
+        examples: Attack -> x_adv [n, h, w, c], where they were asked for.
+        referee: Attack -> how the referee's verdicts compare, where there was one.
+    """
+
+    clean: np.ndarray
+    robust: dict[str, np.ndarray]
+    attacks: dict[str, str]
+    threats: dict[str, str] = dataclasses.field(default_factory=dict)
+    stages: dict[str, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
+    distances: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    examples: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    referee: dict[str, dict] = dataclasses.field(default_factory=dict)
+
+    @property
+    def worst(self) -> np.ndarray:
+        """Correct on the clean image and under every attack: bool [n]."""
+        return np.logical_and.reduce([self.clean, *self.robust.values()])
+
+    def verdicts(self) -> dict[str, np.ndarray]:
+        """Column -> bool [n]: clean, and under each attack."""
+        return {"clean": self.clean, **self.robust}
+
+    def accuracies(self) -> dict[str, float]:
+        """Percent correct: clean, under each attack, and under the worst for each image."""
+        return accuracies(self.verdicts())
+
+    def table(self) -> str:
+        """The accuracies as a Markdown table."""
+        return table({"model": self.accuracies()})
+
+    def rows(self) -> list[dict]:
+        """One row an attack: accuracy in percent, its 95 % interval, distances, seconds."""
+        columns = {**self.verdicts(), **self._stage_columns()}
+        if len(self.robust) > 1:
+            columns["worst"] = self.worst
+        return [self._row(name, verdict) for name, verdict in columns.items()]
+
+    def _stage_columns(self):
+        return {
+            f"{name}, after {stage}": verdict
+            for name, stages in self.stages.items()
+            for stage, verdict in list(stages.items())[:-1]
+        }
+
+    def _row(self, name, verdict):
+        low, high = wilson(int(verdict.sum()), len(verdict))
+        sizes = self.distances.get(name)
+        found = sizes is not None and len(sizes) > 0
+        return {
+            "attack": name,
+            "threat": self.threats.get(name, ""),
+            "accuracy": 100 * float(verdict.mean()),
+            "low": 100 * low,
+            "high": 100 * high,
+            "images": len(verdict),
+            "mean_distance": float(np.mean(sizes)) if found else None,
+            "median_distance": float(np.median(sizes)) if found else None,
+            "seconds": self.seconds.get(name),
+            "parameters": self.attacks.get(name, ""),
+        }
+
+
+def wilson(successes: int, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share: (low, high) in [0, 1].
+
+    (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n). Wilson 1927,
+    https://doi.org/10.1080/01621459.1927.10502953
+    """
+    share, z2 = successes / count, z * z
+    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = (
+        math.sqrt(share * (1 - share) / count + z2 / (4 * count**2)) * z / (1 + z2 / count)
+    )
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def accuracies(verdicts: dict[str, np.ndarray]) -> dict[str, float]:
+    """Percent of verdicts bool [n]; of several attacks also "worst", of each image."""
+    if len(verdicts) > 2:
+        verdicts = {**verdicts, "worst": np.logical_and.reduce([*verdicts.values()])}
+    return {name: 100 * float(verdict.mean()) for name, verdict in verdicts.items()}
+
+
+def table(rows: dict[str, dict[str, float]]) -> str:
+    """Markdown table of percentages: {row: {column: value}}."""
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+    widths = [max(7, len(column)) for column in columns]
+    head = max(12, *(len(name) for name in rows))
+
+    def line(first, cells):
+        cells = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+        return f"| {first.ljust(head)} | {' | '.join(cells)} |"
+
+    rule = line("-" * head, ["-" * (width - 1) + ":" for width in widths])
+    body = [
+        line(name, [f"{row[c]:.2f}" if c in row else "" for c in columns])
+        for name, row in rows.items()
+    ]
+    return "\n".join([line("accuracy (%)", columns), rule, *body])

@@ -1,0 +1,311 @@
+"""A classifier under evaluation: compiled attacks, run on what is still robust.
+
+Images are worked through in windows. In each, an attack goes on for a few iterations with
+all its images, in full batches, then leaves those whose fate is sealed behind.
+"""
+
+import dataclasses
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from vfd_tf import inputs, network, noise
+from vfd_tf.attacks.objectives import named
+from vfd_tf.evaluation import sanity
+from vfd_tf.evaluation.batches import batches
+from vfd_tf.evaluation.protocols import protocol
+from vfd_tf.part import InputError
+
+_STAGES = 1000  # streams of the stages of an ensemble, apart from those of restarts
+_WINDOW_BYTES = 2**23  # of images; an attack's state is several times that
+
+
+class Target:
+    """A classifier under evaluation.
+
+    Args:
+        model: Classifier with logits; a dict with "logits", a subclassed model, ...
+        batch_size: Images that go through the network at once: sets the memory.
+        early_stop: Leave images as soon as their verdict is known. Without it all of them
+            go through all iterations, to the same verdicts.
+        bounds: The range of images that the model takes; attacks work in [0, 1].
+        craft: Another network to craft the examples with: in another precision, or a
+            surrogate.
+        strict: Refuse probabilities and images outside the bounds; else `complaints`
+            holds what is wrong with them.
+    """
+
+    def __init__(
+        self,
+        model,
+        batch_size=128,
+        early_stop=True,
+        bounds=(0.0, 1.0),
+        craft=None,
+        strict=True,
+    ):
+        self.model, self.network = network.classifier(model), network.tap(model)
+        self.craft = self.network if craft is None else network.tap(craft)
+        self.batch_size, self.early_stop, self.bounds = batch_size, early_stop, bounds
+        self.strict, self.complaints, self._compiled = strict, [], {}
+
+    def correct(self, data, attack=None, seed=0, batch_size=None, progress=None):
+        """Which images are classified correctly, and under `attack`: bool [n].
+
+        Args:
+            data: (x, y), `Images` or a tf.data set of batches.
+            attack: A protocol, or what `protocol` makes one of; None: no attack.
+            seed: With the position in the data, decides the draws of an image.
+            batch_size: Instead of that of the constructor.
+            progress: Called with the images of a window and the accuracy so far.
+        """
+        self.batch_size = batch_size or self.batch_size
+        attack = None if attack is None else protocol(attack)
+        verdicts = []
+        for window in self.windows(data, seed):
+            verdict = window.right
+            if attack is not None:
+                verdict = self.attacked(attack, window).robust
+            verdicts.append(verdict)
+            if progress:
+                progress(len(verdict), float(np.concatenate(verdicts).mean()))
+        return np.concatenate(verdicts)
+
+    def windows(self, data, seed=0):
+        """The `Window`s of a data set, in order; refuses bad input in the first."""
+        position = 0
+        for x, y in regrouped(batches(data, self.batch_size), self._per_window):
+            x = self.inside(x)
+            if position == 0:
+                self._hold_to(inputs.check_images, x)
+            logits = self.logits(x)
+            if position == 0:
+                self._hold_to(inputs.check_logits, self.model, logits)
+                inputs.check_labels(y, logits.shape[-1])
+            y = np.reshape(y, -1).astype("int32")
+            places = position + tf.range(len(x))
+            seeds = noise.example_seeds(seed, 0, places).numpy()
+            yield Window(x, y, logits, seeds)
+            position += len(x)
+        if not position:
+            raise InputError("The data set is empty.")
+
+    def _per_window(self, x):
+        count = _WINDOW_BYTES // max(x[:1].nbytes, 1) // self.batch_size
+        return max(count, 1) * self.batch_size
+
+    def _hold_to(self, check, *values):
+        """Holds the first window to a part of the input contract."""
+        found = sanity.complaint(check, *values)
+        if found and self.strict:
+            raise InputError(found[0])
+        self.complaints = [*self.complaints, *found]
+
+    def inside(self, x):
+        """Images of the model's range in [0, 1]."""
+        low, high = self.bounds
+        return x if (low, high) == (0.0, 1.0) else (x - low) / (high - low)
+
+    def _outside(self, x):
+        """Images of [0, 1] in the range that the model takes."""
+        low, high = self.bounds
+        return x if (low, high) == (0.0, 1.0) else low + x * (high - low)
+
+    def logits(self, x) -> np.ndarray:
+        """Logits [n, c] of images in [0, 1], a float32 forward in inference mode."""
+
+        def forward(x):
+            return {"logits": self.logits_fn(self.network)(x)}
+
+        found = self.in_batches("forward", forward, {"x": x})["logits"]
+        if not np.isfinite(found).all():
+            count = int((~np.isfinite(found).all(-1)).sum())
+            raise InputError(
+                f"The model {self.model.name!r} returns logits that are not finite for "
+                f"{count} images; nothing can be said about their robustness."
+            )
+        return found
+
+    def logits_fn(self, net):
+        """Images [n, h, w, c] in [0, 1] -> logits [n, c] of a network, at least float32."""
+
+        def function(x):
+            logits = net(self._outside(x), training=False)["logits"]
+            return tf.cast(logits, tf.float32) if logits.dtype.size < 4 else logits
+
+        return function
+
+    def attacked(self, attack, window, saved=None, save=lambda progress: None):
+        """The `Progress` of a window under a protocol, once all its runs are done.
+
+        Args:
+            saved: Where to go on from.
+            save: Called with the progress after every run.
+        """
+        progress = saved or Progress.begin(window, self.early_stop)
+        number = 0
+        for i, (stage, runs) in enumerate(attack.stages(window.clean.shape[-1]).items()):
+            for run in runs:
+                number += 1
+                if number > progress.runs and progress.open.any():
+                    self._run(run, window, progress, i)
+                    progress.runs = number
+                    save(progress)
+            progress.after[stage] = progress.open & window.right
+        return progress
+
+    def _run(self, run, window, progress, stage):
+        """One run on the images that are still robust, and what a float32 forward says."""
+        index = np.flatnonzero(progress.open)
+        batch = window.take(index)
+        if stage:
+            batch["seeds"] = noise.fork(batch["seeds"], _STAGES + stage).numpy()
+        found = self.examples(run, batch)
+        broken = self.logits(found).argmax(-1) != window.y[index]
+        first = broken | ~progress.tried[index]
+        progress.x_adv[index[first]] = found[first]
+        progress.tried[index] = True
+        progress.open[index[broken]] = False
+
+    def examples(self, run, batch) -> np.ndarray:
+        """x_adv of one run on images of a window: `batch` is {x, y, clean, seeds}."""
+        attack, logits_fn = run.attack, self.logits_fn(self.craft)
+        fixed = {**batch, "seeds": np.asarray(run.seeds(batch["seeds"]))}
+        target = run.target(batch["clean"])
+        fixed["target"] = batch["y"] if target is None else target.numpy()
+
+        def begin(x, seeds):
+            return attack.begin(x, None, seeds)
+
+        def advance(first, last, state, x, y, clean, target):
+            objective = named(run.objective, y, clean, target)
+            state = attack.advance(logits_fn, x, objective, state, first, last)
+            return {**state, "done": attack.done(state)}
+
+        drawn = {name: fixed[name] for name in ("x", "seeds")}
+        state = self.in_batches(("begin", attack), begin, drawn)
+        given = {name: fixed[name] for name in ("x", "y", "clean", "target")}
+        look = attack.look if self.early_stop else attack.iterations
+        open_ = np.arange(len(fixed["x"]))
+        for first in range(0, attack.iterations, look):
+            last = min(first + look, attack.iterations)
+            bounds = [tf.constant(n) for n in (first, last)]
+            now = {"state": _take(state, open_), **_take(given, open_)}
+            new = self.in_batches(("advance", attack, run.objective), advance, now, bounds)
+            done = new.pop("done")
+            for name, value in new.items():
+                state[name][open_] = value
+            if self.early_stop:
+                open_ = open_[~done]
+            if not len(open_):
+                break
+
+        def result(x, state):
+            return {"x_adv": attack.result(x, state)}
+
+        whole = {"x": fixed["x"], "state": state}
+        return self.in_batches(("result", attack), result, whole)["x_adv"]
+
+    def in_batches(self, key, function, arrays, options=()) -> dict[str, np.ndarray]:
+        """The function of arrays {name: [n, ...]}, compiled, batch by batch.
+
+        The last batch is filled up to a size of few by images of its own, so that few
+        shapes are traced, and none is of 0 images.
+        """
+        if key not in self._compiled:
+            self._compiled[key] = tf.function(function, autograph=False)
+        count, parts = len(keras.tree.flatten(arrays)[0]), []
+        for start in range(0, count, self.batch_size):
+            index = np.arange(start, min(start + self.batch_size, count))
+            filled = np.resize(index, bucket(len(index), self.batch_size))
+            tensors = keras.tree.map_structure(tf.convert_to_tensor, _take(arrays, filled))
+            found = self._compiled[key](*options, **tensors)
+            parts.append({k: v.numpy()[: len(index)] for k, v in found.items()})
+        return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far an attack on a window has come.
+
+    Attributes:
+        open: Which images no run has broken: bool [n].
+        x_adv: The examples that broke an image, else those of the first run on it.
+        tried: Which images any run was on.
+        runs: How many runs are done.
+        after: Stage -> which images were robust after it.
+    """
+
+    open: np.ndarray
+    x_adv: np.ndarray
+    tried: np.ndarray
+    runs: int = 0
+    after: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def begin(cls, window, early_stop):
+        """Nothing done; images that are misclassified to begin with count as broken."""
+        open_ = window.right.copy() if early_stop else np.ones(len(window), bool)
+        return cls(open_, window.x.copy(), np.zeros(len(window), bool))
+
+    @property
+    def robust(self) -> np.ndarray:
+        """Which images are classified correctly and stay so under all runs."""
+        return list(self.after.values())[-1]
+
+
+@dataclasses.dataclass
+class Window:
+    """Images of a data set, their labels, clean logits and seeds."""
+
+    x: np.ndarray
+    y: np.ndarray
+    clean: np.ndarray
+    seeds: np.ndarray
+
+    @property
+    def right(self) -> np.ndarray:
+        """Which images are classified correctly: bool [n]."""
+        return self.clean.argmax(-1) == self.y
+
+    def __len__(self):
+        return len(self.x)
+
+    def take(self, index) -> dict[str, np.ndarray]:
+        """Some of the images, as `Target.examples` takes them."""
+        return _take(vars(self), index)
+
+    def part(self, index) -> "Window":
+        """Some of the images as a window of their own."""
+        return Window(**self.take(index))
+
+
+def _take(arrays, index):
+    return keras.tree.map_structure(lambda array: array[index], arrays)
+
+
+def bucket(count: int, batch_size: int) -> int:
+    """The size that a batch of so many images is filled up to: batch_size / 2^k."""
+    size = batch_size
+    while size % 2 == 0 and size // 2 >= max(count, 8):
+        size //= 2
+    return size
+
+
+def regrouped(parts, size_of):
+    """(x, y) of at least one part each, joined to `size_of(x)` images and more."""
+    held, count = [], 0
+    for x, y in parts:
+        held.append((x, y))
+        count += len(x)
+        if count >= size_of(x):
+            yield _joined(held)
+            held, count = [], 0
+    if held:
+        yield _joined(held)
+
+
+def _joined(parts):
+    xs, ys = zip(*parts, strict=True)
+    return np.concatenate(xs), np.concatenate(ys)
