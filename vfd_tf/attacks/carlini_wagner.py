@@ -17,9 +17,10 @@ class CarliniWagner(Iterated):
 
     x' = (tanh w + 1) / 2, Adam on w. Returns the misclassified iterate nearest to x, or
     x where there is none: not bounded by an epsilon, so that only its success *and* its
-    distances say something. A fixed c measures the scale of the logits as much as robustness; `search_steps` > 1
-    searches c for every image, tenfold until it succeeds and by bisection from then on.
-    With `early_stop` an image is left when its cost has risen over a tenth of the steps.
+    distances say something. A fixed c measures the scale of the logits as much as
+    robustness; `search_steps` > 1 searches c for every image, tenfold until it succeeds and
+    by bisection from then on. With `early_stop` an image is left when its cost has risen
+    over a tenth of the steps.
     Carlini & Wagner 2017, https://arxiv.org/abs/1608.04644
     """
 
