@@ -1,0 +1,317 @@
+"""The mode `evaluate`: a model file in, a table and files out; it resumes and refuses."""
+
+import csv
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L
+
+from vfd_tf import command, datasets, evaluation, network
+from vfd_tf.evaluation import Journal, Target, protocol, wilson
+
+ATTACKS = "fgsm,pgd5,mim5,cw:steps=20,autoattack-rand"
+COMMON = ("--dataset=digits", "--max_images=48", "--eval_epsilon=0.1")
+
+
+def linear(seed=0, classes=10):
+    """Least squares on the digits, as a classifier: right on most images."""
+    train = datasets.load("digits").train
+    x = train.floats().reshape(len(train), -1)
+    keep = np.random.RandomState(seed).permutation(len(x))[:800]
+    x, y = x[keep], np.eye(classes)[train.y[keep]]
+    gram = x.T @ x + np.eye(64)
+    inputs = keras.Input((8, 8, 1))
+    model = keras.Model(inputs, L.Dense(classes)(L.Flatten()(inputs)))
+    model.set_weights([10 * np.linalg.solve(gram, x.T @ y), np.zeros(classes)])
+    return model
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "model.keras"
+    linear().save(path)
+    return path
+
+
+def run(path, *words):
+    return command.main(["run.py", "--mode=evaluate", f"--model={path}", *COMMON, *words])
+
+
+def test_one_command_prints_a_table_and_writes_it_four_times(saved, capsys, tmp_path):
+    examples = tmp_path / "examples.npz"
+    words = f"--eval_attacks={ATTACKS}", f"--save_adversarial={examples}"
+    assert run(saved, *words, "--referee=cleverhans") == 0
+    printed, folder = capsys.readouterr().out, tmp_path / "model.eval"
+    assert (folder / "results.md").read_text().strip() in printed
+    results = json.loads((folder / "results.json").read_text())
+    rows = {row["attack"]: row for row in results["rows"]}
+    assert {"clean", "worst", *ATTACKS.split(",")} <= set(rows)
+    assert all(row["low"] <= row["accuracy"] <= row["high"] for row in rows.values())
+    assert rows["cw:steps=20"]["mean_distance"] > 0 and rows["fgsm"]["seconds"] > 0
+    assert rows["pgd5"]["threat"] == "linf:0.1" and rows["pgd5"]["images"] == 48
+    assert {"command", "attacks", "tensorflow", "git_commit"} <= set(results)
+    assert len(results["owner"]["model_sha256"]) == 64
+    for entry in results["referee"].values():
+        assert entry["verdicts_that_differ"] == 0
+        assert entry["ours"] == entry["cleverhans"]
+    assert set(results["referee"]) == {"fgsm", "pgd5", "mim5"}
+    with open(folder / "results.csv") as file:
+        table = list(csv.DictReader(file))
+    assert [float(row["accuracy"]) for row in table] == [
+        row["accuracy"] for row in results["rows"]
+    ]
+    tex = (folder / "results.tex").read_text()
+    assert r"\toprule" in tex and r"accuracy (\%)" in tex
+    assert tex.count(r"\\") == 1 + len(results["rows"])
+    with np.load(examples) as arrays, np.load(folder / "verdicts.npz") as verdicts:
+        model, x, y = linear(), arrays["x"], arrays["y"]
+        for name in ATTACKS.split(","):
+            x_adv = arrays[f"x_adv/{name}"]
+            wrong = model.predict(x_adv, verbose=0).argmax(-1) != y
+            broken = verdicts["clean"] & ~verdicts[name]
+            assert wrong[broken].all() and x_adv.min() >= 0 and x_adv.max() <= 1
+            if not name.startswith("cw"):
+                assert np.abs(x_adv - x).max() <= 0.1 + 1e-6
+
+
+def test_what_was_evaluated_is_not_evaluated_again(saved, capsys, monkeypatch):
+    assert run(saved, "--eval_attacks=fgsm,pgd5") == 0
+    before = capsys.readouterr().out
+    calls = []
+    whole = Target.examples
+    monkeypatch.setattr(
+        Target, "examples", lambda *a: calls.append(a[1].attack) or whole(*a)
+    )
+    assert run(saved, "--eval_attacks=fgsm,pgd5,mim3") == 0
+    after = capsys.readouterr().out.split("\n")
+    known = [x for x in before.split("\n") if x.startswith(("| fgsm", "| pgd5"))]
+    assert len(known) == 2
+    for line in known:  # the time it took as well
+        cells = [cell.strip() for cell in line.split("|")]
+        assert cells in [[cell.strip() for cell in other.split("|")] for other in after]
+    kinds = [type(attack).__name__ for attack in calls]
+    assert "MIM" in kinds and "FGSM" not in kinds
+
+
+def test_an_evaluation_that_was_killed_goes_on_where_it_stopped(saved, monkeypatch):
+    whole, seen = Target.examples, []
+
+    def killed(self, run, batch):
+        seen.append(run)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return whole(self, run, batch)
+
+    monkeypatch.setattr(Target, "examples", killed)
+    assert run(saved, "--eval_attacks=apgd-t:steps=5") == 1
+    after, folder = [], saved.with_suffix(".eval")
+    monkeypatch.setattr(
+        Target, "examples", lambda self, r, b: after.append(r) or whole(self, r, b)
+    )
+    assert run(saved, "--eval_attacks=apgd-t:steps=5") == 0
+    ranks = [r.rank for r in after if r.rank]
+    assert ranks[0] == seen[2].rank == 4  # the two runs before are not repeated
+    resumed = np.load(folder / "verdicts.npz")["apgd-t:steps=5"]
+    monkeypatch.undo()
+    test = datasets.load("digits").test[:48]
+    fresh = evaluation.evaluate(linear(), test, ["apgd-t:steps=5"], 0.1)
+    np.testing.assert_array_equal(resumed, fresh.robust["apgd-t:steps=5"])
+
+
+@pytest.mark.parametrize(
+    "words, hint",
+    [
+        (("--model=nothing.keras",), "no model file"),
+        (("--model=setup.py",), "can't be read as a Keras model"),
+        (("--dataset=cifar10:",), "Unknown data set"),
+        (("--eval_epsilon=8",), "8/255"),
+        (("--eval_attacks=autoatack",), "Did you mean 'autoattack'"),
+        (("--eval_attacks=pgd20:step=2",), "Did you mean 'steps'"),
+        (("--eval_attacks=pgd20:steps=many",), "'many'"),
+        (("--eval_attacks=pgd20:restarts",), "write name=value"),
+        (("--eval_attacks=n-fgsm",), "for training alone"),
+    ],
+)
+def test_bad_input_is_one_sentence(saved, capsys, words, hint):
+    assert run(saved, *words) == 2
+    (line,) = capsys.readouterr().err.strip().split("\n")
+    assert line.startswith("error: ") and hint in line
+
+
+def test_a_model_of_other_images_or_classes_is_refused(tmp_path, capsys):
+    inputs = keras.Input((8, 8, 1))
+    path = tmp_path / "three.keras"
+    keras.Model(inputs, L.Dense(3)(L.Flatten()(inputs))).save(path)
+    assert run(path, "--eval_attacks=fgsm") == 2
+    error = capsys.readouterr().err
+    assert "3 classes" in error and "digits has (8, 8, 1) and 10" in error
+
+
+def test_a_folder_of_another_model_is_refused_and_kept(saved, tmp_path, capsys):
+    assert run(saved, "--eval_attacks=fgsm") == 0
+    results = (tmp_path / "model.eval/results.json").read_text()
+    other = tmp_path / "other.keras"
+    linear(1).save(other)
+    folder = f"--eval_dir={tmp_path / 'model.eval'}"
+    assert run(other, folder, "--eval_attacks=fgsm") == 2
+    error = capsys.readouterr().err
+    assert "model_sha256" in error and "another --eval_dir" in error
+    assert (tmp_path / "model.eval/results.json").read_text() == results
+
+
+def test_logits_that_are_not_finite_are_refused(tmp_path, capsys):
+    model = linear()
+    kernel, bias = model.get_weights()
+    model.set_weights([kernel, bias + np.nan])
+    model.save(tmp_path / "nan.keras")
+    assert run(tmp_path / "nan.keras", "--eval_attacks=fgsm") == 2
+    assert "not finite" in capsys.readouterr().err
+
+
+def test_a_softmax_is_refused_or_warned_of(tmp_path, capsys):
+    model = linear()
+    soft = keras.Model(model.inputs, L.Softmax()(model.output))
+    soft.save(tmp_path / "soft.keras")
+    assert run(tmp_path / "soft.keras", "--eval_attacks=fgsm") == 2
+    assert "softmax" in capsys.readouterr().err
+    assert run(tmp_path / "soft.keras", "--eval_attacks=fgsm", "--nostrict") == 0
+    assert "Warning: The model" in capsys.readouterr().out
+    results = json.loads((tmp_path / "soft.eval/results.json").read_text())
+    assert "softmax" in results["warnings"][0]
+
+
+def test_a_surrogate_adds_columns_of_examples_that_were_crafted_on_it(saved, tmp_path):
+    other = tmp_path / "other.keras"
+    linear(1).save(other)
+    words = "--eval_attacks=fgsm,pgd10", f"--surrogate={other}"
+    assert run(saved, *words, f"--save_adversarial={tmp_path / 'x.npz'}") == 0
+    test = datasets.load("digits").test[:48]
+    with (
+        np.load(tmp_path / "x.npz") as arrays,
+        np.load(tmp_path / "model.eval/verdicts.npz") as verdicts,
+    ):
+        x, y = test.floats(), test.y
+        # FGSM of a linear classifier, by hand: the sign of its own input gradient.
+        kernel, bias = linear(1).get_weights()
+        z = x.reshape(48, -1) @ kernel + bias
+        p = np.exp(z - z.max(-1, keepdims=True))
+        p /= p.sum(-1, keepdims=True)
+        gradient = (p - np.eye(10)[y]) @ kernel.T
+        x_adv = np.clip(x + 0.1 * np.sign(gradient).reshape(x.shape), 0, 1)
+        np.testing.assert_allclose(arrays["x_adv/transfer-fgsm"], x_adv, 0, 1e-6)
+        right = linear().predict(x_adv, verbose=0).argmax(-1) == y
+        expected = right & verdicts["clean"]
+        np.testing.assert_array_equal(verdicts["transfer-fgsm"], expected)
+        assert verdicts["pgd10"].sum() <= verdicts["transfer-pgd10"].sum()
+
+
+@pytest.mark.slow
+def test_an_automatic_surrogate_is_trained_once(saved, tmp_path, capsys):
+    words = (
+        *("--eval_attacks=fgsm", "--surrogate=auto", "--surrogate_arch=resnet8"),
+        *("--epochs=1", "--schedule=constant", f"--runs={tmp_path}/runs"),
+    )
+    assert run(saved, *words) == 0
+    assert "from epoch 0 to 1" in capsys.readouterr().out
+    assert run(saved, *words) == 0
+    assert "complete" in capsys.readouterr().out
+
+
+def test_models_of_other_ranges_are_attacked_in_theirs():
+    """The same network, once for [0, 1] and once for [-1, 1]: the same verdicts."""
+    model, test = linear(), datasets.load("digits").test[:48]
+    kernel, bias = model.get_weights()
+    other = linear()
+    other.set_weights([kernel / 2, bias + kernel.sum(0) / 2])
+    x, y = test.floats(), test.y
+    names = "fgsm", "pgd5", "apgd-ce:steps=5", "fab-t:steps=5"
+    one = evaluation.evaluate(model, (x, y), names, 0.1)
+    two = evaluation.evaluate(other, (2 * x - 1, y), names, 0.1, bounds=(-1, 1))
+    for name, verdict in one.verdicts().items():
+        assert (verdict != two.verdicts()[name]).sum() <= 1  # rounding
+
+
+def test_early_stop_changes_no_verdict():
+    test = datasets.load("digits").test[:48]
+    names = "pgd10", "mim10", "apgd-ce:steps=20", "square:queries=150"
+    stopped = evaluation.evaluate(linear(), test, names, 0.1)
+    ended = evaluation.evaluate(linear(), test, names, 0.1, early_stop=False)
+    assert 0 < stopped.robust["pgd10"].mean() < stopped.clean.mean()
+    for name, verdict in stopped.verdicts().items():
+        np.testing.assert_array_equal(verdict, ended.verdicts()[name])
+
+
+def test_the_batch_size_changes_no_verdict():
+    test = datasets.load("digits").test[:40]
+    names = "pgd10", "apgd-t:steps=10", "square:queries=100", "fab-t:steps=10"
+    one = evaluation.evaluate(linear(), test, names, 0.1, batch_size=64)
+    two = evaluation.evaluate(linear(), test, names, 0.1, batch_size=16)
+    for name, verdict in one.verdicts().items():
+        np.testing.assert_array_equal(verdict, two.verdicts()[name])
+
+
+def test_few_shapes_are_traced_and_none_of_0_images():
+    target, sizes = Target(linear(), batch_size=32), set()
+
+    def traced(x):
+        sizes.add(x.shape[0])
+        return {"x": x}
+
+    for count in range(1, 100):
+        target.in_batches("spy", traced, {"x": np.zeros((count, 2))})
+    assert sizes == {8, 16, 32}
+
+
+def test_crafting_in_bfloat16_is_judged_in_float32():
+    test = datasets.load("digits").test[:48]
+    model = linear()
+    copy = network.in_precision(model, "mixed_bfloat16")
+    full = evaluation.evaluate(model, test, ["pgd10"], 0.1, examples=True)
+    half = evaluation.evaluate(
+        model, test, ["pgd10"], 0.1, craft_precision="mixed_bfloat16", examples=True
+    )
+    assert copy.count_params() == model.count_params()
+    x_adv, y = half.examples["pgd10"], test.y
+    right = model.predict(x_adv, verbose=0).argmax(-1) == y
+    np.testing.assert_array_equal(half.robust["pgd10"], right & half.clean)
+    assert abs(int(full.robust["pgd10"].sum()) - int(right.sum())) <= 3
+    subclassed = network.LogitsNetwork(model)
+    with pytest.raises(evaluation.target.InputError, match="functional model"):
+        network.in_precision(subclassed, "mixed_bfloat16")
+
+
+@pytest.mark.parametrize(
+    "successes, count, low, high",
+    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (50, 100, 0.4038, 0.5962)],
+)
+def test_the_interval_is_wilson_s(successes, count, low, high):
+    # Values of the usual tables of Wilson's interval, Newcombe 1998.
+    np.testing.assert_allclose(wilson(successes, count), (low, high), 0, 1e-4)
+
+
+def test_protocols_say_what_they_run():
+    assert protocol("cw").attack.c == 1 and protocol("cw").threat == "l2, unbounded"
+    assert protocol("cw_search").attack.search_steps == 9
+    assert protocol("cw_linf", 0.1).objective == "margin"
+    assert protocol("mim").attack.steps == 20 and protocol("mim7").attack.steps == 7
+    assert protocol("pgd20-kl").objective == "kl"
+    settings = protocol("pgd20:restarts=3:step_size=1/255", 0.1).attack
+    assert (settings.restarts, settings.step_size, settings.epsilon) == (3, 1 / 255, 0.1)
+    (runs,) = protocol("pgd20:restarts=3").stages(10).values()
+    assert [run.stream for run in runs] == [None, 1, 2]
+    plus = protocol("autoattack-plus", 0.5, "l2")
+    assert plus.threat == "l2:0.5"
+    stages = {name: len(runs) for name, runs in plus.stages(10).items()}
+    assert stages == {
+        "apgd-ce": 5, "apgd-dlr": 5, "fab": 5, "square": 1, "apgd-t": 9, "fab-t": 9
+    }  # fmt: skip
+    rand = protocol("autoattack-rand").stages(10)
+    assert all(run.attack.eot == 20 for runs in rand.values() for run in runs)
+
+
+def test_a_journal_with_other_files_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(evaluation.target.InputError, match="no evaluation"):
+        Journal(str(tmp_path), {}, {})
