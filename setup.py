@@ -31,6 +31,10 @@ setup(
         "matplotlib",
         "scikit-learn",
     ],
-    extras_require={"dev": ["pytest", "ruff"]},
+    extras_require={
+        "dev": ["pytest", "ruff"],
+        "bench": ["foolbox", "adversarial-robustness-toolbox"],
+        "bench-torch": ["torch", "torchattacks"],
+    },
     entry_points={"console_scripts": ["vfd = vfd_tf.command:main"]},
 )

@@ -310,4 +310,6 @@ def _evaluate(setting, directory):
             evaluating.norm,
             batch_size=evaluating.batch_size,
         )
+        for warning in result.warnings:
+            print(f"Warning: {warning}")
         directory.add_verdicts(which, threat, count, result.verdicts())

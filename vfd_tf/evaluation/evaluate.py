@@ -1,6 +1,7 @@
 """`evaluate`: accuracy of a classifier, clean and under every attack of a plan."""
 
 import dataclasses
+import sys
 import time
 
 import numpy as np
@@ -129,6 +130,7 @@ class _Job:
             start = time.perf_counter() - before
 
             def save(progress):
+                self._show(name, progress)
                 if self.journal:
                     seconds = time.perf_counter() - start
                     self.journal.write(name, number, progress, seconds)
@@ -147,6 +149,14 @@ class _Job:
         if self.verbose:
             threat, found = self.plan[name].threat, self.found[name]
             self._say(f"{name}@{threat}", [p.robust for p in found])
+
+    def _show(self, name, progress):
+        """On a terminal, how far the attack on this window has come."""
+        if not self.verbose or not sys.stdout.isatty():
+            return
+        share = 100 * progress.open.mean()
+        text = f"{name}: run {progress.runs}, {share:.2f}% of {len(progress.open)} open"
+        print(f"\r{text:60}", end="\r", flush=True)
 
     def _say(self, label, verdicts):
         done = np.concatenate(verdicts)
