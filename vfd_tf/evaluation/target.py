@@ -170,42 +170,45 @@ class Target:
 
     def examples(self, run, batch) -> np.ndarray:
         """x_adv of one run on images of a window: `batch` is {x, y, clean, seeds}."""
-        attack, logits_fn = run.attack, self.logits_fn(self.craft)
-        fixed = {**batch, "seeds": np.asarray(run.seeds(batch["seeds"]))}
+        attack, x, seeds = run.attack, batch["x"], run.seeds(batch["seeds"])
         target = run.target(batch["clean"])
-        fixed["target"] = batch["y"] if target is None else target.numpy()
+        given = {name: batch[name] for name in ("x", "y", "clean")}
+        given["target"] = batch["y"] if target is None else target.numpy()
+        drawn = {"x": x, "seeds": np.asarray(seeds)}
+        state = self.in_batches(
+            ("begin", attack), lambda x, seeds: attack.begin(x, None, seeds), drawn
+        )
+        look = attack.look if self.early_stop else attack.iterations
+        left = np.arange(len(x))
+        for first in range(0, attack.iterations, look):
+            last = min(first + look, attack.iterations)
+            now = {"state": _take(state, left), **_take(given, left)}
+            new, done = self._advance(run, now, first, last)
+            for name, value in new.items():
+                state[name][left] = value
+            if self.early_stop:
+                left = left[~done]
+            if not len(left):
+                break
+        found = self.in_batches(
+            ("result", attack),
+            lambda x, state: {"x_adv": attack.result(x, state)},
+            {"x": x, "state": state},
+        )
+        return found["x_adv"]
 
-        def begin(x, seeds):
-            return attack.begin(x, None, seeds)
+    def _advance(self, run, arrays, first, last):
+        """(state, done) after the steps first, ..., last - 1 of a run."""
+        logits_fn = self.logits_fn(self.craft)
 
         def advance(first, last, state, x, y, clean, target):
             objective = named(run.objective, y, clean, target)
-            state = attack.advance(logits_fn, x, objective, state, first, last)
-            return {**state, "done": attack.done(state)}
+            state = run.attack.advance(logits_fn, x, objective, state, first, last)
+            return {**state, "done": run.attack.done(state)}
 
-        drawn = {name: fixed[name] for name in ("x", "seeds")}
-        state = self.in_batches(("begin", attack), begin, drawn)
-        given = {name: fixed[name] for name in ("x", "y", "clean", "target")}
-        look = attack.look if self.early_stop else attack.iterations
-        open_ = np.arange(len(fixed["x"]))
-        for first in range(0, attack.iterations, look):
-            last = min(first + look, attack.iterations)
-            bounds = [tf.constant(n) for n in (first, last)]
-            now = {"state": _take(state, open_), **_take(given, open_)}
-            new = self.in_batches(("advance", attack, run.objective), advance, now, bounds)
-            done = new.pop("done")
-            for name, value in new.items():
-                state[name][open_] = value
-            if self.early_stop:
-                open_ = open_[~done]
-            if not len(open_):
-                break
-
-        def result(x, state):
-            return {"x_adv": attack.result(x, state)}
-
-        whole = {"x": fixed["x"], "state": state}
-        return self.in_batches(("result", attack), result, whole)["x_adv"]
+        key, steps = ("advance", run.attack, run.objective), (first, last)
+        new = self.in_batches(key, advance, arrays, [tf.constant(n) for n in steps])
+        return new, new.pop("done")
 
     def in_batches(self, key, function, arrays, options=()) -> dict[str, np.ndarray]:
         """The function of arrays {name: [n, ...]}, compiled, batch by batch.
