@@ -34,10 +34,10 @@ def _keras(options):
 def vfd(options, x, y):
     """() -> x_adv of vfd_tf."""
     model, facts = _keras(options)
-    from vfd_tf import evaluation, noise
+    from vfd_tf import evaluation, network, noise
 
     precision = options.craft_precision
-    craft = evaluation.network.in_precision(model, precision) if precision else None
+    craft = network.in_precision(model, precision) if precision else None
     target = evaluation.Target(model, len(x), early_stop=False, craft=craft)
     names = {"pgd": f"pgd{options.steps}:step_size={STEP_SIZE}"}
     names["cw"] = f"cw:steps={options.steps}:early_stop=false"

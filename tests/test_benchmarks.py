@@ -7,9 +7,12 @@ import re
 from collections import Counter
 
 import keras
+import numpy as np
 import pytest
 
 from benchmarks import (
+    attacks,
+    evaluation,
     feature_distance,
     machine,
     memory,
@@ -146,6 +149,8 @@ def test_every_command_of_the_readme_parses():
         "memory": memory,
         "pytorch_trades": pytorch_trades,
         "feature_distance": feature_distance,
+        "attacks": attacks,
+        "evaluation": evaluation,
     }
     assert {name for name, _ in commands} == set(modules)
     for name, flags in commands:
@@ -222,3 +227,42 @@ def test_the_pytorch_table(capsys):
     assert [row[:2] for row in rows] == list(expected)
     assert all(float(row[2]) > 0 for row in rows)
     assert all(float(row[4]) > 0 for row in rows[1:])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", ["pgd", "cw"])
+def test_the_table_of_attacks(attack, capsys):
+    peers = "cleverhans" if attack == "pgd" else ""
+    flags = ["--width=0.1", "--batch_size=4", "--steps=1", "--repeats=2", "--pause=0"]
+    attacks.main([*flags, f"--attack={attack}", f"--peers={peers}"])
+    ours, *others = rows_of(capsys.readouterr().out)
+    assert ours[0] == "vfd_tf" and float(ours[1]) > 0 and ours[4] == ""
+    assert [row[0] for row in others] == [peers] * bool(peers)
+    assert all(float(row[4]) > 0 for row in others)
+
+
+@pytest.mark.slow
+def test_the_table_of_an_evaluation(capsys):
+    flags = ["--width=0.1", "--images=12", "--batch_size=8", "--repeats=2"]
+    evaluation.main([*flags, "--attack=pgd2"])
+    text = capsys.readouterr().out
+    assert [row[0] for row in rows_of(text)] == ["early stop", "to the end"]
+    assert "0 verdicts differ" in text
+
+
+def test_a_network_has_no_distance_from_itself():
+    student = step.network("resnet8", 0.2)
+    x = np.random.RandomState(0).uniform(size=(8, 32, 32, 3)).astype("float32")
+    y = np.zeros(8, "int32")
+    found = feature_distance.distances(student, student, x, y, 0.0)
+    assert [*found] == [
+        *("layer1", "layer1_preact", "layer2", "layer2_preact"),
+        *("layer3", "layer3_preact", "logits"),
+    ]
+    for clean, adversarial, norm in found.values():
+        assert clean == adversarial == pytest.approx(1e-6, abs=1e-6) and norm > 0.01
+    # Against the norms that NumPy computes.
+    outputs = student(x, training=False)
+    for layer, (*_, norm) in found.items():
+        flat = np.asarray(outputs[layer]).reshape(8, -1)
+        assert norm == pytest.approx(np.linalg.norm(flat, axis=-1).mean(), rel=1e-4)
