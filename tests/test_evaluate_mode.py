@@ -301,6 +301,7 @@ def test_protocols_say_what_they_run():
     assert (settings.restarts, settings.step_size, settings.epsilon) == (3, 1 / 255, 0.1)
     (runs,) = protocol("pgd20:restarts=3").stages(10).values()
     assert [run.stream for run in runs] == [None, 1, 2]
+    assert protocol("pgd20:epsilon=1/255:norm=l2").threat == "l2:1/255"
     plus = protocol("autoattack-plus", 0.5, "l2")
     assert plus.threat == "l2:0.5"
     stages = {name: len(runs) for name, runs in plus.stages(10).items()}

@@ -250,3 +250,8 @@ def test_the_command_of_the_card_is_hat_with_vfd():
     assert (only.dataset, only.arch, only.recipe.batch_size) == ("cifar10", "resnet18", 128)
     assert only.recipe.learning_rate == 0.1
     assert config.evaluating(values).attacks == ("fgsm", "pgd20")
+
+
+def test_another_norm_of_evaluation_needs_a_radius(tmp_path, capsys):
+    assert run(tmp_path, "--eval_norm=l2") == 2
+    assert "--eval_epsilon=0.5" in capsys.readouterr().err

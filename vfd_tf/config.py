@@ -221,6 +221,11 @@ def _fields(values, cls, prefix="", skip=()):
 def evaluating(values: flags.FlagValues) -> Evaluating:
     """The evaluation protocol that the flags ask for."""
     epsilon = values.eval_epsilon
+    if values.eval_norm not in (None, values.norm) and epsilon is None:
+        raise InputError(
+            f"--eval_norm={values.eval_norm} needs a radius of its own, such as "
+            "--eval_epsilon=0.5."
+        )
     return Evaluating(
         attacks=tuple(values.eval_attacks),
         epsilon=values.epsilon if epsilon is None else epsilon,

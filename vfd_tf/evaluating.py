@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 
+import vfd_tf
 from vfd_tf import config, datasets, evaluation, network, running
 from vfd_tf.distillation import NoDistillation
 from vfd_tf.evaluation import report
@@ -33,9 +34,9 @@ def run(values, words: list[str]) -> None:
     facts = _facts(values, path, test, plan, described)
     surrogate, columns = None, described
     if values.surrogate:
-        surrogate = network.load(_surrogate(values, data))
-        check_model(surrogate, values.surrogate, data)
-        mark = _digest(surrogate.get_weights())
+        file = _surrogate(values, data)
+        surrogate, mark = network.load(file), _sha256(file)
+        check_model(surrogate, file, data)
         columns = described | {f"transfer-{n}": f"{d} {mark}" for n, d in described.items()}
     folder = values.eval_dir or os.path.splitext(path)[0] + ".eval"
     journal = evaluation.Journal(os.path.join(folder, "journal"), facts["owner"], columns)
@@ -74,6 +75,8 @@ def run(values, words: list[str]) -> None:
 def check_model(model, path: str, data) -> None:
     """Raises `InputError` for a model of other images or classes than the data set's."""
     plain = network.classifier(model)
+    if not hasattr(plain, "input_shape"):
+        return  # subclassed: the first batch will tell
     shape, classes = plain.input_shape[1:], plain.output_shape[-1]
     fits = len(shape) == len(data.input_shape) and all(
         own in (None, other) for own, other in zip(shape, data.input_shape, strict=True)
@@ -94,10 +97,9 @@ def save_examples(path: str, test, result) -> None:
 
 def _facts(values, path, test, plan, described):
     """What repeats the evaluation; "owner": what its journal depends on."""
-    with open(path, "rb") as file:
-        sha = hashlib.sha256(file.read()).hexdigest()
     owner = {
-        "model_sha256": sha,
+        "vfd_tf": vfd_tf.__version__,
+        "model_sha256": _sha256(path),
         "dataset": values.dataset,
         "test_data": test.digest,
         "images": len(test),
@@ -117,11 +119,9 @@ def _facts(values, path, test, plan, described):
     }
 
 
-def _digest(weights):
-    sha = hashlib.sha256()
-    for array in weights:
-        sha.update(np.ascontiguousarray(array).tobytes())
-    return sha.hexdigest()[:10]
+def _sha256(path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
 
 
 def _surrogate(values, data) -> str:

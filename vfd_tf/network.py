@@ -39,7 +39,8 @@ class LogitsNetwork(keras.Model):
         self.model = model
 
     def call(self, x, training=None):
-        return {"logits": self.model(x, training=training)}
+        outputs = self.model(x, training=training)
+        return outputs if isinstance(outputs, dict) else {"logits": outputs}
 
 
 def tap(model: keras.Model, layers=()) -> keras.Model:
@@ -182,8 +183,8 @@ def load(path: str) -> keras.Model:
 def in_precision(model: keras.Model, policy: str) -> keras.Model:
     """A copy of a functional model that computes in another precision.
 
-    `policy` is a Keras dtype policy such as "mixed_bfloat16": float32 weights, computation
-    in bfloat16. Normalisation at the input and the layer of the logits stay in float32.
+    `policy` is a Keras dtype policy: "float32", or "mixed_bfloat16": float32 weights,
+    computation in bfloat16, except for normalisation at the input and the last layer.
 
     Raises:
         InputError: A subclassed model, whose layers can't be copied.
@@ -191,21 +192,38 @@ def in_precision(model: keras.Model, policy: str) -> keras.Model:
     if not _has_graph(model):
         raise InputError(
             f"The subclassed model {model.name!r} can't be copied in {policy}: write it as "
-            "a functional model, or leave craft_precision out."
+            "a functional model in float32, and leave craft_precision out."
         )
-    plain = classifier(model)
-    outer = {layer.name for layer in plain.layers[-1:]}
-    kept = keras.layers.InputLayer, keras.layers.Normalization, keras.layers.Rescaling
+    plain = _functional(classifier(model))
+    exact = keras.layers.InputLayer, keras.layers.Normalization, keras.layers.Rescaling
+    last = plain.layers[-1].name
 
     def copy(layer):
+        if isinstance(layer, keras.Model):
+            return keras.models.clone_model(layer, clone_function=copy)
         config = layer.get_config()
-        if not isinstance(layer, kept) and layer.name not in outer:
-            config["dtype"] = policy
+        keeps = isinstance(layer, exact) or layer.name == last
+        config["dtype"] = "float32" if keeps else policy
         return type(layer).from_config(config)
 
     other = keras.models.clone_model(plain, clone_function=copy)
     other.set_weights(plain.get_weights())
     return other
+
+
+def judge(model: keras.Model) -> keras.Model:
+    """The model, or where it computes in 16 bits a copy that computes in float32."""
+    layers = model._flatten_layers() if _has_graph(model) else [model]
+    half = "float16", "bfloat16"
+    if any(getattr(layer, "compute_dtype", None) in half for layer in layers):
+        return in_precision(model, "float32")
+    return model
+
+
+def dtype_of(model: keras.Model) -> str:
+    """ "float64" for a model whose logits are; else "float32"."""
+    output = _functional(model).output if _has_graph(model) else None
+    return "float64" if getattr(output, "dtype", None) == "float64" else "float32"
 
 
 def ends_in_probabilities(model: keras.Model) -> bool:

@@ -96,8 +96,7 @@ def ascent(logits_fn, x, objective, eot: int = 1):
             tape.watch(x)
             logits = logits_fn(x)
             score = objective(logits)
-        # A model that rounds or thresholds has no gradient: zero, which evaluation reports.
-        return logits, score, tape.gradient(score, x, unconnected_gradients="zero")
+        return logits, score, slope(tape, score, x)
 
     def one_more(i, logits, score, gradient):
         logits, own, step = ascent(logits_fn, x, objective)
@@ -109,6 +108,12 @@ def ascent(logits_fn, x, objective, eot: int = 1):
     )
     _, logits, score, gradient = loop
     return logits, score / eot, gradient / eot
+
+
+def slope(tape, score, x):
+    """d score / d x, and 0 where there is none, or none that is finite."""
+    gradient = tape.gradient(score, x, unconnected_gradients="zero")
+    return tf.where(tf.math.is_finite(gradient), gradient, tf.zeros_like(gradient))
 
 
 def choose_images(mask, one, other):

@@ -3,8 +3,7 @@
 import tensorflow as tf
 
 from vfd_tf import losses
-from vfd_tf.attacks.attack import Iterated, choose_images
-from vfd_tf.attacks.norms import l2_norm
+from vfd_tf.attacks.attack import Iterated, choose_images, slope
 from vfd_tf.part import hyper, part
 
 _SHRINK = 0.999999  # keeps pixels of exactly 0 and 1 where tanh can move them
@@ -66,7 +65,7 @@ class CarliniWagner(Iterated):
             distance = losses.squared_euclidean(x_adv, x)
             margin = -losses.margin(objective.labels, logits)
             cost = distance + state["c"] * tf.maximum(margin, -self.kappa)
-        gradient = tape.gradient(cost, state["w"], unconnected_gradients="zero")
+        gradient = slope(tape, cost, state["w"])
         success = objective.success(logits) & (margin <= -self.kappa) & ~state["stopped"]
         better = success & (distance < state["size"])
         new = {
@@ -119,7 +118,3 @@ class CarliniWagner(Iterated):
         if self.search_steps > 1:
             return super().done(state)
         return state["stopped"]
-
-    def distance(self, x, x_adv):
-        """||x' - x||_2: [n]."""
-        return tf.reshape(l2_norm(x_adv - x), [-1])

@@ -136,6 +136,7 @@ def _boundary(logits_fn, x, objective, ball):
     slopes = tape.batch_jacobian(
         logits, x, unconnected_gradients="zero", experimental_use_pfor=False
     )
+    slopes = tf.where(tf.math.is_finite(slopes), slopes, tf.zeros_like(slopes))
     y = objective.labels
     classes = logits.shape[-1]
     own = tf.gather(slopes, y, axis=1, batch_dims=1)[:, None]

@@ -1,16 +1,19 @@
 """`evaluate`: accuracy of a classifier, clean and under every attack of a plan."""
 
+import contextlib
 import dataclasses
 import sys
 import time
 
 import numpy as np
+import tensorflow as tf
 
 from vfd_tf import network
 from vfd_tf.evaluation import referee, sanity
 from vfd_tf.evaluation.protocols import Protocol, protocol
 from vfd_tf.evaluation.result import Evaluation
 from vfd_tf.evaluation.target import Target
+from vfd_tf.part import InputError
 
 TRANSFER = "transfer"  # prefix of the columns crafted on a surrogate
 
@@ -19,7 +22,7 @@ def evaluate(
     model,
     data,
     attacks=("fgsm", "pgd20"),
-    epsilon=8 / 255,
+    epsilon=None,
     norm="linf",
     seed=0,
     batch_size=128,
@@ -42,7 +45,8 @@ def evaluate(
         model: Classifier with logits (or a dict with "logits").
         data: (x, y) float32 images and integer labels, or a tf.data set of batches.
         attacks: Protocol names ("fgsm", "pgd20", "cw", "autoattack", ...) or attacks.
-        epsilon, norm: Threat model of the named attacks, images in [0, 1].
+        epsilon, norm: Threat model of the named attacks, images in [0, 1]; default
+            L-inf 8/255. Another norm needs an epsilon of its own.
         seed: With an image's position, decides the draws of every attack on it.
         batch_size: Images that go through the model at once; sets the memory.
         verbose: 1 for progress bars.
@@ -59,10 +63,13 @@ def evaluate(
         examples: Keep x_adv of every attack in the result.
 
     Raises:
-        InputError: Probabilities instead of logits, images outside the bounds, labels
-            outside the classes, an unknown attack, logits that are not finite.
+        InputError: Another norm without epsilon, probabilities instead of logits, images
+            outside the bounds, labels outside the classes, an unknown attack, logits that
+            are not finite.
     """
+    epsilon = default_radius(epsilon, norm)
     plan = {_name(a): protocol(a, epsilon, norm) for a in attacks}
+    model = network.judge(model)
     craft = (
         None if craft_precision is None else network.in_precision(model, craft_precision)
     )
@@ -77,10 +84,31 @@ def evaluate(
                 plan[column] = Protocol(own.attack, own.objective, transfer=True)
                 targets[column] = other
     job = _Job(plan, targets, target, seed, verbose, journal, examples)
-    result = job.run(data, epsilon, norm)
-    if referees:
-        result.referee = referee.compare(target, data, plan)
+    with _exact_float32():
+        result = job.run(data)
+        if referees:
+            result.referee = referee.compare(target, data, plan)
     return result
+
+
+def default_radius(epsilon, norm) -> float:
+    """The radius: 8/255 where none is given for L-inf; L2 has no default."""
+    if epsilon is not None:
+        return epsilon
+    if norm != "linf":
+        raise InputError(f"Name the radius of the {norm} ball, such as epsilon=0.5.")
+    return 8 / 255
+
+
+@contextlib.contextmanager
+def _exact_float32():
+    """Inside, no TensorFloat-32, which rounds the inputs of convolutions to 10 bits."""
+    tf32 = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(tf32)
 
 
 class _Job:
@@ -94,27 +122,22 @@ class _Job:
         self.clean, self.seconds = [], dict.fromkeys(plan, 0.0)
         self.sizes = {name: [] for name in plan}
 
-    def run(self, data, epsilon, norm) -> Evaluation:
-        warnings, radius_warnings = [], []
+    def run(self, data) -> Evaluation:
+        warnings = []
         for number, window in enumerate(self.target.windows(data, self.seed)):
             self.clean.append(window.right)
             if self.verbose:
                 self._say("clean", self.clean)
             if number == 0:
-                warnings += self.target.complaints + sanity.of_model(self.target, window)
+                warnings += sanity.of_model(self.target, window)
             for name in self.plan:
                 self._attack(name, number, window)
-            if number == 0 and self.plan:
-                robust = np.logical_and.reduce([self.found[n][0].robust for n in self.plan])
-                radius_warnings = sanity.of_radius(
-                    self.target, window, robust, epsilon, norm
-                )
+            if number == 0:
+                robust = {name: found[0].robust for name, found in self.found.items()}
+                warnings += sanity.of_radius(self.target, window, robust, self.plan)
         result = self._result()
-        result.warnings = [
-            *dict.fromkeys(
-                [*warnings, *radius_warnings, *sanity.of_verdicts(result, self.plan)]
-            )
-        ]
+        warnings += sanity.of_verdicts(result, self.plan)
+        result.warnings = [*dict.fromkeys([*self.target.complaints, *warnings])]
         if self.verbose:
             for warning in result.warnings:
                 print(f"Warning: {warning}")
@@ -122,7 +145,7 @@ class _Job:
 
     def _attack(self, name, number, window):
         """An attack on a window, from where the journal says."""
-        known = self.journal.read(name, number) if self.journal else None
+        known = self.journal.read(name, number, window) if self.journal else None
         progress, sizes, before = known or (None, None, 0.0)
         if progress is not None and progress.x_adv is None and self.keep:
             progress = sizes = None  # its examples were not kept
@@ -133,7 +156,7 @@ class _Job:
                 self._show(name, progress)
                 if self.journal:
                     seconds = time.perf_counter() - start
-                    self.journal.write(name, number, progress, seconds)
+                    self.journal.write(name, number, window, progress, seconds)
 
             protocol = self.plan[name]
             progress = self.targets[name].attacked(protocol, window, progress, save)
@@ -142,7 +165,7 @@ class _Job:
                 progress = dataclasses.replace(progress, x_adv=None, tried=None)
             before = time.perf_counter() - start
             if self.journal:
-                self.journal.write(name, number, progress, before, sizes)
+                self.journal.write(name, number, window, progress, before, sizes)
         self.seconds[name] += before
         self.sizes[name].append(sizes)
         self.found[name].append(progress)
@@ -201,4 +224,4 @@ def _sizes(progress, window):
 
 
 def _name(attack) -> str:
-    return attack if isinstance(attack, str) else protocol(attack).attack.describe()
+    return attack if isinstance(attack, str) else protocol(attack).describe()

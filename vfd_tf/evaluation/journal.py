@@ -46,13 +46,16 @@ class Journal:
         with open(path, "w") as file:
             json.dump(owner, file, indent=2)
 
-    def _path(self, name, number):
-        text = hashlib.sha256(f"{name} {self.plan[name]}".encode()).hexdigest()[:10]
-        return os.path.join(self.folder, f"{text}-{number}.npz")
+    def _path(self, name, number, window):
+        """The file of an attack on a window: of these images, labels and seeds."""
+        sha = hashlib.sha256(f"{name} {self.plan[name]}".encode())
+        for array in (window.x, window.y, window.seeds):
+            sha.update(np.ascontiguousarray(array).tobytes())
+        return os.path.join(self.folder, f"{sha.hexdigest()[:16]}-{number}.npz")
 
-    def read(self, name, number):
+    def read(self, name, number, window):
         """(`Progress`, sizes, seconds) of an attack on the window number, or None."""
-        path = self._path(name, number)
+        path = self._path(name, number, window)
         if not os.path.exists(path):
             return None
         with np.load(path) as saved:
@@ -62,9 +65,10 @@ class Journal:
         progress = Progress(*parts, int(known["runs"]), after)
         return progress, known.get("sizes"), float(known["seconds"])
 
-    def write(self, name, number, progress, seconds, sizes=None) -> None:
+    def write(self, name, number, window, progress, seconds, sizes=None) -> None:
         """Keeps how far an attack on a window has come; `sizes` when it is done."""
-        path, arrays = self._path(name, number), {"runs": progress.runs, "seconds": seconds}
+        path = self._path(name, number, window)
+        arrays = {"runs": progress.runs, "seconds": seconds}
         arrays |= {f"after/{stage}": value for stage, value in progress.after.items()}
         parts = {part: vars(progress)[part] for part in ("open", "x_adv", "tried")}
         parts["sizes"] = sizes

@@ -79,18 +79,23 @@ def protocol(attack, epsilon=8 / 255, norm="linf") -> Protocol:
     if isinstance(attack, Protocol):
         return attack
     if isinstance(attack, Attack):
-        return Protocol(attack)
+        return Protocol(_refuse_training(attack))
     head, *settings = attack.split(":")
     cls, options, objective = _parse(head.replace("_", "-"))
     options = {**options, **_fields(cls, settings, attack)}
     known = {field.name for field in dataclasses.fields(cls)}
     threat = {"epsilon": epsilon, "norm": norm}
-    attack = cls(**{k: v for k, v in threat.items() if k in known}, **options)
+    attack = cls(**{**{k: v for k, v in threat.items() if k in known}, **options})
+    return Protocol(_refuse_training(attack), objective)
+
+
+def _refuse_training(attack):
     if not attack.in_ball and attack.trains:
         raise InputError(
-            f"The attack {head!r} leaves the epsilon ball: it is for training alone."
+            f"The attack {type(attack).__name__} leaves the epsilon ball: it is for "
+            "training alone."
         )
-    return Protocol(attack, objective)
+    return attack
 
 
 def _parse(head):

@@ -56,6 +56,9 @@ class Evaluation:
         columns = {**self.verdicts(), **self._stage_columns()}
         if len(self.robust) > 1:
             columns["worst"] = self.worst
+            bounded = [v for n, v in self.robust.items() if n not in self.distances]
+            if self.distances and bounded:
+                columns["worst of bounded"] = np.logical_and.reduce([self.clean, *bounded])
         return [self._row(name, verdict) for name, verdict in columns.items()]
 
     def _stage_columns(self):

@@ -7,8 +7,7 @@ https://arxiv.org/abs/1902.06705, and the checks of AutoAttack.
 import numpy as np
 import tensorflow as tf
 
-from vfd_tf.attacks import PGD, CarliniWagner, Square, cross_entropy
-from vfd_tf.attacks.attack import input_gradient
+from vfd_tf.attacks import PGD, Square, cross_entropy
 from vfd_tf.evaluation.protocols import Protocol
 from vfd_tf.part import InputError
 
@@ -51,7 +50,10 @@ def _dead_gradients(target, x, y) -> float:
 
     def gradient(x, y):
         logits_fn = target.logits_fn(target.network)
-        gradient = input_gradient(logits_fn, x, cross_entropy(y))
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(x)
+            score = cross_entropy(y)(logits_fn(x))
+        gradient = tape.gradient(score, x, unconnected_gradients="zero")
         size = tf.reduce_sum(tf.abs(gradient), list(range(1, x.shape.rank)))
         return {"dead": (size == 0) | ~tf.math.is_finite(size)}
 
@@ -63,31 +65,40 @@ def of_verdicts(evaluation, protocols) -> list[str]:
     """Warnings of attacks that are better than they should be."""
     count = len(evaluation.clean)
     limit, found = max(0.002 * count, 3), []
-    blind = {n for n, p in protocols.items() if p.transfer or isinstance(p.attack, Square)}
-    bounded = {n: v for n, v in evaluation.robust.items() if _bounded(protocols[n])}
-    seeing = [v for n, v in bounded.items() if n not in blind]
-    left = np.logical_and.reduce(seeing) if seeing else None
-    for name in [n for n in bounded if n in blind] if seeing else []:
-        more = int((left & ~bounded[name]).sum())
-        if more > limit:
-            found.append(_masked(name, more, count))
+    threats = {p.threat for p in protocols.values() if not p.distance}
+    for threat in sorted(threats):
+        alike = {n: p for n, p in protocols.items() if p.threat == threat}
+        blind = [n for n, p in alike.items() if _is_blind(p)]
+        seeing = [n for n in alike if n not in blind]
+        verdicts = evaluation.robust
+        if seeing:
+            left = np.logical_and.reduce([verdicts[n] for n in seeing])
+            for name in blind:
+                more = int((left & ~verdicts[name]).sum())
+                if more > limit:
+                    found.append(_masked(name, more, count))
+        steps = {n: getattr(alike[n].attack, "steps", 0) for n in seeing}
+        found += [
+            f"{one}, a single step, breaks more images than {many}: the loss surface "
+            "misleads gradient attacks (masked gradients)."
+            for one in steps
+            for many in steps
+            if steps[one] == 1 < steps[many]
+            and verdicts[many].sum() - verdicts[one].sum() > limit
+        ]
     for name, stages in evaluation.stages.items():
         before = None
         for stage, verdict in stages.items():
-            if stage == "square" and before is not None:
-                more = int((before & ~verdict).sum())
-                if more > limit:
-                    found.append(_masked(f"square of {name}", more, count))
+            more = 0 if before is None else int((before & ~verdict).sum())
+            if stage == "square" and more > limit:
+                found.append(_masked(f"square of {name}", more, count))
             before = verdict
-    steps = {n: _steps(p.attack) for n, p in protocols.items() if n in bounded}
-    for one in (n for n, s in steps.items() if s == 1 and n not in blind):
-        for many in (n for n, s in steps.items() if s > 1 and n not in blind):
-            if bounded[many].sum() - bounded[one].sum() > limit:
-                found.append(
-                    f"{one}, a single step, breaks more images than {many}: the loss "
-                    "surface misleads gradient attacks (masked gradients)."
-                )
     return found
+
+
+def _is_blind(protocol) -> bool:
+    """Whether an attack sees no gradient of the model it is judged on."""
+    return protocol.transfer or isinstance(protocol.attack, Square)
 
 
 def _masked(name, more, count):
@@ -97,22 +108,24 @@ def _masked(name, more, count):
     )
 
 
-def _bounded(protocol):
-    return not isinstance(protocol.attack, CarliniWagner)
+def of_radius(target, window, found, protocols) -> list[str]:
+    """A warning if no robust image of a window falls to twice the radius.
 
-
-def _steps(attack):
-    return attack.steps if hasattr(attack, "steps") else 0
-
-
-def of_radius(target, window, robust, epsilon, norm) -> list[str]:
-    """A warning if no robust image of the window falls to twice the radius."""
-    index = np.flatnonzero(robust)[:_SOME]
+    Args:
+        found: Attack -> which images of the window are robust under it.
+        protocols: Attack -> protocol. The first that is bounded gives the threat model.
+    """
+    bounded = [p for p in protocols.values() if not (p.distance or p.transfer)]
+    if not bounded:
+        return []
+    norm, epsilon = bounded[0].attack.norm, bounded[0].attack.epsilon
+    alike = [v for n, v in found.items() if protocols[n].threat == bounded[0].threat]
+    index = np.flatnonzero(np.logical_and.reduce(alike))[:_SOME]
     if len(index) < 10 or not epsilon:
         return []
-    doubled = 2 * epsilon if norm != "linf" else min(2 * epsilon, 1.0)
-    some = window.part(index)
-    if target.attacked(Protocol(PGD(doubled, norm=norm)), some).robust.all():
+    doubled = min(2 * epsilon, 1.0) if norm == "linf" else 2 * epsilon
+    attack = Protocol(PGD(doubled, norm=norm))
+    if target.attacked(attack, window.part(index)).robust.all():
         return [
             f"None of {len(index)} robust images falls to PGD-10 at twice the radius: "
             "robust accuracy should fall as epsilon grows; the gradients may be masked."

@@ -48,6 +48,7 @@ class Target:
         self.model, self.network = network.classifier(model), network.tap(model)
         self.craft = self.network if craft is None else network.tap(craft)
         self.batch_size, self.early_stop, self.bounds = batch_size, early_stop, bounds
+        self.dtype = network.dtype_of(self.model)
         self.strict, self.complaints, self._compiled = strict, [], {}
 
     def correct(self, data, attack=None, seed=0, batch_size=None, progress=None):
@@ -77,12 +78,13 @@ class Target:
         position = 0
         for x, y in regrouped(batches(data, self.batch_size), self._per_window):
             x = self.inside(x)
-            if position == 0:
-                self._hold_to(inputs.check_images, x)
+            if self._holds(inputs.check_images, x):
+                x = np.clip(x, 0, 1)  # rounding errors of a normalisation
+            x = x.astype(self.dtype)
             logits = self.logits(x)
             if position == 0:
-                self._hold_to(inputs.check_logits, self.model, logits)
-                inputs.check_labels(y, logits.shape[-1])
+                self._holds(inputs.check_logits, self.model, logits)
+            inputs.check_labels(y, logits.shape[-1])
             y = np.reshape(y, -1).astype("int32")
             places = position + tf.range(len(x))
             seeds = noise.example_seeds(seed, 0, places).numpy()
@@ -95,12 +97,13 @@ class Target:
         count = _WINDOW_BYTES // max(x[:1].nbytes, 1) // self.batch_size
         return max(count, 1) * self.batch_size
 
-    def _hold_to(self, check, *values):
-        """Holds the first window to a part of the input contract."""
+    def _holds(self, check, *values) -> bool:
+        """Whether a part of the input contract holds; raises if it is strict."""
         found = sanity.complaint(check, *values)
         if found and self.strict:
             raise InputError(found[0])
         self.complaints = [*self.complaints, *found]
+        return not found
 
     def inside(self, x):
         """Images of the model's range in [0, 1]."""
@@ -112,13 +115,19 @@ class Target:
         low, high = self.bounds
         return x if (low, high) == (0.0, 1.0) else low + x * (high - low)
 
-    def logits(self, x) -> np.ndarray:
-        """Logits [n, c] of images in [0, 1], a float32 forward in inference mode."""
+    def logits(self, x, craft=False) -> np.ndarray:
+        """Logits [n, c] of images in [0, 1], in inference mode.
+
+        With `craft`, those of the network that examples are crafted on.
+        """
+        net = self.craft if craft else self.network
 
         def forward(x):
-            return {"logits": self.logits_fn(self.network)(x)}
+            return {"logits": self.logits_fn(net)(x)}
 
-        found = self.in_batches("forward", forward, {"x": x})["logits"]
+        found = self.in_batches(("forward", craft), forward, {"x": x})["logits"]
+        if craft:
+            return found
         if not np.isfinite(found).all():
             count = int((~np.isfinite(found).all(-1)).sum())
             raise InputError(
@@ -128,11 +137,10 @@ class Target:
         return found
 
     def logits_fn(self, net):
-        """Images [n, h, w, c] in [0, 1] -> logits [n, c] of a network, at least float32."""
+        """Images [n, h, w, c] in [0, 1] -> logits [n, c] of a network, in their dtype."""
 
         def function(x):
-            logits = net(self._outside(x), training=False)["logits"]
-            return tf.cast(logits, tf.float32) if logits.dtype.size < 4 else logits
+            return tf.cast(net(self._outside(x), training=False)["logits"], x.dtype)
 
         return function
 
@@ -149,27 +157,40 @@ class Target:
             for run in runs:
                 number += 1
                 if number > progress.runs and progress.open.any():
-                    self._run(run, window, progress, i)
+                    self._run(run, window, progress, i, attack.transfer)
                     progress.runs = number
                     save(progress)
-            progress.after[stage] = progress.open & window.right
+            # A stage that was done before a resume keeps what it found then.
+            progress.after.setdefault(stage, progress.open & window.right)
         return progress
 
-    def _run(self, run, window, progress, stage):
-        """One run on the images that are still robust, and what a float32 forward says."""
+    def _run(self, run, window, progress, stage, transfer):
+        """One run on the images that are still robust, and the verdicts on its examples."""
         index = np.flatnonzero(progress.open)
         batch = window.take(index)
+        if transfer:
+            batch["clean"] = self.logits(batch["x"], craft=True)
         if stage:
             batch["seeds"] = noise.fork(batch["seeds"], _STAGES + stage).numpy()
         found = self.examples(run, batch)
-        broken = self.logits(found).argmax(-1) != window.y[index]
+        broken = self.logits(found).argmax(-1) != batch["y"]
+        if self.craft is not self.network and not transfer:
+            # Where the other precision took an image for broken too early: once more.
+            early = self.logits(found, craft=True).argmax(-1) != batch["y"]
+            again = np.flatnonzero(early & ~broken)
+            if len(again):
+                found[again] = self.examples(run, _take(batch, again), craft=False)
+                broken[again] = self.logits(found[again]).argmax(-1) != batch["y"][again]
         first = broken | ~progress.tried[index]
         progress.x_adv[index[first]] = found[first]
         progress.tried[index] = True
         progress.open[index[broken]] = False
 
-    def examples(self, run, batch) -> np.ndarray:
-        """x_adv of one run on images of a window: `batch` is {x, y, clean, seeds}."""
+    def examples(self, run, batch, craft=True) -> np.ndarray:
+        """x_adv of one run on images of a window: `batch` is {x, y, clean, seeds}.
+
+        Without `craft`, on the judged network itself.
+        """
         attack, x, seeds = run.attack, batch["x"], run.seeds(batch["seeds"])
         target = run.target(batch["clean"])
         given = {name: batch[name] for name in ("x", "y", "clean")}
@@ -183,7 +204,7 @@ class Target:
         for first in range(0, attack.iterations, look):
             last = min(first + look, attack.iterations)
             now = {"state": _take(state, left), **_take(given, left)}
-            new, done = self._advance(run, now, first, last)
+            new, done = self._advance(run, now, first, last, craft)
             for name, value in new.items():
                 state[name][left] = value
             if self.early_stop:
@@ -197,17 +218,18 @@ class Target:
         )
         return found["x_adv"]
 
-    def _advance(self, run, arrays, first, last):
+    def _advance(self, run, arrays, first, last, craft):
         """(state, done) after the steps first, ..., last - 1 of a run."""
-        logits_fn = self.logits_fn(self.craft)
+        logits_fn = self.logits_fn(self.craft if craft else self.network)
 
         def advance(first, last, state, x, y, clean, target):
             objective = named(run.objective, y, clean, target)
             state = run.attack.advance(logits_fn, x, objective, state, first, last)
             return {**state, "done": run.attack.done(state)}
 
-        key, steps = ("advance", run.attack, run.objective), (first, last)
-        new = self.in_batches(key, advance, arrays, [tf.constant(n) for n in steps])
+        key = "advance", run.attack, run.objective, craft
+        steps = [tf.constant(n) for n in (first, last)]
+        new = self.in_batches(key, advance, arrays, steps)
         return new, new.pop("done")
 
     def in_batches(self, key, function, arrays, options=()) -> dict[str, np.ndarray]:
