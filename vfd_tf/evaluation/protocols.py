@@ -6,7 +6,7 @@ import re
 from vfd_tf.attacks import ATTACKS, OBJECTIVES, PGD, Attack, AutoAttack, CarliniWagner
 from vfd_tf.attacks.attack import radius
 from vfd_tf.attacks.objectives import named
-from vfd_tf.part import InputError, choose, read
+from vfd_tf.part import InputError, choose, name_of, read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ def protocol(attack, epsilon=8 / 255, norm="linf") -> Protocol:
 def _refuse_training(attack):
     if not attack.in_ball and attack.trains:
         raise InputError(
-            f"The attack {type(attack).__name__} leaves the epsilon ball: it is for "
+            f"The attack {name_of(ATTACKS, attack)!r} leaves the epsilon ball: it is for "
             "training alone."
         )
     return attack
