@@ -6,9 +6,10 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers as L
 
-from vfd_tf import command, datasets, evaluation, network
+from vfd_tf import command, datasets, evaluation, network, noise
 from vfd_tf.evaluation import Journal, Target, protocol, wilson
 
 ATTACKS = "fgsm,pgd5,mim5,cw:steps=20,autoattack-rand"
@@ -205,6 +206,19 @@ def test_a_surrogate_adds_columns_of_examples_that_were_crafted_on_it(saved, tmp
         expected = right & verdicts["clean"]
         np.testing.assert_array_equal(verdicts["transfer-fgsm"], expected)
         assert verdicts["pgd10"].sum() <= verdicts["transfer-pgd10"].sum()
+
+
+def test_what_is_transferred_knows_the_surrogate_alone():
+    """On KL, too, whose clean logits are then the surrogate's own."""
+    test, other = datasets.load("digits").test[:48], linear(1)
+    found = evaluation.evaluate(
+        linear(), test, ["pgd3-kl"], 0.1, surrogate=other, examples=True
+    )
+    seeds = noise.example_seeds(0, 0, np.arange(48))
+    x = tf.constant(test.floats())
+    expected = protocol("pgd3-kl", 0.1)(other, x, test.y, seeds)
+    x_adv = found.examples["transfer-pgd3-kl"]
+    np.testing.assert_allclose(x_adv, expected, 0, 1e-6)
 
 
 @pytest.mark.slow
