@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from vfd_tf import network
+from vfd_tf.attacks import Composite
 from vfd_tf.evaluation import referee, sanity
 from vfd_tf.evaluation.protocols import Protocol, protocol
 from vfd_tf.evaluation.result import Evaluation
@@ -78,17 +79,23 @@ def evaluate(
     targets = dict.fromkeys(plan, target)
     if surrogate is not None:
         other = Target(model, early_stop=False, craft=surrogate, strict=strict, **common)
-        for name, own in [*plan.items()]:
-            if not hasattr(own.attack, "targets") and not hasattr(own.attack, "members"):
-                column = f"{TRANSFER}-{name}"
-                plan[column] = Protocol(own.attack, own.objective, transfer=True)
-                targets[column] = other
+        columns = _black_box(plan)
+        plan, targets = plan | columns, targets | dict.fromkeys(columns, other)
     job = _Job(plan, targets, target, seed, verbose, journal, examples)
     with _exact_float32():
         result = job.run(data)
         if referees:
             result.referee = referee.compare(target, data, plan)
     return result
+
+
+def _black_box(plan):
+    """Columns of the attacks that are one run, to be crafted on a surrogate."""
+    return {
+        f"{TRANSFER}-{name}": Protocol(own.attack, own.objective, transfer=True)
+        for name, own in plan.items()
+        if not isinstance(own.attack, Composite)
+    }
 
 
 def default_radius(epsilon, norm) -> float:
