@@ -239,6 +239,11 @@ def ends_in_probabilities(model: keras.Model) -> bool:
     return any(name in ("softmax", "sigmoid") for name in names)
 
 
+def graph_of(model: keras.Model) -> keras.Model | None:
+    """A functional or Sequential model as a functional one, any other as None."""
+    return _functional(model) if _has_graph(model) else None
+
+
 def shares_weights(one: keras.Model, other: keras.Model) -> bool:
     """Whether the two models have a variable in common."""
     return bool({id(v) for v in one.weights} & {id(v) for v in other.weights})
@@ -266,7 +271,9 @@ def _has_graph(model) -> bool:
             f"The Sequential model {model.name!r} has no input shape yet: start it with "
             "keras.Input(shape=...) or call model.build."
         )
-    return bool(getattr(model, "inputs", None))
+    # A subclass of a functional model with a call of its own is more than its graph.
+    plain = type(model).call.__qualname__ in ("Functional.call", "Sequential.call")
+    return plain and bool(getattr(model, "inputs", None))
 
 
 def _outputs(model) -> dict:

@@ -62,7 +62,7 @@ def compare(target, data, plan, images: int = 1000) -> dict[str, dict]:
         import cleverhans  # noqa: F401
     except ImportError:
         raise InputError("--referee needs cleverhans: pip install cleverhans.") from None
-    logits_fn = target.logits_fn(target.network)
+    logits_fn = target.logits_fn()
     found = {}
     for name, protocol in plan.items():
         attack = protocol.attack

@@ -49,7 +49,7 @@ def _dead_gradients(target, x, y) -> float:
     """Share of images whose cross-entropy has no gradient."""
 
     def gradient(x, y):
-        logits_fn = target.logits_fn(target.network)
+        logits_fn = target.logits_fn()
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(x)
             score = cross_entropy(y)(logits_fn(x))

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vfd_tf import inputs, network, noise
+from vfd_tf import folding, inputs, network, noise
 from vfd_tf.attacks.objectives import named
 from vfd_tf.evaluation import sanity
 from vfd_tf.evaluation.batches import batches
@@ -120,10 +120,9 @@ class Target:
 
         With `craft`, those of the network that examples are crafted on.
         """
-        net = self.craft if craft else self.network
 
         def forward(x):
-            return {"logits": self.logits_fn(net)(x)}
+            return {"logits": self.logits_fn(craft)(x)}
 
         found = self.in_batches(("forward", craft), forward, {"x": x})["logits"]
         if craft:
@@ -136,13 +135,20 @@ class Target:
             )
         return found
 
-    def logits_fn(self, net):
-        """Images [n, h, w, c] in [0, 1] -> logits [n, c] of a network, in their dtype."""
+    def logits_fn(self, craft=False):
+        """Images [n, h, w, c] in [0, 1] -> logits [n, c], in their dtype.
+
+        Those of the network itself, or folded for speed, of the one that crafts.
+        """
+        network_fn = folding.folded(self.craft) if craft else self._exact
 
         def function(x):
-            return tf.cast(net(self._outside(x), training=False)["logits"], x.dtype)
+            return tf.cast(network_fn(self._outside(x))["logits"], x.dtype)
 
         return function
+
+    def _exact(self, x):
+        return self.network(x, training=False)
 
     def attacked(self, attack, window, saved=None, save=lambda progress: None):
         """The `Progress` of a window under a protocol, once all its runs are done.
@@ -174,10 +180,11 @@ class Target:
             batch["seeds"] = noise.fork(batch["seeds"], _STAGES + stage).numpy()
         found = self.examples(run, batch)
         broken = self.logits(found).argmax(-1) != batch["y"]
-        if self.craft is not self.network and not transfer:
-            # Where the other precision took an image for broken too early: once more.
-            early = self.logits(found, craft=True).argmax(-1) != batch["y"]
-            again = np.flatnonzero(early & ~broken)
+        left = np.flatnonzero(~broken)
+        if len(left) and not transfer:
+            # Where rounding took an image for broken too early: on the network itself.
+            early = self.logits(found[left], craft=True).argmax(-1) != batch["y"][left]
+            again = left[early]
             if len(again):
                 found[again] = self.examples(run, _take(batch, again), craft=False)
                 broken[again] = self.logits(found[again]).argmax(-1) != batch["y"][again]
@@ -220,9 +227,9 @@ class Target:
 
     def _advance(self, run, arrays, first, last, craft):
         """(state, done) after the steps first, ..., last - 1 of a run."""
-        logits_fn = self.logits_fn(self.craft if craft else self.network)
 
         def advance(first, last, state, x, y, clean, target):
+            logits_fn = self.logits_fn(craft)
             objective = named(run.objective, y, clean, target)
             state = run.attack.advance(logits_fn, x, objective, state, first, last)
             return {**state, "done": run.attack.done(state)}

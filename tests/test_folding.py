@@ -1,0 +1,211 @@
+"""Folding: the same function as the network in inference mode, without its BatchNorm."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from vfd_tf import folding, network
+from vfd_tf.architectures import ARCHITECTURES
+
+# isort: split
+
+import keras
+import tensorflow as tf
+from keras import layers as L
+
+SHAPE = (16, 16, 3)
+
+
+def _images(n=4):
+    return tf.constant(np.random.RandomState(0).rand(n, *SHAPE), tf.float32)
+
+
+def _shaken(model, seed=0):
+    """The model with weights and moving statistics as after a training."""
+    random = np.random.RandomState(seed)
+    for variable in model.weights:
+        value = variable.numpy()
+        scale = 1 + 0.5 * random.rand(*value.shape)
+        offset = 0 if "variance" in variable.path else 0.2 * random.randn(*value.shape)
+        variable.assign(value * scale + offset)
+    return model
+
+
+def _model(*stack):
+    """A classifier: the layers, then pooling and Dense."""
+    layers = [*stack, L.GlobalAveragePooling2D(), L.Dense(5)]
+    return _shaken(keras.Sequential([keras.Input(SHAPE), *layers]))
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Counts the calls of BatchNorm layers."""
+    seen, call = [], L.BatchNormalization.call
+
+    @functools.wraps(call)
+    def counted(self, *args, **kwargs):
+        seen.append(self.name)
+        return call(self, *args, **kwargs)
+
+    monkeypatch.setattr(L.BatchNormalization, "call", counted)
+    return seen
+
+
+def _same(model, x=None, tolerance=1e-5):
+    x = _images() if x is None else x
+    wanted, found = model(x, training=False), folding.folded(model)(x)
+    keras.tree.assert_same_structure(wanted, found)
+    pairs = zip(keras.tree.flatten(wanted), keras.tree.flatten(found), strict=True)
+    for one, other in pairs:
+        size = np.abs(one).max()
+        np.testing.assert_allclose(other, one, rtol=0, atol=tolerance * max(size, 1))
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_every_architecture_keeps_all_of_its_outputs(name):
+    width = 0.125 if "wide" not in name else 0.0125
+    _same(_shaken(ARCHITECTURES[name](SHAPE, 5, width=width)), tolerance=1e-4)
+
+
+def test_a_residual_network_is_left_without_batchnorm(calls):
+    model = _shaken(ARCHITECTURES["resnet18"](SHAPE, 5, width=0.125))
+    calls.clear()
+    folding.folded(model)(_images())
+    assert calls == []
+
+
+@pytest.mark.parametrize("center", [True, False])
+@pytest.mark.parametrize("scale", [True, False])
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_every_variant_of_the_pair_folds(use_bias, center, scale, calls):
+    model = _model(
+        L.Conv2D(4, 3, strides=2, use_bias=use_bias, groups=1),
+        L.BatchNormalization(center=center, scale=scale, epsilon=0.1),
+        L.ReLU(),
+    )
+    _same(model)
+    calls.clear()
+    folding.folded(model)(_images())
+    assert calls == []
+
+
+class _Doubled(L.Conv2D):
+    def call(self, inputs):
+        return 2 * super().call(inputs)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        L.Conv2D(4, 3, activation="relu"),
+        _Doubled(4, 3),
+        L.DepthwiseConv2D(3),
+        L.SeparableConv2D(4, 3),
+        L.MaxPooling2D(),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_what_is_no_plain_convolution_is_called_as_it_is(first, calls):
+    first = type(first).from_config(first.get_config())
+    model = _model(first, L.BatchNormalization())
+    _same(model)
+    calls.clear()
+    folding.folded(model)(_images())
+    assert len(calls) == 1
+
+
+def test_a_convolution_that_others_see_too_is_left_alone():
+    inputs = keras.Input(SHAPE)
+    x = L.Conv2D(4, 3, name="seen")(inputs)
+    y = L.Add()([x, L.BatchNormalization()(x)])
+    logits = L.Dense(5)(L.GlobalAveragePooling2D()(y))
+    _same(_shaken(keras.Model(inputs, logits)))
+    tapped = L.BatchNormalization()(x)
+    logits = L.Dense(5)(L.GlobalAveragePooling2D()(tapped))
+    _same(_shaken(keras.Model(inputs, {"logits": logits, "seen": x})))
+
+
+def test_a_convolution_or_norm_that_is_called_twice_is_left_alone():
+    inputs = keras.Input(SHAPE)
+    convolution, norm = L.Conv2D(3, 3, padding="same"), L.BatchNormalization()
+    x = norm(convolution(norm(convolution(inputs))))
+    _same(_shaken(keras.Model(inputs, L.Dense(5)(L.Flatten()(x)))))
+
+
+def test_nested_models_fold_too(calls):
+    inputs = keras.Input((None, None, 3))
+    x = L.BatchNormalization()(L.Conv2D(4, 3)(inputs))
+    nested = keras.Model(inputs, L.ReLU()(x))
+    deeper = keras.Sequential([keras.Input((None, None, 3)), nested])
+    model = _model(deeper)
+    _same(model)
+    calls.clear()
+    folding.folded(model)(_images())
+    assert calls == []
+
+
+def test_random_layers_and_training_flags_of_the_graph_are_in_inference_mode():
+    inputs = keras.Input(SHAPE)
+    x = L.BatchNormalization()(L.Conv2D(4, 3)(inputs), training=True)
+    x = L.GaussianNoise(1.0)(L.Dropout(0.5)(L.BatchNormalization()(x, training=True)))
+    model = _shaken(keras.Model(inputs, L.Dense(5)(L.Flatten()(x))))
+    _same(model)
+
+
+def test_subclassed_models_are_called_as_they_are():
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.inner = _model(L.Conv2D(4, 3), L.BatchNormalization())
+
+        def call(self, x, training=None):
+            return -self.inner(x, training=training)
+
+    class Negative(keras.Model):
+        """A functional model with a call of its own."""
+
+        def call(self, x, training=None):
+            return -super().call(x, training=training)
+
+    inner = _model(L.Conv2D(4, 3), L.BatchNormalization())
+    for model in Own(), Negative(inner.inputs[0], inner.outputs[0]):
+        _same(model)
+        found = folding.folded(network.tap(model))(_images())["logits"]
+        np.testing.assert_allclose(found, model(_images()), rtol=1e-6, atol=1e-6)
+
+
+def test_the_input_gradient_is_the_same():
+    model, x = _model(L.Conv2D(4, 3), L.BatchNormalization(), L.ReLU()), _images()
+    gradients = []
+    for function in (lambda x: model(x, training=False), folding.folded(model)):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            score = tf.reduce_sum(function(x) ** 2)
+        gradients.append(tape.gradient(score, x))
+    np.testing.assert_allclose(*gradients, rtol=1e-4, atol=1e-6)
+
+
+def test_mixed_precision_keeps_its_dtype():
+    model = network.in_precision(
+        _model(L.Conv2D(4, 3), L.BatchNormalization(), L.ReLU()), "mixed_bfloat16"
+    )
+    assert _same(model, tolerance=0.05).dtype == model.output.dtype
+
+
+def test_float64_is_exact_to_float64():
+    keras.config.set_dtype_policy("float64")
+    try:
+        model = _model(L.Conv2D(4, 3), L.BatchNormalization())
+    finally:
+        keras.config.set_dtype_policy("float32")
+    _same(model, tf.cast(_images(), tf.float64), tolerance=1e-13)
+
+
+def test_the_weights_are_those_of_the_moment():
+    model, x = _model(L.Conv2D(4, 3), L.BatchNormalization()), _images()
+    compiled = tf.function(lambda x: folding.folded(model)(x), autograph=False)
+    compiled(x)
+    _shaken(model, seed=1)
+    np.testing.assert_allclose(compiled(x), model(x), rtol=1e-4, atol=1e-5)
