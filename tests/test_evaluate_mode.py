@@ -266,16 +266,19 @@ def test_the_batch_size_changes_no_verdict():
         np.testing.assert_array_equal(verdict, two.verdicts()[name])
 
 
-def test_few_shapes_are_traced_and_none_of_0_images():
-    target, sizes = Target(linear(), batch_size=32), set()
+def test_batches_have_few_sizes_and_none_is_of_0_images():
+    target, sizes, traces = Target(linear(), batch_size=32), set(), []
 
-    def traced(x):
-        sizes.add(x.shape[0])
+    def spy(x):
+        traces.append(x.shape[0])
+        tf.py_function(lambda n: sizes.add(int(n)), [tf.shape(x)[0]], [])
         return {"x": x}
 
-    for count in range(1, 100):
-        target.in_batches("spy", traced, {"x": np.zeros((count, 2))})
-    assert sizes == {8, 16, 32}
+    for count in [*range(1, 100), *range(99, 0, -1)]:
+        x = np.random.rand(count, 2)
+        np.testing.assert_array_equal(target.in_batches("spy", spy, {"x": x})["x"], x)
+    assert sizes == {8, 12, 16, 24, 32}
+    assert len(traces) <= 2
 
 
 def test_crafting_in_bfloat16_is_judged_in_float32():

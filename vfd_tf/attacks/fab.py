@@ -30,13 +30,13 @@ def nearest_on_plane(x, w, c, rate):
     side = tf.where(c >= 0, tf.ones_like(c), -tf.ones_like(c))
     w, c = w * side[:, None], tf.abs(c)
     slope, rate = tf.abs(w), rate(w)
-    room = tf.where(w > 0, x, 1 - x)
+    room = tf.abs(tf.cast(w <= 0, x.dtype) - x)  # x, or 1 - x
+    most, fastest = slope * room, slope * rate
 
     def newton(i, level, previous):
-        full = level[:, None] * rate >= room
-        none = tf.zeros_like(w)
-        used = tf.reduce_sum(tf.where(full, slope * room, none), -1)
-        growth = tf.reduce_sum(tf.where(full, none, slope * rate), -1)
+        full = tf.cast(level[:, None] * rate >= room, x.dtype)
+        used = tf.reduce_sum(most * full, -1)
+        growth = tf.reduce_sum(fastest * (1 - full), -1)
         ahead = tf.math.divide_no_nan(c - used, growth)
         return i + 1, tf.maximum(level, ahead), level
 

@@ -17,7 +17,7 @@ from vfd_tf.part import hyper, part
 # Query from which on -> divisor of `p_init`, for 10,000 queries.
 SCHEDULE = {0: 1, 11: 2, 51: 4, 201: 8, 501: 16, 1001: 32, 2001: 64, 4001: 128}
 SCHEDULE |= {6001: 256, 8001: 512}
-_ROW, _COLUMN, _SIGN, _ROW2, _COLUMN2, _TURN, _START = range(7)
+_START, _CELLS = 6, 7  # streams of draws, beside those of the queries
 
 
 @part
@@ -54,7 +54,7 @@ class Square(Iterated):
 
     def accept(self, logits_fn, objective, state, proposal, i):
         """The state once a proposal (at i = 0 the start itself) was tried."""
-        proposal = tf.where(tf.equal(i, 0), state["x_adv"], proposal)
+        proposal = tf.cond(tf.equal(i, 0), lambda: state["x_adv"], lambda: proposal)
         margin = losses.margin(objective.labels, logits_fn(proposal))
         open_ = ~self.done(state)
         take = open_ & ((margin > state["margin"]) | (margin >= 0))
@@ -84,16 +84,28 @@ def window(row, column, side, shape):
     return in_rows[:, :, None, None] & in_columns[:, None, :, None]
 
 
-def _corner(seeds, streams, side, shape):
-    """Row and column of a square in the image: [n], [n]."""
-    return (
-        noise.integers(noise.fork(seeds, stream), (), tf.maximum(extent - side, 1))
-        for stream, extent in zip(streams, shape, strict=False)
-    )
+def _draws(seeds, channels, squares):
+    """All that a proposal draws: signs [n, 1, 1, c], then u in [0, 1) [n] each.
+
+    Two for the corner of each square, and one more. A single draw, as hundreds of small
+    operations would take as long as a small network.
+    """
+    u = noise.uniform(seeds, (channels + 2 * squares + 1,))
+    signs = tf.where(u[:, :channels] < 0.5, -1.0, 1.0)
+    return signs[:, None, None, :], *tf.unstack(u[:, channels:], axis=1)
 
 
-def _signs(seeds, stream, shape, dtype):
-    u = noise.uniform(noise.fork(seeds, stream), shape, -1.0, 1.0, dtype)
+def _corner(u_row, u_column, side, shape):
+    """Row and column of a square in the image, uniform: [n], [n]."""
+
+    def place(u, extent):
+        return tf.cast(u * tf.cast(tf.maximum(extent - side, 1), u.dtype), tf.int32)
+
+    return place(u_row, shape[0]), place(u_column, shape[1])
+
+
+def _signs(seeds, shape, dtype):
+    u = noise.uniform(seeds, shape, -1.0, 1.0, dtype)
     return tf.where(u < 0, -tf.ones_like(u), tf.ones_like(u))
 
 
@@ -107,18 +119,19 @@ class LinfSquares:
     @staticmethod
     def start(x, epsilon, seeds):
         _, width, channels = x.shape[1:]
-        return box(x + epsilon * _signs(seeds, _START, (1, width, channels), x.dtype))
+        signs = _signs(noise.fork(seeds, _START), (1, width, channels), x.dtype)
+        return box(x + epsilon * signs)
 
     @classmethod
     def propose(cls, x, x_adv, epsilon, side, seeds):
-        row, column = _corner(seeds, (_ROW, _COLUMN), side, x.shape[1:])
-        sign = _signs(seeds, _SIGN, (1, 1, x.shape[-1]), x.dtype)
-        return cls.shift(x, x_adv, epsilon, window(row, column, side, x.shape[1:]), sign)
+        sign, *place, _ = _draws(seeds, x.shape[-1], squares=1)
+        where = window(*_corner(*place, side, x.shape[1:]), side, x.shape[1:])
+        return cls.shift(x, x_adv, epsilon, where, tf.cast(sign, x.dtype))
 
     @staticmethod
     def shift(x, x_adv, epsilon, where, sign):
         """x_adv with 2 epsilon * sign [n, 1, 1, c] in the window, back in ball and box."""
-        moved = tf.where(where, x_adv + 2 * epsilon * sign, x_adv)
+        moved = x_adv + 2 * epsilon * sign * tf.cast(where, x.dtype)
         return box(BALLS["linf"].project(x, moved, epsilon))
 
 
@@ -144,25 +157,25 @@ class L2Squares:
         ]
         table = tf.constant(dents([side]), x.dtype)
         for k, corner in enumerate(cells):
-            own = noise.fork(seeds, 7 + k)
+            sign, turn = _draws(noise.fork(seeds, _CELLS + k), channels, squares=0)
             row, column = (tf.fill(tf.shape(x)[:1], value) for value in corner)
-            shape = _dent(own, table[0], row, column, x)
-            delta += shape * _signs(own, _SIGN, (1, 1, channels), x.dtype)
+            shape = _dent(turn, table[0], row, column, x)
+            delta += shape * tf.cast(sign, x.dtype)
         return box(x + _unit(delta) * epsilon)
 
     @staticmethod
     def propose(x, x_adv, epsilon, side, seeds):
         delta, shape, channels = x_adv - x, x.shape[1:], x.shape[-1]
-        row, column = _corner(seeds, (_ROW, _COLUMN), side, shape)
-        row2, column2 = _corner(seeds, (_ROW2, _COLUMN2), side, shape)
+        sign, *places, turn = _draws(seeds, channels, squares=2)
+        row, column = _corner(*places[:2], side, shape)
         into = tf.cast(window(row, column, side, shape), x.dtype)
-        out_of = tf.cast(window(row2, column2, side, shape), x.dtype)
+        out_of = window(*_corner(*places[2:], side, shape), side, shape)
+        out_of = tf.cast(out_of, x.dtype)
         mass = _mass(delta * tf.maximum(into, out_of))
         unused = tf.nn.relu(epsilon**2 - tf.square(l2_norm(delta)))
         largest = min(shape[:2])
         table = tf.constant(dents(range(1, largest + 1)), x.dtype)
-        new = _dent(seeds, table[side - 1], row, column, x)
-        new *= _signs(seeds, _SIGN, (1, 1, channels), x.dtype)
+        new = _dent(turn, table[side - 1], row, column, x) * tf.cast(sign, x.dtype)
         new += delta * into / (1e-12 + _mass(delta * into))
         new *= tf.sqrt(unused / channels + tf.square(mass)) / (1e-12 + _mass(new))
         kept = delta * (1 - tf.maximum(into, out_of))
@@ -181,8 +194,8 @@ def _unit(delta):
     return delta / (l2_norm(delta) + 1e-12)
 
 
-def _dent(seeds, pattern, row, column, x):
-    """The pattern, at random turned by 90 degrees, in each image: [n, h, w, 1]."""
+def _dent(turn, pattern, row, column, x):
+    """The pattern, turned by 90 degrees where `turn` > 0.5, in each image: [n, h, w, 1]."""
     height, width = x.shape[1:3]
     last = tf.shape(pattern)[0] - 1
     rows = tf.range(height)[None, :] - row[:, None]
@@ -192,7 +205,7 @@ def _dent(seeds, pattern, row, column, x):
     )[:, None, :]
     r = tf.clip_by_value(rows, 0, last)[:, :, None] + tf.zeros_like(columns)[:, None, :]
     c = tf.clip_by_value(columns, 0, last)[:, None, :] + tf.zeros_like(rows)[:, :, None]
-    turn = noise.uniform(noise.fork(seeds, _TURN), (1, 1)) > 0.5
+    turn = turn[:, None, None] > 0.5
     at = tf.stack([tf.where(turn, c, r), tf.where(turn, r, c)], -1)
     values = tf.where(inside, tf.gather_nd(pattern, at), tf.zeros([], pattern.dtype))
     return values[..., None]

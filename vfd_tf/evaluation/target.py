@@ -242,11 +242,14 @@ class Target:
     def in_batches(self, key, function, arrays, options=()) -> dict[str, np.ndarray]:
         """The function of arrays {name: [n, ...]}, compiled, batch by batch.
 
-        The last batch is filled up to a size of few by images of its own, so that few
-        shapes are traced, and none is of 0 images.
+        The last batch is filled up to a size of few by images of its own, so that kernels
+        are prepared for few shapes, and none is of 0 images.
         """
         if key not in self._compiled:
-            self._compiled[key] = tf.function(function, autograph=False)
+            # Two traces: one of full batches, and at the first other size one of any size.
+            self._compiled[key] = tf.function(
+                function, reduce_retracing=True, autograph=False
+            )
         count, parts = len(keras.tree.flatten(arrays)[0]), []
         for start in range(0, count, self.batch_size):
             index = np.arange(start, min(start + self.batch_size, count))
@@ -318,11 +321,15 @@ def _take(arrays, index):
 
 
 def bucket(count: int, batch_size: int) -> int:
-    """The size that a batch of so many images is filled up to: batch_size / 2^k."""
+    """The size that a batch of so many images is filled up to.
+
+    batch_size / 2^k, or three quarters of that; 8 at least, where batch_size allows it.
+    """
     size = batch_size
     while size % 2 == 0 and size // 2 >= max(count, 8):
         size //= 2
-    return size
+    less = size * 3 // 4
+    return less if size % 4 == 0 and less >= max(count, 8) else size
 
 
 def regrouped(parts, size_of):
