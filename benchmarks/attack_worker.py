@@ -17,9 +17,6 @@ EPSILON, STEP_SIZE, C, LEARNING_RATE = 8 / 255, 2 / 255, 1.0, 0.01
 
 def _keras(options):
     """The network, image -> logits, with the thread count of the options."""
-    import vfd_tf  # noqa: F401, before TensorFlow
-
-    # isort: split
     import tensorflow as tf
 
     from benchmarks import machine, step
@@ -33,6 +30,8 @@ def _keras(options):
 
 def vfd(options, x, y):
     """() -> x_adv of vfd_tf."""
+    import vfd_tf  # noqa: F401, turns oneDNN on; peers leave it to TensorFlow
+
     model, facts = _keras(options)
     from vfd_tf import evaluation, network, noise
 

@@ -4,12 +4,13 @@ Eq. 6 of https://arxiv.org/abs/2206.02158 is the one weighted sum in `Step._equa
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import keras
 import tensorflow as tf
 
-from vfd_tf import losses
+from vfd_tf import folding, losses
 from vfd_tf.attacks import Attack, cross_entropy
 from vfd_tf.distillation import Distillation
 from vfd_tf.methods import Method
@@ -45,9 +46,11 @@ class Step:
         network, training = self.networks["student"], self.options.attack_bn_mode == "train"
         variables = statistics(network) if training else []
         saved = [tf.identity(variable) for variable in variables]
+        own = functools.partial(network, training=True)
+        outputs = own if training else folding.folded(network)
 
         def logits_fn(images):
-            return network(images, training=training)["logits"]
+            return outputs(images)["logits"]
 
         attack, options = self.attack, {"seeds": seeds}
         if isinstance(attack, Attack):
