@@ -246,10 +246,7 @@ class Target:
         are prepared for few shapes, and none is of 0 images.
         """
         if key not in self._compiled:
-            # Two traces: one of full batches, and at the first other size one of any size.
-            self._compiled[key] = tf.function(
-                function, reduce_retracing=True, autograph=False
-            )
+            self._compiled[key] = _compiled(function)
         count, parts = len(keras.tree.flatten(arrays)[0]), []
         for start in range(0, count, self.batch_size):
             index = np.arange(start, min(start + self.batch_size, count))
@@ -258,6 +255,14 @@ class Target:
             found = self._compiled[key](*options, **tensors)
             parts.append({k: v.numpy()[: len(index)] for k, v in found.items()})
         return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
+
+
+def _compiled(function):
+    """The function compiled: one trace of full batches, and one of any other size."""
+    compiled = tf.function(function, reduce_retracing=True, autograph=False)
+    # Every attack traces its own; TensorFlow takes them for one that is traced too often.
+    compiled._omit_frequent_tracing_warning = True
+    return compiled
 
 
 @dataclasses.dataclass
