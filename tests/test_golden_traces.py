@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vfd_tf import attacks, losses
+from vfd_tf import attacks, evaluation, losses
 from vfd_tf.attacks import square as square_module
 from vfd_tf.attacks.apgd import checkpoints
 
@@ -176,3 +176,21 @@ def test_square_follows_the_original_from_the_same_draws(net):
     np.testing.assert_allclose(state["x_adv"], expected["x_final"], 0, 1e-12)
     margin = losses.margin(y, model(state["x_adv"]))
     np.testing.assert_allclose(margin, state["margin"], 0, 1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "net, norm, epsilon",
+    [
+        ("robust", "linf", 8 / 255),
+        ("robust", "l2", 0.5),
+        ("standard", "linf", 1 / 255),
+        ("standard", "l2", 0.1),
+    ],
+)
+def test_autoattack_gives_the_verdicts_of_the_reference(net, norm, epsilon):
+    reference = golden.arrays("autoattack_verdicts")[f"{net}-{norm}"]
+    data = tuple(array.numpy() for array in all_images("float32"))
+    model = network(net, "float32")
+    found = evaluation.evaluate(model, data, ["autoattack"], epsilon, norm, batch_size=64)
+    np.testing.assert_array_equal(found.robust["autoattack"], reference)
