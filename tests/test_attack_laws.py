@@ -11,7 +11,7 @@ from vfd_tf import attacks, noise
 from vfd_tf.attacks import ATTACKS
 from vfd_tf.attacks.fab import nearest_on_plane
 from vfd_tf.attacks.norms import BALLS
-from vfd_tf.attacks.square import Square, dents
+from vfd_tf.attacks.square import LinfSquares, Square, dents
 
 EPSILON = {"linf": 0.05, "l2": 0.4}
 SHORT = {"steps": 4, "queries": 12, "targets": 2}
@@ -131,6 +131,26 @@ def test_the_nearest_point_of_a_plane_in_the_box_is_that_of_an_optimiser(norm):
                 options={"ftol": 1e-14, "maxiter": 500},
             )
             np.testing.assert_allclose(found[i] @ found[i], best.fun, 0, 1e-6)
+
+
+def test_steep_planes_are_reached_with_finite_steps():
+    x = np.full((1, 9), 0.5, "float32")
+    w = np.full((1, 9), 1e21, "float32")
+    found = nearest_on_plane(
+        tf.constant(x), tf.constant(w), tf.constant([1e20]), BALLS["l2"].rate
+    )
+    assert np.isfinite(found).all()
+
+
+def test_a_proposal_of_square_owes_nothing_to_its_start():
+    seeds = noise.example_seeds(0, 0, tf.range(400))
+    x = tf.fill([400, 4, 4, 3], 0.5)
+    start = LinfSquares.start(x, 0.1, seeds) > x
+    for query in range(1, 60):
+        own = noise.fork(seeds, query)
+        moved = LinfSquares.propose(x, x, 0.1, 4, own) > x  # the square is the image
+        same = tf.reduce_mean(tf.cast(start == moved, tf.float32), [0, 1])
+        np.testing.assert_allclose(same, 0.5, 0, 0.15)
 
 
 def test_the_squares_shrink_as_the_schedule_says():

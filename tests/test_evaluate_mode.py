@@ -281,6 +281,17 @@ def test_batches_have_few_sizes_and_none_is_of_0_images():
     assert len(traces) <= 2
 
 
+def test_a_target_takes_images_of_several_sizes():
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3)(inputs))
+    logits = keras.layers.Dense(5)(keras.layers.GlobalAveragePooling2D()(x))
+    target, random = Target(keras.Model(inputs, logits), batch_size=8), np.random.rand
+    for size in (16, 20):
+        for attack in ("pgd2", "square:queries=3"):
+            data = random(9, size, size, 3).astype("float32"), np.arange(9) % 5
+            assert len(target.correct(data, attack)) == 9
+
+
 def test_crafting_in_bfloat16_is_judged_in_float32():
     test = datasets.load("digits").test[:48]
     model = linear()

@@ -130,8 +130,16 @@ def test_a_convolution_that_others_see_too_is_left_alone():
 def test_a_convolution_or_norm_that_is_called_twice_is_left_alone():
     inputs = keras.Input(SHAPE)
     convolution, norm = L.Conv2D(3, 3, padding="same"), L.BatchNormalization()
-    x = norm(convolution(norm(convolution(inputs))))
+    x = convolution(L.ReLU()(norm(convolution(inputs))))
     _same(_shaken(keras.Model(inputs, L.Dense(5)(L.Flatten()(x)))))
+    other = L.Conv2D(3, 3, padding="same")
+    x = norm(L.ReLU()(norm(other(inputs))))
+    _same(_shaken(keras.Model(inputs, L.Dense(5)(L.Flatten()(x)))))
+
+
+@pytest.mark.parametrize("axis", [1, 2, 3, -1])
+def test_a_norm_of_another_axis_is_called_as_it_is(axis):
+    _same(_model(L.Conv2D(14, 3), L.BatchNormalization(axis=axis)))
 
 
 def test_nested_models_fold_too(calls):
@@ -144,6 +152,88 @@ def test_nested_models_fold_too(calls):
     calls.clear()
     folding.folded(model)(_images())
     assert calls == []
+
+
+def _part(name=None):
+    """A nested model: convolution, BatchNorm, ReLU."""
+    inputs = keras.Input(SHAPE, name=name)
+    x = L.BatchNormalization()(L.Conv2D(4, 3)(inputs))
+    return inputs, L.ReLU()(x)
+
+
+def _around(nest):
+    """A classifier whose feature map is what `nest` makes of its input."""
+    inputs = keras.Input(SHAPE)
+    x = L.GlobalAveragePooling2D()(nest(inputs))
+    return _shaken(keras.Model(inputs, L.Dense(5)(x)))
+
+
+def test_nested_models_are_called_in_every_way_that_keras_allows():
+    inputs, x = _part()
+    _same(_around(lambda image: keras.Model(inputs, x)([image])))
+    inputs, x = _part("image")
+    named = keras.Model({"image": inputs}, x)
+    _same(_around(lambda image: named({"image": image})))
+    inputs, x = _part()
+    _same(_around(lambda image: keras.Model(inputs, [x])(image)[0]))
+    inputs, x = _part()
+    other = keras.Input(SHAPE)
+    both = keras.Model([inputs, other], L.Add()([x, L.Conv2D(4, 3)(other)]))
+    _same(_around(lambda image: both([image, image])))
+
+
+def test_layers_may_be_called_by_keyword():
+    def nest(image):
+        return L.BatchNormalization()(inputs=L.Conv2D(4, 3)(inputs=image))
+
+    _same(_around(nest))
+
+
+def test_images_are_taken_as_keras_takes_them():
+    inputs = keras.Input((16, 16))
+    x = L.BatchNormalization()(L.Conv2D(4, 3)(keras.ops.expand_dims(inputs, -1)))
+    _same(_shaken(keras.Model(inputs, L.Dense(5)(L.Flatten()(x)))), _images()[..., :1])
+    _same(_model(L.Conv2D(4, 3), L.BatchNormalization()), tf.cast(_images(), tf.float64))
+
+
+class Part(L.Layer):
+    def call(self, x, training=True):
+        return 2 * x if training else x
+
+
+class Whole(L.Layer):
+    def __init__(self):
+        super().__init__()
+        self.part = Part()
+
+    def call(self, x):
+        return self.part(x)
+
+
+def test_sublayers_hear_that_it_is_inference():
+    _same(_around(lambda image: Whole()(L.Conv2D(4, 3)(image))))
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("float32", "bfloat16"),
+        ("float64", "float32"),
+        ("mixed_bfloat16", "float32"),
+        ("float32", "float64"),
+        ("float32", "mixed_bfloat16"),
+    ],
+)
+def test_the_two_layers_may_have_precisions_of_their_own(one, other):
+    def nest(image):
+        return L.BatchNormalization(dtype=other)(L.Conv2D(4, 3, dtype=one)(image))
+
+    coarse = "bfloat16" in one + other
+    found = _same(_around(nest), tolerance=0.05 if coarse else 1e-5)
+    inputs = keras.Input(SHAPE)
+    model = _shaken(keras.Model(inputs, nest(inputs)))
+    found = _same(model, tolerance=0.05 if coarse else 1e-5)
+    assert found.dtype == model.output.dtype
 
 
 def test_random_layers_and_training_flags_of_the_graph_are_in_inference_mode():

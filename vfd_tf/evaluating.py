@@ -32,12 +32,7 @@ def run(values, words: list[str]) -> None:
     test = data.test[: plan.max_images]
     check_model(model, path, data)
     facts = _facts(values, path, test, plan, described)
-    surrogate, columns = None, described
-    if values.surrogate:
-        file = _surrogate(values, data)
-        surrogate, mark = network.load(file), _sha256(file)
-        check_model(surrogate, file, data)
-        columns = described | {f"transfer-{n}": f"{d} {mark}" for n, d in described.items()}
+    surrogate, columns = _black_box(values, data, described)
     folder = values.eval_dir or os.path.splitext(path)[0] + ".eval"
     journal = evaluation.Journal(os.path.join(folder, "journal"), facts["owner"], columns)
     result = evaluation.evaluate(
@@ -64,11 +59,7 @@ def run(values, words: list[str]) -> None:
         title += f", crafted in {values.craft_precision}"
     print("\n" + report.write(folder, result, facts, title))
     for name, entry in result.referee.items():
-        print(
-            f"cleverhans {name}, no random start, {entry['images']} images: "
-            f"{entry['cleverhans']:.2f}%, ours {entry['ours']:.2f}%, "
-            f"{entry['verdicts_that_differ']} verdicts differ"
-        )
+        print(_referee(name, entry))
     print(f"\n{os.path.join(folder, 'results.json')}")
 
 
@@ -122,6 +113,25 @@ def _facts(values, path, test, plan, described):
 def _sha256(path) -> str:
     with open(path, "rb") as file:
         return hashlib.sha256(file.read()).hexdigest()
+
+
+def _referee(name, entry) -> str:
+    return (
+        f"cleverhans {name}, no random start, {entry['images']} images: "
+        f"{entry['cleverhans']:.2f}%, ours {entry['ours']:.2f}%, "
+        f"{entry['verdicts_that_differ']} verdicts differ"
+    )
+
+
+def _black_box(values, data, described):
+    """The surrogate, or None, and what its columns and all others are, by name."""
+    if not values.surrogate:
+        return None, described
+    path = _surrogate(values, data)
+    surrogate, mark = network.load(path), _sha256(path)
+    check_model(surrogate, path, data)
+    columns = {f"transfer-{n}": f"{d} {mark}" for n, d in described.items()}
+    return surrogate, described | columns
 
 
 def _surrogate(values, data) -> str:

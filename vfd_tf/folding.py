@@ -26,22 +26,37 @@ def folded(model: keras.Model):
     graph = network.graph_of(model)
     if graph is None:
         return lambda x: model(x, training=False)
+    whole = Inference(_folded(graph))
+    return lambda x: whole(x, training=False)
+
+
+class Inference(keras.Layer):
+    """A function of images as a layer: hands `training` down to the layers it calls."""
+
+    def __init__(self, function):
+        super().__init__(autocast=False)
+        self.function, self.built = function, True
+
+    def call(self, x, training=None):
+        return self.function(x)
+
+
+def _folded(graph):
     table = {}
     for convolution, norm in _pairs(graph):
         table[convolution.name] = _convolution(convolution, norm)
-        table[norm.name] = lambda x, **_: x
+        table[norm.name] = _cast(norm.compute_dtype)
     for layer in graph.layers:
         nested = isinstance(layer, keras.Model) and network.graph_of(layer)
-        if nested and len(nested.inputs) == 1:
-            table[layer.name] = folded(nested)
+        if nested:
+            table[layer.name] = _folded(nested)
 
-    def function(x, **_):
-        outputs = graph._run_through_graph(
-            tf.cast(x, graph.inputs[0].dtype),
+    # The parameter is called as those of Keras's layers are, by whom it is named.
+    def function(inputs, **_):
+        return graph._run_through_graph(
+            graph._standardize_inputs(inputs),
             operation_fn=lambda layer: table.get(layer.name) or _plain(layer),
         )
-        single = isinstance(outputs, (list, tuple)) and len(outputs) == 1
-        return outputs[0] if single else outputs
 
     return function
 
@@ -70,23 +85,32 @@ def _pairs(graph):
 
 
 def _convolution(convolution, norm):
-    scale = tf.math.rsqrt(norm.moving_variance + norm.epsilon)
+    dtype, wide = convolution.compute_dtype, _wider(convolution, norm)
+    scale = tf.math.rsqrt(tf.cast(norm.moving_variance, wide) + norm.epsilon)
     if norm.scale:
-        scale *= norm.gamma
-    shift = -norm.moving_mean * scale
+        scale *= tf.cast(norm.gamma, wide)
+    shift = -tf.cast(norm.moving_mean, wide) * scale
     if norm.center:
-        shift += norm.beta
+        shift += tf.cast(norm.beta, wide)
     if convolution.use_bias:
-        shift += convolution.bias * scale
-    dtype = convolution.compute_dtype
-    kernel = tf.cast(convolution.kernel * scale, dtype)
+        shift += tf.cast(convolution.bias, wide) * scale
+    kernel = tf.cast(tf.cast(convolution.kernel, wide) * scale, dtype)
     bias = tf.cast(shift, dtype)
 
-    def function(x):
-        x = convolution.convolution_op(tf.cast(x, dtype), kernel)
+    def function(inputs, **_):
+        x = convolution.convolution_op(tf.cast(inputs, dtype), kernel)
         return tf.nn.bias_add(x, bias)
 
     return function
+
+
+def _wider(convolution, norm):
+    dtypes = convolution.compute_dtype, norm.compute_dtype
+    return "float64" if "float64" in dtypes else "float32"
+
+
+def _cast(dtype):
+    return lambda inputs, **_: tf.cast(inputs, dtype)
 
 
 def _plain(operation):

@@ -36,7 +36,7 @@ def nearest_on_plane(x, w, c, rate):
     def newton(i, level, previous):
         full = tf.cast(level[:, None] * rate >= room, x.dtype)
         used = tf.reduce_sum(most * full, -1)
-        growth = tf.reduce_sum(fastest * (1 - full), -1)
+        growth = tf.reduce_sum(tf.math.multiply_no_nan(fastest, 1 - full), -1)
         ahead = tf.math.divide_no_nan(c - used, growth)
         return i + 1, tf.maximum(level, ahead), level
 

@@ -17,7 +17,9 @@ from vfd_tf.part import hyper, part
 # Query from which on -> divisor of `p_init`, for 10,000 queries.
 SCHEDULE = {0: 1, 11: 2, 51: 4, 201: 8, 501: 16, 1001: 32, 2001: 64, 4001: 128}
 SCHEDULE |= {6001: 256, 8001: 512}
-_START, _CELLS = 6, 7  # streams of draws, beside those of the queries
+# Streams of draws of the start, and of its cells, beyond those of the queries.
+_START = 2**20
+_CELLS = _START + 1
 
 
 @part

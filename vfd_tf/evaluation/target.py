@@ -245,9 +245,11 @@ class Target:
         The last batch is filled up to a size of few by images of its own, so that kernels
         are prepared for few shapes, and none is of 0 images.
         """
+        flat = keras.tree.flatten(arrays)
+        key = key, tuple(array.shape[1:] for array in flat)
         if key not in self._compiled:
             self._compiled[key] = _compiled(function)
-        count, parts = len(keras.tree.flatten(arrays)[0]), []
+        count, parts = len(flat[0]), []
         for start in range(0, count, self.batch_size):
             index = np.arange(start, min(start + self.batch_size, count))
             filled = np.resize(index, bucket(len(index), self.batch_size))
