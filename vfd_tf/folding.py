@@ -51,7 +51,7 @@ def _folded(graph):
         if nested:
             table[layer.name] = _folded(nested)
 
-    # The parameter is called as those of Keras's layers are, by whom it is named.
+    # `inputs`, as Keras's layers name it: a graph may have been built by keyword.
     def function(inputs, **_):
         return graph._run_through_graph(
             graph._standardize_inputs(inputs),
