@@ -52,7 +52,8 @@ def calls(monkeypatch):
     return seen
 
 
-def _same(model, x=None, tolerance=1e-5):
+def assert_same(model, x=None, tolerance=1e-5):
+    """The folded outputs are the model's, which is their reference; returns them."""
     x = _images() if x is None else x
     wanted, found = model(x, training=False), folding.folded(model)(x)
     keras.tree.assert_same_structure(wanted, found)
@@ -66,7 +67,7 @@ def _same(model, x=None, tolerance=1e-5):
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
 def test_every_architecture_keeps_all_of_its_outputs(name):
     width = 0.125 if "wide" not in name else 0.0125
-    _same(_shaken(ARCHITECTURES[name](SHAPE, 5, width=width)), tolerance=1e-4)
+    assert_same(_shaken(ARCHITECTURES[name](SHAPE, 5, width=width)), tolerance=1e-4)
 
 
 def test_a_residual_network_is_left_without_batchnorm(calls):
@@ -81,11 +82,11 @@ def test_a_residual_network_is_left_without_batchnorm(calls):
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_every_variant_of_the_pair_folds(use_bias, center, scale, calls):
     model = _model(
-        L.Conv2D(4, 3, strides=2, use_bias=use_bias, groups=1),
+        L.Conv2D(4, 3, strides=2, use_bias=use_bias),
         L.BatchNormalization(center=center, scale=scale, epsilon=0.1),
         L.ReLU(),
     )
-    _same(model)
+    assert_same(model)
     calls.clear()
     folding.folded(model)(_images())
     assert calls == []
@@ -110,7 +111,7 @@ class _Doubled(L.Conv2D):
 def test_what_is_no_plain_convolution_is_called_as_it_is(first, calls):
     first = type(first).from_config(first.get_config())
     model = _model(first, L.BatchNormalization())
-    _same(model)
+    assert_same(model)
     calls.clear()
     folding.folded(model)(_images())
     assert len(calls) == 1
@@ -121,25 +122,25 @@ def test_a_convolution_that_others_see_too_is_left_alone():
     x = L.Conv2D(4, 3, name="seen")(inputs)
     y = L.Add()([x, L.BatchNormalization()(x)])
     logits = L.Dense(5)(L.GlobalAveragePooling2D()(y))
-    _same(_shaken(keras.Model(inputs, logits)))
+    assert_same(_shaken(keras.Model(inputs, logits)))
     tapped = L.BatchNormalization()(x)
     logits = L.Dense(5)(L.GlobalAveragePooling2D()(tapped))
-    _same(_shaken(keras.Model(inputs, {"logits": logits, "seen": x})))
+    assert_same(_shaken(keras.Model(inputs, {"logits": logits, "seen": x})))
 
 
 def test_a_convolution_or_norm_that_is_called_twice_is_left_alone():
     inputs = keras.Input(SHAPE)
     convolution, norm = L.Conv2D(3, 3, padding="same"), L.BatchNormalization()
     x = convolution(L.ReLU()(norm(convolution(inputs))))
-    _same(_shaken(keras.Model(inputs, L.Dense(5)(L.Flatten()(x)))))
+    assert_same(_shaken(keras.Model(inputs, L.Dense(5)(L.Flatten()(x)))))
     other = L.Conv2D(3, 3, padding="same")
     x = norm(L.ReLU()(norm(other(inputs))))
-    _same(_shaken(keras.Model(inputs, L.Dense(5)(L.Flatten()(x)))))
+    assert_same(_shaken(keras.Model(inputs, L.Dense(5)(L.Flatten()(x)))))
 
 
 @pytest.mark.parametrize("axis", [1, 2, 3, -1])
 def test_a_norm_of_another_axis_is_called_as_it_is(axis):
-    _same(_model(L.Conv2D(14, 3), L.BatchNormalization(axis=axis)))
+    assert_same(_model(L.Conv2D(14, 3), L.BatchNormalization(axis=axis)))
 
 
 def test_nested_models_fold_too(calls):
@@ -148,7 +149,7 @@ def test_nested_models_fold_too(calls):
     nested = keras.Model(inputs, L.ReLU()(x))
     deeper = keras.Sequential([keras.Input((None, None, 3)), nested])
     model = _model(deeper)
-    _same(model)
+    assert_same(model)
     calls.clear()
     folding.folded(model)(_images())
     assert calls == []
@@ -170,30 +171,34 @@ def _around(nest):
 
 def test_nested_models_are_called_in_every_way_that_keras_allows():
     inputs, x = _part()
-    _same(_around(lambda image: keras.Model(inputs, x)([image])))
+    assert_same(_around(lambda image: keras.Model(inputs, x)([image])))
     inputs, x = _part("image")
     named = keras.Model({"image": inputs}, x)
-    _same(_around(lambda image: named({"image": image})))
+    assert_same(_around(lambda image: named({"image": image})))
     inputs, x = _part()
-    _same(_around(lambda image: keras.Model(inputs, [x])(image)[0]))
+    assert_same(_around(lambda image: keras.Model(inputs, [x])(image)[0]))
     inputs, x = _part()
     other = keras.Input(SHAPE)
     both = keras.Model([inputs, other], L.Add()([x, L.Conv2D(4, 3)(other)]))
-    _same(_around(lambda image: both([image, image])))
+    assert_same(_around(lambda image: both([image, image])))
 
 
 def test_layers_may_be_called_by_keyword():
     def nest(image):
         return L.BatchNormalization()(inputs=L.Conv2D(4, 3)(inputs=image))
 
-    _same(_around(nest))
+    assert_same(_around(nest))
 
 
 def test_images_are_taken_as_keras_takes_them():
     inputs = keras.Input((16, 16))
     x = L.BatchNormalization()(L.Conv2D(4, 3)(keras.ops.expand_dims(inputs, -1)))
-    _same(_shaken(keras.Model(inputs, L.Dense(5)(L.Flatten()(x)))), _images()[..., :1])
-    _same(_model(L.Conv2D(4, 3), L.BatchNormalization()), tf.cast(_images(), tf.float64))
+    assert_same(
+        _shaken(keras.Model(inputs, L.Dense(5)(L.Flatten()(x)))), _images()[..., :1]
+    )
+    assert_same(
+        _model(L.Conv2D(4, 3), L.BatchNormalization()), tf.cast(_images(), tf.float64)
+    )
 
 
 class Part(L.Layer):
@@ -211,7 +216,7 @@ class Whole(L.Layer):
 
 
 def test_sublayers_hear_that_it_is_inference():
-    _same(_around(lambda image: Whole()(L.Conv2D(4, 3)(image))))
+    assert_same(_around(lambda image: Whole()(L.Conv2D(4, 3)(image))))
 
 
 @pytest.mark.parametrize(
@@ -229,10 +234,10 @@ def test_the_two_layers_may_have_precisions_of_their_own(one, other):
         return L.BatchNormalization(dtype=other)(L.Conv2D(4, 3, dtype=one)(image))
 
     coarse = "bfloat16" in one + other
-    found = _same(_around(nest), tolerance=0.05 if coarse else 1e-5)
+    assert_same(_around(nest), tolerance=0.05 if coarse else 1e-5)
     inputs = keras.Input(SHAPE)
     model = _shaken(keras.Model(inputs, nest(inputs)))
-    found = _same(model, tolerance=0.05 if coarse else 1e-5)
+    found = assert_same(model, tolerance=0.05 if coarse else 1e-5)
     assert found.dtype == model.output.dtype
 
 
@@ -241,7 +246,7 @@ def test_random_layers_and_training_flags_of_the_graph_are_in_inference_mode():
     x = L.BatchNormalization()(L.Conv2D(4, 3)(inputs), training=True)
     x = L.GaussianNoise(1.0)(L.Dropout(0.5)(L.BatchNormalization()(x, training=True)))
     model = _shaken(keras.Model(inputs, L.Dense(5)(L.Flatten()(x))))
-    _same(model)
+    assert_same(model)
 
 
 def test_subclassed_models_are_called_as_they_are():
@@ -261,7 +266,7 @@ def test_subclassed_models_are_called_as_they_are():
 
     inner = _model(L.Conv2D(4, 3), L.BatchNormalization())
     for model in Own(), Negative(inner.inputs[0], inner.outputs[0]):
-        _same(model)
+        assert_same(model)
         found = folding.folded(network.tap(model))(_images())["logits"]
         np.testing.assert_allclose(found, model(_images()), rtol=1e-6, atol=1e-6)
 
@@ -281,7 +286,7 @@ def test_mixed_precision_keeps_its_dtype():
     model = network.in_precision(
         _model(L.Conv2D(4, 3), L.BatchNormalization(), L.ReLU()), "mixed_bfloat16"
     )
-    assert _same(model, tolerance=0.05).dtype == model.output.dtype
+    assert assert_same(model, tolerance=0.05).dtype == model.output.dtype
 
 
 def test_float64_is_exact_to_float64():
@@ -290,7 +295,7 @@ def test_float64_is_exact_to_float64():
         model = _model(L.Conv2D(4, 3), L.BatchNormalization())
     finally:
         keras.config.set_dtype_policy("float32")
-    _same(model, tf.cast(_images(), tf.float64), tolerance=1e-13)
+    assert_same(model, tf.cast(_images(), tf.float64), tolerance=1e-13)
 
 
 def test_the_weights_are_those_of_the_moment():
