@@ -57,7 +57,7 @@ def parse(arguments):
     parser.add_argument("--attack", default="pgd", choices=("pgd", "cw"))
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--precisions", type=names, default="", help="to craft in, too")
-    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--batch_size", type=int, default=128)  # as `evaluate` does
     parser.add_argument("--width", type=float, default=1.0, help="factor on all channels")
     parser.add_argument("--threads", type=int, default=machine.cores())
     parser.add_argument("--repeats", type=int, default=20)
