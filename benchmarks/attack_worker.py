@@ -33,10 +33,11 @@ def vfd(options, x, y):
     import vfd_tf  # noqa: F401, turns oneDNN on; peers leave it to TensorFlow
 
     model, facts = _keras(options)
-    from vfd_tf import evaluation, network, noise
+    from vfd_tf import evaluation, noise
+    from vfd_tf.precision import in_precision
 
     precision = options.craft_precision
-    craft = network.in_precision(model, precision) if precision else None
+    craft = in_precision(model, precision) if precision else None
     target = evaluation.Target(model, len(x), early_stop=False, craft=craft)
     names = {"pgd": f"pgd{options.steps}:step_size={STEP_SIZE}"}
     names["cw"] = f"cw:steps={options.steps}:early_stop=false"

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from benchmarks import machine, step, timing, worker
-from vfd_tf import datasets, network
+from vfd_tf import datasets, network, precision
 from vfd_tf.evaluation import Target, protocol
 
 
@@ -40,7 +40,7 @@ def measure(options, model, x, y):
     if not options.alone:
         targets["to the end"] = Target(model, options.batch_size, early_stop=False)
     if options.craft_precision:
-        craft = network.in_precision(model, options.craft_precision)
+        craft = precision.in_precision(model, options.craft_precision)
         targets[options.craft_precision] = Target(model, options.batch_size, craft=craft)
     epsilon = 8 / 255 if options.model else 1e-6
     attack, verdicts = protocol(options.attack, epsilon), {}

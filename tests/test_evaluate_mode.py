@@ -1,6 +1,7 @@
 """The mode `evaluate`: a model file in, a table and files out; it resumes and refuses."""
 
 import csv
+import hashlib
 import json
 
 import keras
@@ -9,7 +10,7 @@ import pytest
 import tensorflow as tf
 from keras import layers as L
 
-from vfd_tf import command, datasets, evaluation, network, noise
+from vfd_tf import command, datasets, evaluating, evaluation, folding, noise, precision
 from vfd_tf.evaluation import Journal, Target, protocol, wilson
 
 ATTACKS = "fgsm,pgd5,mim5,cw:steps=20,autoattack-rand"
@@ -133,12 +134,85 @@ def test_an_evaluation_that_was_killed_goes_on_where_it_stopped(saved, monkeypat
         (("--eval_attacks=pgd20:steps=many",), "'many'"),
         (("--eval_attacks=pgd20:restarts",), "write name=value"),
         (("--eval_attacks=n-fgsm",), "for training alone"),
+        (("--eval_attacks=pgd5:norm=l2",), "pgd5:norm=l2:epsilon=0.5"),
+        (("--save_adversarial=nowhere/x.npz",), "no folder nowhere"),
     ],
 )
 def test_bad_input_is_one_sentence(saved, capsys, words, hint):
     assert run(saved, *words) == 2
     (line,) = capsys.readouterr().err.strip().split("\n")
     assert line.startswith("error: ") and hint in line
+
+
+@pytest.mark.parametrize("norm", ["norm", "eval_norm"])
+def test_another_norm_needs_a_radius(saved, capsys, norm):
+    words = ["run.py", "evaluate", f"--model={saved}", "--dataset=digits", "--max_images=9"]
+    words += [f"--{norm}=l2", "--eval_attacks=fgsm"]
+    assert command.main(words) == 2
+    assert "needs a radius" in capsys.readouterr().err
+    assert command.main([*words, "--eval_epsilon=0.5"]) == 0
+    assert "l2:0.5" in capsys.readouterr().out
+
+
+def test_files_of_layers_that_keras_does_not_have_say_where_to_go(tmp_path, capsys):
+    class Twice(L.Layer):
+        def call(self, x):
+            return 2 * x
+
+    inputs, path = keras.Input((8, 8, 1)), tmp_path / "odd.keras"
+    for layer, hint in (Twice(), "'Twice'"), (L.Lambda(lambda x: 2 * x), "Lambda layer"):
+        keras.Model(inputs, L.Dense(10)(L.Flatten()(layer(inputs)))).save(path)
+        assert run(path, "--eval_attacks=fgsm") == 2
+        (line,) = capsys.readouterr().err.strip().split("\n")
+        assert hint in line and "evaluation.evaluate" in line
+
+
+@pytest.mark.parametrize("outputs", ["two", "nameless"])
+def test_files_without_logits_are_refused(tmp_path, capsys, outputs):
+    model, path = linear(), tmp_path / "odd.keras"
+    z = model.output
+    odd = {"two": [z, z], "nameless": {"scores": z}}[outputs]
+    keras.Model(model.inputs, odd).save(path)
+    assert run(path, "--eval_attacks=fgsm") == 2
+    assert "logits" in capsys.readouterr().err
+
+
+def test_verdicts_of_other_code_are_not_reused(saved, monkeypatch, capsys):
+    assert run(saved, "--eval_attacks=fgsm") == 0
+    monkeypatch.setattr(evaluating, "_sources", lambda: "other")
+    assert run(saved, "--eval_attacks=fgsm") == 2
+    assert "sources other" in capsys.readouterr().err
+
+
+def test_a_damaged_owner_is_told(saved, capsys):
+    assert run(saved, "--eval_attacks=fgsm") == 0
+    saved.with_suffix(".eval").joinpath("journal/owner.json").write_text("")
+    assert run(saved, "--eval_attacks=fgsm") == 2
+    assert "damaged" in capsys.readouterr().err
+
+
+def test_rounding_of_the_folded_network_decides_no_verdict(monkeypatch):
+    """Crafted on a network that calls every image broken from the start."""
+    test, whole = datasets.load("digits").test[:48], folding.folded
+
+    def wrong(model):
+        function = whole(model)
+        shift = tf.constant([[1e3] + 9 * [0.0]])
+
+        def rounded(x):
+            outputs = function(x)
+            return {**outputs, "logits": outputs["logits"] + shift}
+
+        return rounded
+
+    expected = evaluation.evaluate(linear(), test, "pgd10", 0.1)
+    monkeypatch.setattr(folding, "folded", wrong)
+    found = evaluation.evaluate(linear(), test, "pgd10", 0.1)
+    assert expected.robust["pgd10"].sum() < expected.clean.sum()
+    keep = test.y != 0  # those of class 0 are never broken in the wrong network's eyes
+    np.testing.assert_array_equal(
+        found.robust["pgd10"][keep], expected.robust["pgd10"][keep]
+    )
 
 
 def test_a_model_of_other_images_or_classes_is_refused(tmp_path, capsys):
@@ -206,6 +280,10 @@ def test_a_surrogate_adds_columns_of_examples_that_were_crafted_on_it(saved, tmp
         expected = right & verdicts["clean"]
         np.testing.assert_array_equal(verdicts["transfer-fgsm"], expected)
         assert verdicts["pgd10"].sum() <= verdicts["transfer-pgd10"].sum()
+    surrogate = json.loads((tmp_path / "model.eval/results.json").read_text())["surrogate"]
+    right = linear(1).predict(test.floats(), verbose=0).argmax(-1) == test.y
+    assert surrogate["accuracy"] == pytest.approx(100 * right.mean())
+    assert surrogate["sha256"] == hashlib.sha256(other.read_bytes()).hexdigest()
 
 
 def test_what_is_transferred_knows_the_surrogate_alone():
@@ -295,7 +373,7 @@ def test_a_target_takes_images_of_several_sizes():
 def test_crafting_in_bfloat16_is_judged_in_float32():
     test = datasets.load("digits").test[:48]
     model = linear()
-    copy = network.in_precision(model, "mixed_bfloat16")
+    copy = precision.in_precision(model, "mixed_bfloat16")
     full = evaluation.evaluate(model, test, ["pgd10"], 0.1, examples=True)
     half = evaluation.evaluate(
         model, test, ["pgd10"], 0.1, craft_precision="mixed_bfloat16", examples=True
@@ -305,9 +383,14 @@ def test_crafting_in_bfloat16_is_judged_in_float32():
     right = model.predict(x_adv, verbose=0).argmax(-1) == y
     np.testing.assert_array_equal(half.robust["pgd10"], right & half.clean)
     assert abs(int(full.robust["pgd10"].sum()) - int(right.sum())) <= 3
-    subclassed = network.LogitsNetwork(model)
+
+    class Subclassed(keras.Model):
+        def call(self, x):
+            return model(x)
+
+    subclassed = Subclassed()
     with pytest.raises(evaluation.target.InputError, match="functional model"):
-        network.in_precision(subclassed, "mixed_bfloat16")
+        precision.in_precision(subclassed, "mixed_bfloat16")
 
 
 @pytest.mark.parametrize(

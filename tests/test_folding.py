@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 
-from vfd_tf import folding, network
+from vfd_tf import folding, network, precision
 from vfd_tf.architectures import ARCHITECTURES
 
 # isort: split
@@ -283,7 +283,7 @@ def test_the_input_gradient_is_the_same():
 
 
 def test_mixed_precision_keeps_its_dtype():
-    model = network.in_precision(
+    model = precision.in_precision(
         _model(L.Conv2D(4, 3), L.BatchNormalization(), L.ReLU()), "mixed_bfloat16"
     )
     assert assert_same(model, tolerance=0.05).dtype == model.output.dtype

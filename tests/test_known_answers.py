@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 from keras import layers as L
 
-from vfd_tf import InputError, attacks
+from vfd_tf import InputError, attacks, noise
+from vfd_tf.attacks.attack import Run
 from vfd_tf.evaluation import Evaluation, evaluate, protocol, sanity
 
 SHAPE, N = (4, 4, 1), 40
@@ -221,3 +222,49 @@ def test_few_classes_replace_the_objectives_that_need_more():
         attacks.dlr(tf.constant([0]))(tf.zeros([1, 2]))
     with pytest.raises(InputError, match="at least 4 classes.*use targeted_margin"):
         attacks.targeted_dlr(tf.constant([0]), tf.constant([1]))(tf.zeros([1, 3]))
+
+
+@pytest.mark.parametrize("name", ["apgd-t", "fab-t"])
+def test_targeted_attacks_aim_at_more_than_the_second_class(name):
+    """The second class can't win anywhere; the third does when all pixels rise by 0.05."""
+    inputs = keras.Input(SHAPE)
+    total = L.Dense(1, use_bias=False, kernel_initializer="ones")(L.Flatten()(inputs))
+    rise = total - 16 * 0.5
+    label = 0 * total
+    logits = [label, -0.5 - 4 * rise**2, 2 * rise - 1, label - 9, label - 9]
+    model = keras.Model(inputs, keras.ops.concatenate(logits, -1))
+    x, y = np.full((4, *SHAPE), 0.5, "float32"), np.zeros(4, "int32")
+    assert (np.argsort(model.predict(x, verbose=0))[:, -2] == 1).all()
+    second = Run(attacks.ATTACKS[name](epsilon=0.1), "margin", rank=2)
+    assert second.target(model(x)).numpy().tolist() == [1] * 4
+    steps = "targets=2:steps=50"
+    assert not evaluate(model, (x, y), f"{name}:{steps}", 0.1, strict=False).worst.any()
+
+
+def test_restarts_begin_at_other_points():
+    attack = attacks.PGD(epsilon=0.1, steps=1, restarts=3)
+    seeds, x = noise.example_seeds(0, 0, np.arange(2)), tf.zeros([2, *SHAPE]) + 0.5
+    starts = [
+        attack.begin(x, None, run.seeds(seeds))["x_adv"].numpy() for run in attack.runs(3)
+    ]
+    for one in range(3):
+        for other in range(one):
+            assert np.abs(starts[one] - starts[other]).max() > 0.05
+
+
+@pytest.mark.parametrize("name", ["pgd", "apgd-ce"])
+def test_eot_is_so_many_passes_a_step(name):
+    passes = tf.Variable(0)
+
+    def logits_fn(x):
+        with tf.control_dependencies([passes.assign_add(1)]):
+            return tf.reshape(x, [2, -1])[:, :3] * 1.0
+
+    x, y = tf.zeros([2, *SHAPE]) + 0.5, tf.constant([0, 1])
+    counts = []
+    for eot in (1, 4):
+        attack = attacks.ATTACKS[name](epsilon=0.1, steps=6, eot=eot)
+        passes.assign(0)
+        attack(logits_fn, x, attacks.cross_entropy(y))
+        counts.append(int(passes))
+    assert counts[1] == 4 * counts[0] >= 24

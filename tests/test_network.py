@@ -9,7 +9,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from vfd_tf import InputError, network
+from vfd_tf import AdversarialTrainer, InputError, network
 from vfd_tf.architectures import ARCHITECTURES
 
 # isort: split
@@ -372,7 +372,7 @@ def test_random_augmentation_is_refused_anywhere_in_a_model(augmentation, nested
         x = keras.Model(inner, augmentation(inner))
     model = keras.Model(inputs, _head(x(inputs)))
     with pytest.raises(InputError, match=type(augmentation).__name__) as refusal:
-        network.tap(model)
+        AdversarialTrainer(model, "pgd-at")
     assert "dataset.map" in str(refusal.value)
 
 

@@ -221,6 +221,9 @@ def _fields(values, cls, prefix="", skip=()):
 def evaluating(values: flags.FlagValues) -> Evaluating:
     """The evaluation protocol that the flags ask for."""
     epsilon = values.eval_epsilon
+    named = epsilon is not None or values["epsilon"].present
+    if values.norm != "linf" and not named:
+        raise InputError(f"--norm={values.norm} needs a radius, such as --epsilon=0.5.")
     if values.eval_norm not in (None, values.norm) and epsilon is None:
         raise InputError(
             f"--eval_norm={values.eval_norm} needs a radius of its own, such as "

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import pathlib
 import shlex
 import sys
 
@@ -31,8 +32,9 @@ def run(values, words: list[str]) -> None:
     data = datasets.load(values.dataset, values.data_dir)
     test = data.test[: plan.max_images]
     check_model(model, path, data)
+    check_writable(values.save_adversarial)
     facts = _facts(values, path, test, plan, described)
-    surrogate, columns = _black_box(values, data, described)
+    surrogate, columns = _black_box(values, data, described, facts)
     folder = values.eval_dir or os.path.splitext(path)[0] + ".eval"
     journal = evaluation.Journal(os.path.join(folder, "journal"), facts["owner"], columns)
     result = evaluation.evaluate(
@@ -52,12 +54,15 @@ def run(values, words: list[str]) -> None:
         journal=journal,
         examples=bool(values.save_adversarial),
     )
-    if values.save_adversarial:
-        save_examples(values.save_adversarial, test, result)
     title = f"{path}, {data.name}, {len(test)} test images"
     if values.craft_precision:
         title += f", crafted in {values.craft_precision}"
+    if surrogate is not None:
+        facts["surrogate"]["accuracy"] = 100 * float(result.surrogate_clean.mean())
+        title += f", surrogate {facts['surrogate']['accuracy']:.2f} % right"
     print("\n" + report.write(folder, result, facts, title))
+    if values.save_adversarial:
+        save_examples(values.save_adversarial, test, result)
     for name, entry in result.referee.items():
         print(_referee(name, entry))
     print(f"\n{os.path.join(folder, 'results.json')}")
@@ -65,6 +70,7 @@ def run(values, words: list[str]) -> None:
 
 def check_model(model, path: str, data) -> None:
     """Raises `InputError` for a model of other images or classes than the data set's."""
+    network.tap(model)  # one input, logits as the only output
     plain = network.classifier(model)
     if not hasattr(plain, "input_shape"):
         return  # subclassed: the first batch will tell
@@ -79,6 +85,13 @@ def check_model(model, path: str, data) -> None:
         )
 
 
+def check_writable(path: str | None) -> None:
+    """Raises `InputError` for a file in a folder that isn't there, before the work."""
+    folder = os.path.dirname(path or "") or "."
+    if not os.path.isdir(folder):
+        raise InputError(f"There is no folder {folder} for {path}: make it first.")
+
+
 def save_examples(path: str, test, result) -> None:
     """Writes x, y and x_adv of every attack, in order, as float32 arrays."""
     arrays = {f"x_adv/{name}": x_adv for name, x_adv in result.examples.items()}
@@ -88,8 +101,11 @@ def save_examples(path: str, test, result) -> None:
 
 def _facts(values, path, test, plan, described):
     """What repeats the evaluation; "owner": what its journal depends on."""
+    versions = provenance()
     owner = {
-        "vfd_tf": vfd_tf.__version__,
+        "vfd_tf": f"{vfd_tf.__version__}, sources {_sources()}",
+        "tensorflow": versions["tensorflow"],
+        "keras": versions["keras"],
         "model_sha256": _sha256(path),
         "dataset": values.dataset,
         "test_data": test.digest,
@@ -102,12 +118,23 @@ def _facts(values, path, test, plan, described):
     return {
         "owner": owner,
         "model": path,
+        "order": "official"
+        if values.dataset in datasets.DATASETS
+        else "shuffled once, seed 0, as saved with --save_adversarial",
         "attacks": described,
         "threat_model": {"norm": plan.norm, "epsilon": plan.epsilon},
         "command": shlex.join(["python", "run.py", *sys.argv[1:]]),
         "verdicts": "float32 forward",
-        **provenance(),
+        **versions,
     }
+
+
+def _sources() -> str:
+    """Short hash of this package's code: verdicts of another code are not reused."""
+    sha, root = hashlib.sha256(), pathlib.Path(vfd_tf.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        sha.update(path.read_bytes())
+    return sha.hexdigest()[:12]
 
 
 def _sha256(path) -> str:
@@ -123,13 +150,17 @@ def _referee(name, entry) -> str:
     )
 
 
-def _black_box(values, data, described):
-    """The surrogate, or None, and what its columns and all others are, by name."""
+def _black_box(values, data, described, facts):
+    """The surrogate, or None, and what its columns and all others are, by name.
+
+    Writes file and hash into the facts.
+    """
     if not values.surrogate:
         return None, described
     path = _surrogate(values, data)
     surrogate, mark = network.load(path), _sha256(path)
     check_model(surrogate, path, data)
+    facts["surrogate"] = {"file": path, "sha256": mark}
     columns = {f"transfer-{n}": f"{d} {mark}" for n, d in described.items()}
     return surrogate, described | columns
 

@@ -88,6 +88,23 @@ def check_logits(model, logits) -> None:
         )
 
 
+def check_shape(model, x) -> None:
+    """Raises `InputError` for images [n, h, w, c] of a shape that a model doesn't take."""
+    graph = network.graph_of(model)
+    if graph is None:
+        return
+    shape = tuple(graph.inputs[0].shape[1:])
+    own = shape if len(shape) == 3 else (*shape, 1)
+    fits = len(own) == x.ndim - 1 and all(
+        a in (None, b) for a, b in zip(own, x.shape[1:], strict=True)
+    )
+    if not fits:
+        raise InputError(
+            f"The model {model.name!r} takes images {shape}, the data has "
+            f"{tuple(x.shape[1:])}: resize the images, or put layers.Resizing before it."
+        )
+
+
 def check_batch(model, x, y, soft=False) -> None:
     """Holds one batch, and what the model makes of it, to the contract."""
     check_images(x)

@@ -35,12 +35,19 @@ class LogitsNetwork(keras.Model):
     """A model whose graph can't be seen (subclassed), as a network of logits alone."""
 
     def __init__(self, model):
-        super().__init__(name=f"{model.name}_network")
+        # Images reach the model as they are, whatever the policy of the process is.
+        super().__init__(name=f"{model.name}_network", dtype="float32", autocast=False)
         self.model = model
 
     def call(self, x, training=None):
         outputs = self.model(x, training=training)
-        return outputs if isinstance(outputs, dict) else {"logits": outputs}
+        if not isinstance(outputs, dict):
+            outputs = {"logits": outputs}
+        if "logits" not in outputs:
+            raise InputError(_nameless(self.model, outputs))
+        if len(getattr(outputs["logits"], "shape", ())) != 2:
+            raise InputError(_no_classifier(self.model))
+        return outputs
 
 
 def tap(model: keras.Model, layers=()) -> keras.Model:
@@ -53,8 +60,8 @@ def tap(model: keras.Model, layers=()) -> keras.Model:
             the last layer with a feature map [n, h, w, d].
 
     Raises:
-        InputError: A layer that doesn't exist, more than one input or output, layers of a
-            subclassed model, or random augmentation layers inside.
+        InputError: A layer that doesn't exist, more than one input or output, or layers of
+            a subclassed model.
     """
     layers = [name for name in layers if name != "logits"]
     if not _has_graph(model):
@@ -64,7 +71,6 @@ def tap(model: keras.Model, layers=()) -> keras.Model:
                 "it as a functional model, or use a distillation of logits alone."
             )
         return LogitsNetwork(model)
-    _refuse_augmentation(model)
     model = _functional(model)
     outputs = _outputs(model)
     missing = [name for name in layers if name not in outputs]
@@ -88,7 +94,8 @@ def classifier(model: keras.Model) -> keras.Model:
     if isinstance(model, LogitsNetwork):
         return model.model
     if _has_graph(model) and isinstance(_functional(model).output, dict):
-        return keras.Model(model.inputs[0], model.output["logits"], name=model.name)
+        logits = _outputs(model)["logits"]
+        return keras.Model(model.inputs[0], logits, name=model.name)
     return model
 
 
@@ -173,57 +180,24 @@ def load(path: str) -> keras.Model:
     try:
         return keras.saving.load_model(path, compile=False)
     except Exception as error:
-        reason = str(error).strip().split("\n")[0][:160]
-        raise InputError(
-            f"{path} can't be read as a Keras model ({reason}); "
-            "save one with model.save('name.keras')."
-        ) from error
+        raise InputError(f"{path} can't be read as a Keras model: {_why(error)}") from error
 
 
-def in_precision(model: keras.Model, policy: str) -> keras.Model:
-    """A copy of a functional model that computes in another precision.
-
-    `policy` is a Keras dtype policy: "float32", or "mixed_bfloat16": float32 weights,
-    computation in bfloat16, except for normalisation at the input and the last layer.
-
-    Raises:
-        InputError: A subclassed model, whose layers can't be copied.
-    """
-    if not _has_graph(model):
-        raise InputError(
-            f"The subclassed model {model.name!r} can't be copied in {policy}: write it as "
-            "a functional model in float32, and leave craft_precision out."
+def _why(error) -> str:
+    """What keeps Keras from reading a file, and what to do."""
+    text = str(error).strip()
+    unknown = re.search(r"Could not locate (?:class|function) '(\w+)'", text)
+    if unknown:
+        return (
+            f"it needs {unknown[1]!r}, which is not Keras's; load it in Python, where that "
+            "is registered, and call vfd_tf.evaluation.evaluate(model, data, ...)."
         )
-    plain = _functional(classifier(model))
-    exact = keras.layers.InputLayer, keras.layers.Normalization, keras.layers.Rescaling
-    last = plain.layers[-1].name
-
-    def copy(layer):
-        if isinstance(layer, keras.Model):
-            return keras.models.clone_model(layer, clone_function=copy)
-        config = layer.get_config()
-        keeps = isinstance(layer, exact) or layer.name == last
-        config["dtype"] = "float32" if keeps else policy
-        return type(layer).from_config(config)
-
-    other = keras.models.clone_model(plain, clone_function=copy)
-    other.set_weights(plain.get_weights())
-    return other
-
-
-def judge(model: keras.Model) -> keras.Model:
-    """The model, or where it computes in 16 bits a copy that computes in float32."""
-    layers = model._flatten_layers() if _has_graph(model) else [model]
-    half = "float16", "bfloat16"
-    if any(getattr(layer, "compute_dtype", None) in half for layer in layers):
-        return in_precision(model, "float32")
-    return model
-
-
-def dtype_of(model: keras.Model) -> str:
-    """ "float64" for a model whose logits are; else "float32"."""
-    output = _functional(model).output if _has_graph(model) else None
-    return "float64" if getattr(output, "dtype", None) == "float64" else "float32"
+    if "unsafe" in text.lower() and "lambda" in text.lower():
+        return (
+            "it holds a Lambda layer, which runs code from the file; load it in Python "
+            "with safe_mode=False and call vfd_tf.evaluation.evaluate(model, data, ...)."
+        )
+    return f"{text.split(chr(10))[0][:160]}; save one with model.save('name.keras')."
 
 
 def ends_in_probabilities(model: keras.Model) -> bool:
@@ -285,16 +259,19 @@ def _outputs(model) -> dict:
     output = model.output
     if isinstance(output, dict):
         if "logits" not in output:
-            raise InputError(
-                f"The model {model.name!r} returns {sorted(output)}; "
-                "name one output 'logits'."
-            )
+            raise InputError(_nameless(model, output))
         return dict(output)
     if isinstance(output, (list, tuple)) or len(output.shape) != 2:
-        raise InputError(
-            f"The model {model.name!r} must return logits [n, classes] as its only output."
-        )
+        raise InputError(_no_classifier(model))
     return {"logits": output}
+
+
+def _nameless(model, outputs) -> str:
+    return f"The model {model.name!r} returns {sorted(outputs)}; name one output 'logits'."
+
+
+def _no_classifier(model) -> str:
+    return f"The model {model.name!r} must return logits [n, classes] as its only output."
 
 
 def _names(model) -> set[str]:
@@ -351,7 +328,8 @@ def _unknown_layer(model, name):
     raise InputError(f"The model {model.name!r} has no layer {name!r}.{hint}")
 
 
-def _refuse_augmentation(model):
+def refuse_augmentation(model: keras.Model) -> None:
+    """Raises `InputError` for a model to train that holds random augmentation layers."""
     for layer in model._flatten_layers(include_self=False):
         kind = type(layer)
         if kind.__name__.startswith("Rand") and "preprocessing" in kind.__module__:

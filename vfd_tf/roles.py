@@ -25,6 +25,7 @@ def assemble(student, given, method, distillation):
     """
     pair = f"{type(method).__name__} with {type(distillation).__name__}"
     layers = distillation.layers
+    network.refuse_augmentation(student)
     networks = {"student": network.tap(student, layers)}
     inputs.refuse_probabilities(student)
     inputs.warn_of_onednn(student)
@@ -40,6 +41,7 @@ def assemble(student, given, method, distillation):
         if given[role] is None:
             raise InputError(f"{pair} needs {WANTED[role]}.")
         inputs.refuse_probabilities(given[role])
+        network.refuse_augmentation(given[role])
         networks[role] = network.tap(given[role], layers)
         if role == "teacher" and distillation.projects:
             networks["student"] = _projected(networks["student"], networks[role], layers)

@@ -8,8 +8,8 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from vfd_tf import network
-from vfd_tf.attacks import Composite
+from vfd_tf import precision
+from vfd_tf.attacks import Attack, Composite
 from vfd_tf.evaluation import referee, sanity
 from vfd_tf.evaluation.protocols import Protocol, protocol
 from vfd_tf.evaluation.result import Evaluation
@@ -45,7 +45,8 @@ def evaluate(
     Args:
         model: Classifier with logits (or a dict with "logits").
         data: (x, y) float32 images and integer labels, or a tf.data set of batches.
-        attacks: Protocol names ("fgsm", "pgd20", "cw", "autoattack", ...) or attacks.
+        attacks: Protocol names ("fgsm", "pgd20", "cw", "autoattack", ...) or attacks, or
+            one of them.
         epsilon, norm: Threat model of the named attacks, images in [0, 1]; default
             L-inf 8/255. Another norm needs an epsilon of its own.
         seed: With an image's position, decides the draws of every attack on it.
@@ -55,13 +56,14 @@ def evaluate(
         bounds: Range of the images that model and data have, for example (-1, 1).
             Attacks and epsilon are in [0, 1] all the same.
         surrogate: Another classifier, on which the attacks of one run are crafted again,
-            to be judged on `model`: black-box columns "transfer-<attack>".
+            to be judged on `model`: black-box columns "transfer-<attack>", and its own
+            accuracy, `surrogate_clean`.
         referees: Repeat FGSM, PGD and MIM with cleverhans and report differences.
         craft_precision: None, or "mixed_bfloat16" to craft in; verdicts are always those
             of a float32 forward.
         strict: Refuse probabilities and images outside the bounds, instead of a warning.
         journal: A `Journal` to go on from and to write to.
-        examples: Keep x_adv of every attack in the result.
+        examples: Keep x_adv of every attack in the result, in the range of `bounds`.
 
     Raises:
         InputError: Another norm without epsilon, probabilities instead of logits, images
@@ -69,19 +71,22 @@ def evaluate(
             are not finite.
     """
     epsilon = default_radius(epsilon, norm)
+    attacks = [attacks] if isinstance(attacks, (str, Attack, Protocol)) else attacks
     plan = {_name(a): protocol(a, epsilon, norm) for a in attacks}
-    model = network.judge(model)
-    craft = (
-        None if craft_precision is None else network.in_precision(model, craft_precision)
-    )
+    if referees:
+        referee.check()
+    model, craft = precision.judge(model), None
+    if craft_precision is not None:
+        craft = precision.in_precision(model, craft_precision)
     common = {"batch_size": batch_size, "bounds": bounds}
     target = Target(model, early_stop=early_stop, craft=craft, strict=strict, **common)
     targets = dict.fromkeys(plan, target)
+    other = None
     if surrogate is not None:
         other = Target(model, early_stop=False, craft=surrogate, strict=strict, **common)
         columns = _black_box(plan)
         plan, targets = plan | columns, targets | dict.fromkeys(columns, other)
-    job = _Job(plan, targets, target, seed, verbose, journal, examples)
+    job = _Job(plan, targets, target, other, seed, verbose, journal, examples)
     with _exact_float32():
         result = job.run(data)
         if referees:
@@ -100,6 +105,10 @@ def _black_box(plan):
 
 def default_radius(epsilon, norm) -> float:
     """The radius: 8/255 where none is given for L-inf; L2 has no default."""
+    if isinstance(epsilon, str):
+        raise InputError(
+            f"epsilon is the text {epsilon!r}: pass a number, such as 8 / 255."
+        )
     if epsilon is not None:
         return epsilon
     if norm != "linf":
@@ -121,41 +130,57 @@ def _exact_float32():
 class _Job:
     """The windows of a data set under the protocols of a plan."""
 
-    def __init__(self, plan, targets, target, seed, verbose, journal, examples):
-        self.plan, self.targets, self.target = plan, targets, target
+    def __init__(self, plan, targets, target, other, seed, verbose, journal, examples):
+        self.plan, self.targets, self.target, self.other = plan, targets, target, other
         self.seed, self.verbose, self.journal = seed, verbose, journal
         self.keep = examples
         self.found = {name: [] for name in plan}
         self.clean, self.seconds = [], dict.fromkeys(plan, 0.0)
+        self.surrogate, self.dead = [], []
         self.sizes = {name: [] for name in plan}
 
     def run(self, data) -> Evaluation:
         warnings = []
         for number, window in enumerate(self.target.windows(data, self.seed)):
             self.clean.append(window.right)
+            self.classes = window.clean.shape[-1]
             if self.verbose:
                 self._say("clean", self.clean)
             if number == 0:
                 warnings += sanity.of_model(self.target, window)
+            self.dead.append(sanity.dead_gradients(self.target, window))
+            if self.other is not None:
+                self.surrogate.append(self._of_surrogate(window, number == 0))
             for name in self.plan:
                 self._attack(name, number, window)
             if number == 0:
                 robust = {name: found[0].robust for name, found in self.found.items()}
                 warnings += sanity.of_radius(self.target, window, robust, self.plan)
         result = self._result()
+        warnings += sanity.of_gradients(np.concatenate(self.dead))
+        warnings += sanity.of_few_classes(self.plan, self.classes)
         warnings += sanity.of_verdicts(result, self.plan)
-        result.warnings = [*dict.fromkeys([*self.target.complaints, *warnings])]
+        complaints = [*self.target.complaints]
+        complaints += self.other.complaints if self.other is not None else []
+        result.warnings = [*dict.fromkeys([*complaints, *warnings])]
         if self.verbose:
             for warning in result.warnings:
                 print(f"Warning: {warning}")
         return result
+
+    def _of_surrogate(self, window, first):
+        """Which images of a window the surrogate classifies correctly."""
+        if first:
+            self.other.flat = self.target.flat
+            self.other.check_craft(window)
+        return self.other.logits(window.x, craft=True).argmax(-1) == window.y
 
     def _attack(self, name, number, window):
         """An attack on a window, from where the journal says."""
         known = self.journal.read(name, number, window) if self.journal else None
         progress, sizes, before = known or (None, None, 0.0)
         if progress is not None and progress.x_adv is None and self.keep:
-            progress = sizes = None  # its examples were not kept
+            progress, sizes, before = None, None, 0.0  # its examples were not kept
         if sizes is None:
             start = time.perf_counter() - before
 
@@ -203,7 +228,7 @@ class _Job:
             if len(found[0].after) > 1
         }
         kept = {
-            name: np.concatenate([p.x_adv for p in found])
+            name: self.target.outside(np.concatenate([p.x_adv for p in found]))
             for name, found in self.found.items()
             if self.keep
         }
@@ -220,6 +245,7 @@ class _Job:
             },
             seconds=self.seconds,
             examples=kept,
+            surrogate_clean=np.concatenate(self.surrogate) if self.surrogate else None,
         )
 
 

@@ -27,8 +27,7 @@ class Journal:
         os.makedirs(folder, exist_ok=True)
         path = os.path.join(folder, "owner.json")
         if os.path.exists(path):
-            with open(path) as file:
-                known = json.load(file)
+            known = _read(path)
             other = [
                 f"{k} {known.get(k)} (now {owner.get(k)})"
                 for k in {**known, **owner}
@@ -39,12 +38,14 @@ class Journal:
                     f"{folder} holds an evaluation with {', '.join(other)}; choose "
                     "another --eval_dir."
                 )
-        elif os.listdir(folder):
+        elif set(os.listdir(folder)) - {"owner.json.part"}:
             raise InputError(
                 f"{folder} holds files but no evaluation; choose another --eval_dir."
             )
-        with open(path, "w") as file:
-            json.dump(owner, file, indent=2)
+        else:
+            with open(path + ".part", "w") as file:
+                json.dump(owner, file, indent=2)
+            os.replace(path + ".part", path)
 
     def _path(self, name, number, window):
         """The file of an attack on a window: of these images, labels and seeds."""
@@ -76,3 +77,13 @@ class Journal:
         with open(path + ".part", "wb") as file:
             np.savez(file, **arrays)
         os.replace(path + ".part", path)
+
+
+def _read(path):
+    with open(path) as file:
+        try:
+            return json.load(file)
+        except json.JSONDecodeError:
+            raise InputError(
+                f"{path} is damaged; remove its folder, or choose another --eval_dir."
+            ) from None

@@ -85,6 +85,11 @@ def protocol(attack, epsilon=8 / 255, norm="linf") -> Protocol:
     options = {**options, **_fields(cls, settings, attack)}
     known = {field.name for field in dataclasses.fields(cls)}
     threat = {"epsilon": epsilon, "norm": norm}
+    if options.get("norm", norm) != norm and "epsilon" not in options:
+        raise InputError(
+            f"{attack!r} has a norm of its own: name its radius too, such as "
+            f"{attack}:epsilon=0.5."
+        )
     attack = cls(**{**{k: v for k, v in threat.items() if k in known}, **options})
     return Protocol(_refuse_training(attack), objective)
 

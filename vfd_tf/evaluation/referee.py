@@ -1,5 +1,7 @@
 """A second opinion: FGSM, PGD and MIM by cleverhans, without random starts."""
 
+import importlib.util
+
 import numpy as np
 import tensorflow as tf
 
@@ -52,16 +54,18 @@ def _step(attack):
 REFEREES = {FGSM: _fgsm, PGD: _pgd, MIM: _mim}
 
 
+def check() -> None:
+    """Raises `InputError` where cleverhans isn't installed."""
+    if importlib.util.find_spec("cleverhans") is None:
+        raise InputError("The referee needs cleverhans: pip install cleverhans.")
+
+
 def compare(target, data, plan, images: int = 1000) -> dict[str, dict]:
     """Column -> accuracy of both, and on how many images their verdicts differ.
 
     Both start at x, attack cross-entropy and are judged by their last iterate, on the
     first `images` images.
     """
-    try:
-        import cleverhans  # noqa: F401
-    except ImportError:
-        raise InputError("--referee needs cleverhans: pip install cleverhans.") from None
     logits_fn = target.logits_fn()
     found = {}
     for name, protocol in plan.items():
@@ -88,7 +92,7 @@ def _compared(target, data, attack, logits_fn, images):
         rest = images - sum(map(len, right["ours"]))
         if rest <= 0:
             break
-        x, y = target.inside(x[:rest]), np.reshape(y[:rest], -1).astype("int32")
+        x, y = target.images(x[:rest]), np.reshape(y[:rest], -1).astype("int32")
         for side, x_adv in both(tf.constant(x), tf.constant(y)).items():
             right[side].append(target.logits(x_adv.numpy()).argmax(-1) == y)
     ours, theirs = (np.concatenate(right[side]) for side in ("ours", "theirs"))

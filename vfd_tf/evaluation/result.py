@@ -21,6 +21,7 @@ class Evaluation:
         warnings: What makes these numbers doubtful, a sentence each.
         examples: Attack -> x_adv [n, h, w, c], where they were asked for.
         referee: Attack -> how the referee's verdicts compare, where there was one.
+        surrogate_clean: Classified correctly by the surrogate, where there was one.
     """
 
     clean: np.ndarray
@@ -33,6 +34,7 @@ class Evaluation:
     warnings: list[str] = dataclasses.field(default_factory=list)
     examples: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     referee: dict[str, dict] = dataclasses.field(default_factory=dict)
+    surrogate_clean: np.ndarray | None = None
 
     @property
     def worst(self) -> np.ndarray:

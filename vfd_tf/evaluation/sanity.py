@@ -11,7 +11,7 @@ from vfd_tf.attacks import PGD, Square, cross_entropy
 from vfd_tf.evaluation.protocols import Protocol
 from vfd_tf.part import InputError
 
-_SOME = 128  # images that a check looks at
+_SOME = 128  # images of a window that a check looks at
 
 
 def complaint(check, *values) -> list[str]:
@@ -24,29 +24,38 @@ def complaint(check, *values) -> list[str]:
 
 
 def of_model(target, window) -> list[str]:
-    """Warnings of random outputs, and of gradients that vanish or are not finite."""
-    x, y = window.x[:_SOME], window.y[:_SOME]
-    found, again = [], target.logits(x)
-    first = window.clean[:_SOME]
+    """A warning of random outputs."""
+    index = _some(window)
+    again, first = target.logits(window.x[index]), window.clean[index]
     change = np.linalg.norm(again - first, axis=-1)
     change = change / np.maximum(np.linalg.norm(first, axis=-1), 1e-10)
     if change.max() > 1e-4:
-        found.append(
+        return [
             "The model's outputs change from call to call: gradients of one pass say "
             "little about it; use autoattack-rand, or eot=20 in the attacks."
-        )
-    dead = _dead_gradients(target, x, y)
-    if dead > 0.01:
-        found.append(
-            f"The input gradient of the cross-entropy is zero or not finite for {dead:.0%} "
-            "of the images: gradient attacks are blind there; trust margin objectives, "
-            "DLR and square instead."
-        )
-    return found
+        ]
+    return []
 
 
-def _dead_gradients(target, x, y) -> float:
-    """Share of images whose cross-entropy has no gradient."""
+def of_gradients(dead) -> list[str]:
+    """A warning where more than 1 % of `dead` (bool [n]) are true."""
+    if dead.mean() <= 0.01:
+        return []
+    return [
+        "The input gradient of the cross-entropy is zero or not finite for "
+        f"{dead.mean():.0%} of {len(dead)} images: gradient attacks are blind there; trust "
+        "margin objectives, DLR and square instead."
+    ]
+
+
+def _some(window):
+    """Up to `_SOME` positions, spread over a window."""
+    return np.unique(np.linspace(0, len(window) - 1, _SOME).astype(int))
+
+
+def dead_gradients(target, window) -> np.ndarray:
+    """For which of some images of a window cross-entropy has no gradient: bool."""
+    index = _some(window)
 
     def gradient(x, y):
         logits_fn = target.logits_fn()
@@ -57,8 +66,25 @@ def _dead_gradients(target, x, y) -> float:
         size = tf.reduce_sum(tf.abs(gradient), list(range(1, x.shape.rank)))
         return {"dead": (size == 0) | ~tf.math.is_finite(size)}
 
-    found = target.in_batches("gradient", gradient, {"x": x, "y": y})
-    return float(found["dead"].mean())
+    some = {"x": window.x[index], "y": window.y[index]}
+    return target.in_batches("gradient", gradient, some)["dead"]
+
+
+def of_few_classes(protocols, classes: int) -> list[str]:
+    """A warning for every attack whose DLR needs more classes than the model has."""
+    found = []
+    for name, protocol in protocols.items():
+        wanted, own = (_objectives(protocol, count) for count in (10, classes))
+        if wanted - own:
+            found.append(
+                f"{name}: {' and '.join(sorted(wanted - own))} is not defined on {classes} "
+                f"classes; {' and '.join(sorted(own - wanted))} stands in for it."
+            )
+    return found
+
+
+def _objectives(protocol, classes):
+    return {run.objective for runs in protocol.stages(classes).values() for run in runs}
 
 
 def of_verdicts(evaluation, protocols) -> list[str]:

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vfd_tf import folding, inputs, network, noise
+from vfd_tf import folding, inputs, network, noise, precision
 from vfd_tf.attacks.objectives import named
 from vfd_tf.evaluation import sanity
 from vfd_tf.evaluation.batches import batches
@@ -45,10 +45,12 @@ class Target:
         craft=None,
         strict=True,
     ):
-        self.model, self.network = network.classifier(model), network.tap(model)
+        self.network = network.tap(model)
+        self.model = network.classifier(model)
         self.craft = self.network if craft is None else network.tap(craft)
         self.batch_size, self.early_stop, self.bounds = batch_size, early_stop, bounds
-        self.dtype = network.dtype_of(self.model)
+        self.dtype = precision.dtype_of(self.model)
+        self.flat = False  # whether the model takes images [n, h, w]
         self.strict, self.complaints, self._compiled = strict, [], {}
 
     def correct(self, data, attack=None, seed=0, batch_size=None, progress=None):
@@ -77,10 +79,12 @@ class Target:
         """The `Window`s of a data set, in order; refuses bad input in the first."""
         position = 0
         for x, y in regrouped(batches(data, self.batch_size), self._per_window):
-            x = self.inside(x)
+            x = self._of_rank_4(self.inside(x))
             if self._holds(inputs.check_images, x):
                 x = np.clip(x, 0, 1)  # rounding errors of a normalisation
             x = x.astype(self.dtype)
+            if position == 0:
+                inputs.check_shape(self.model, x)
             logits = self.logits(x)
             if position == 0:
                 self._holds(inputs.check_logits, self.model, logits)
@@ -105,14 +109,38 @@ class Target:
         self.complaints = [*self.complaints, *found]
         return not found
 
+    def _of_rank_4(self, x):
+        """Images [n, h, w] as [n, h, w, 1]; functional models take either of them."""
+        if x.ndim == 3:
+            self.flat = network.graph_of(self.model) is None
+            x = x[..., None]
+        return x
+
+    def check_craft(self, window):
+        """Refuses a surrogate of other images or classes, or one with probabilities."""
+        surrogate = network.classifier(self.craft)
+        inputs.check_shape(surrogate, window.x)
+        logits = self.logits(window.x[: self.batch_size], craft=True)
+        if logits.shape[-1] != window.clean.shape[-1]:
+            raise InputError(
+                f"The surrogate {surrogate.name!r} has {logits.shape[-1]} classes, the "
+                f"model {window.clean.shape[-1]}: use one trained on the same data."
+            )
+        self._holds(inputs.check_logits, surrogate, logits)
+
+    def images(self, x):
+        """Images of a data set as attacks take them: [n, h, w, c] in [0, 1]."""
+        return np.clip(self._of_rank_4(self.inside(x)), 0, 1).astype(self.dtype)
+
     def inside(self, x):
         """Images of the model's range in [0, 1]."""
         low, high = self.bounds
         return x if (low, high) == (0.0, 1.0) else (x - low) / (high - low)
 
-    def _outside(self, x):
-        """Images of [0, 1] in the range that the model takes."""
+    def outside(self, x):
+        """Images [n, h, w, c] in [0, 1] as the model takes them."""
         low, high = self.bounds
+        x = x[..., 0] if self.flat else x
         return x if (low, high) == (0.0, 1.0) else low + x * (high - low)
 
     def logits(self, x, craft=False) -> np.ndarray:
@@ -143,7 +171,7 @@ class Target:
         network_fn = folding.folded(self.craft) if craft else self._exact
 
         def function(x):
-            return tf.cast(network_fn(self._outside(x))["logits"], x.dtype)
+            return tf.cast(network_fn(self.outside(x))["logits"], x.dtype)
 
         return function
 

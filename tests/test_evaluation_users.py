@@ -1,0 +1,198 @@
+"""Evaluation as users call it: their models, their data, their slips."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers as L
+
+from vfd_tf import InputError
+from vfd_tf.evaluation import evaluate
+
+SHAPE, N = (6, 6, 1), 24
+
+
+def network(shape=SHAPE, classes=4):
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input(shape)
+    h = L.Dense(16, activation="tanh")(L.Flatten()(inputs))
+    return keras.Model(inputs, L.Dense(classes)(h))
+
+
+def data(model=None):
+    x = np.random.RandomState(0).uniform(0.02, 0.98, (N, *SHAPE)).astype("float32")
+    return x, (model or network()).predict(x, verbose=0).argmax(-1)
+
+
+class Subclassed(keras.Model):
+    """A model without a graph, of images [n, h, w]; `end` makes its output."""
+
+    def __init__(self, inner, end=lambda z: z):
+        super().__init__()
+        self.inner, self.end = inner, end
+
+    def call(self, x):
+        assert x.shape.rank == 3
+        return self.end(self.inner(x[..., None]))
+
+
+@pytest.mark.parametrize("kind", ["flat", "with channels", "subclassed"])
+def test_images_without_channels_are_attacked_by_everything(kind):
+    model, flat = network(), network((6, 6))
+    flat.set_weights(model.get_weights())
+    x, y = data()
+    own = {"flat": flat, "with channels": model, "subclassed": Subclassed(model)}[kind]
+    names = ["pgd5", "fab-t:steps=3", "square:queries=10"]
+    expected = evaluate(model, (x, y), names, 0.05)
+    found = evaluate(own, (x[..., 0], y), names, 0.05, surrogate=network())
+    for name, verdict in expected.verdicts().items():
+        np.testing.assert_array_equal(found.verdicts()[name], verdict)
+
+
+def test_augmentation_inside_a_model_is_the_identity_it_is_in_inference():
+    model, (x, y) = network(), data()
+    inputs = keras.Input(SHAPE)
+    h = L.RandomRotation(0.1)(L.RandomFlip("horizontal")(inputs))
+    found = evaluate(keras.Model(inputs, model(h)), (x, y), "pgd5", 0.05)
+    expected = evaluate(model, (x, y), "pgd5", 0.05)
+    np.testing.assert_array_equal(found.robust["pgd5"], expected.robust["pgd5"])
+    assert 0 < expected.robust["pgd5"].sum() < N and not found.warnings
+
+
+def test_one_attack_needs_no_list():
+    one, several = (evaluate(network(), data(), a, 0.05) for a in ("pgd5", ["pgd5"]))
+    np.testing.assert_array_equal(one.robust["pgd5"], several.robust["pgd5"])
+
+
+@pytest.mark.parametrize("kind", ["float64", "bytes", "float16"])
+def test_the_referee_reads_what_the_attacks_read(kind):
+    x, y = data()
+    levels = np.round(255 * x).astype("uint8")
+    bounds = (0, 255) if kind == "bytes" else (0, 1)
+    images = levels if kind == "bytes" else (levels / 255).astype(kind)
+    inputs = keras.Input(SHAPE)
+    scaled = keras.Model(inputs, network()(L.Rescaling(1 / bounds[1])(inputs)))
+    batches = tf.data.Dataset.from_tensor_slices((images, y)).batch(10)
+    found = evaluate(scaled, batches, "pgd5", 0.05, referees=True, bounds=bounds)
+    assert found.referee["pgd5"]["images"] == N
+    assert found.referee["pgd5"]["verdicts_that_differ"] == 0
+
+
+def test_examples_are_in_the_range_of_the_model():
+    inputs = keras.Input(SHAPE)
+    centred = keras.Model(inputs, network()(L.Rescaling(0.5, 0.5)(inputs)))
+    x, y = data()
+    own = 2 * x - 1
+    found = evaluate(centred, (own, y), "pgd5", 0.05, bounds=(-1, 1), examples=True)
+    x_adv = found.examples["pgd5"]
+    assert np.abs(x_adv - own).max() == pytest.approx(0.1, rel=1e-4)
+    right = centred.predict(x_adv, verbose=0).argmax(-1) == y
+    np.testing.assert_array_equal(found.robust["pgd5"], right)
+
+
+def test_a_surrogate_sees_images_in_the_range_of_the_model():
+    inputs = keras.Input(SHAPE)
+    x, y = data()
+
+    def centred(model):
+        return keras.Model(inputs, model(L.Rescaling(0.5, 0.5)(inputs)))
+
+    keras.utils.set_random_seed(2)
+    other = keras.models.clone_model(network())
+    plain = evaluate(network(), (x, y), "pgd5", 0.1, surrogate=other)
+    found = evaluate(
+        centred(network()),
+        (2 * x - 1, y),
+        "pgd5",
+        0.1,
+        bounds=(-1, 1),
+        surrogate=centred(other),
+    )
+    name = "transfer-pgd5"
+    assert 0 < plain.robust[name].sum() < N
+    np.testing.assert_array_equal(found.robust[name], plain.robust[name])
+    right = other.predict(x, verbose=0).argmax(-1) == y
+    np.testing.assert_array_equal(plain.surrogate_clean, right)
+    np.testing.assert_array_equal(found.surrogate_clean, right)
+
+
+def test_a_surrogate_with_a_softmax_is_refused():
+    inputs = keras.Input(SHAPE)
+    soft = keras.Model(inputs, L.Softmax()(network()(inputs)))
+    with pytest.raises(InputError, match="probabilities"):
+        evaluate(network(), data(), "pgd5", 0.05, surrogate=soft)
+    found = evaluate(network(), data(), "pgd5", 0.05, surrogate=soft, strict=False)
+    assert any("probabilities" in warning for warning in found.warnings)
+
+
+def test_gradients_that_vanish_late_in_the_data_are_seen():
+    """The first 200 of 360 images have gradients, the others none."""
+    inputs = keras.Input(SHAPE)
+    h = keras.ops.where(inputs > 0.5, keras.ops.stop_gradient(inputs), inputs)
+    model = keras.Model(inputs, network()(h))
+    x = np.random.RandomState(0).uniform(0.1, 0.4, (360, *SHAPE)).astype("float32")
+    x[200:] += 0.5
+    y = model.predict(x, verbose=0).argmax(-1)
+    found = evaluate(model, (x, y), "fgsm", 0.01)
+    (warning,) = [w for w in found.warnings if "zero or not finite" in w]
+    assert re.search("4[45]% of 128 images", warning)  # 160 of 360
+    assert not evaluate(model, (x[:200], y[:200]), "fgsm", 0.01).warnings
+
+
+@pytest.mark.parametrize("classes, missing", [(2, True), (3, True), (4, False)])
+def test_a_stand_in_for_dlr_is_told(classes, missing):
+    model = network(classes=classes)
+    names = ["apgd-t:steps=2", "pgd2-dlr", "pgd2"]
+    found = evaluate(model, data(model), names, 0.05)
+    told = [w for w in found.warnings if "stands in" in w]
+    assert len(told) == (classes < 3) + missing
+    assert all("margin" in w for w in told)
+    assert any(w.startswith("apgd-t:steps=2") for w in told) == missing
+
+
+def test_a_norm_of_its_own_needs_a_radius_of_its_own():
+    with pytest.raises(InputError, match="pgd20:norm=l2:epsilon=0.5"):
+        evaluate(network(), data(), ["pgd20:norm=l2"])
+    found = evaluate(network(), data(), ["pgd2:norm=l2:epsilon=0.5", "pgd2:norm=linf"])
+    assert [*found.threats.values()] == ["l2:0.5", "linf:8/255"]
+
+
+x, y = data()
+REFUSED = {
+    "images and labels": ((x, y[:-1]), {}, "24 images and 23 labels"),
+    "no batches": (tf.data.Dataset.from_tensor_slices((x, y)), {}, "batch"),
+    "dictionaries": (
+        tf.data.Dataset.from_tensor_slices({"image": x, "label": y}).batch(4),
+        {},
+        "as_supervised",
+    ),
+    "another size": ((x[:, :5], y), {}, r"takes images \(6, 6, 1\), the data has \(5"),
+    "vectors": ((x.reshape(N, -1), y), {}, "have shape"),
+    "a radius as text": ((x, y), {"epsilon": "8/255"}, "8 / 255"),
+    "a surrogate of 3 classes": ((x, y), {"surrogate": network(classes=3)}, "3 classes"),
+    "a surrogate of another size": ((x, y), {"surrogate": network((5, 6, 1))}, "takes"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_slips_are_refused_in_one_sentence(case):
+    given, options, hint = REFUSED[case]
+    with pytest.raises(InputError, match=hint) as refusal:
+        evaluate(network(), given, "fgsm", **options)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "end, hint",
+    [(lambda z: {"scores": z}, "name one output 'logits'"), (lambda z: (z, z), "only")],
+)
+def test_outputs_that_are_no_logits_are_refused(end, hint):
+    inputs = keras.Input(SHAPE)
+    for model in (
+        keras.Model(inputs, end(network()(inputs))),
+        Subclassed(network(), end),
+    ):
+        with pytest.raises(InputError, match=hint):
+            evaluate(model, (x[..., 0], y), "fgsm", 0.05)

@@ -1,0 +1,140 @@
+"""Precision: verdicts are float32, whatever a model or a process computes in."""
+
+import contextlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers as L
+
+from vfd_tf import InputError, evaluation
+from vfd_tf.evaluation import Target, evaluate
+from vfd_tf.precision import in_precision, judge
+
+SHAPE, N = (6, 6, 2), 16
+
+
+@contextlib.contextmanager
+def policy(name):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    yield
+    keras.config.set_dtype_policy(before)
+
+
+def images():
+    return np.random.RandomState(0).uniform(0, 1, (N, *SHAPE)).astype("float32")
+
+
+class Block(L.Layer):
+    """A custom layer that makes a layer for itself."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = L.Conv2D(4, 3, padding="same")
+
+    def call(self, x):
+        return self.inner(x)
+
+
+def operators():
+    inputs = keras.Input(SHAPE)
+    h = L.Conv2D(4, 3, padding="same")(inputs)
+    h = keras.ops.relu(h + L.Conv2D(4, 3, padding="same")(h)) * 0.7
+    return keras.Model(inputs, L.Dense(3)(L.Flatten()(h)))
+
+
+def custom():
+    inputs = keras.Input(SHAPE)
+    return keras.Model(inputs, L.Dense(3)(L.Flatten()(Block()(inputs))))
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.flatten, self.dense = L.Flatten(), L.Dense(3)
+
+    def call(self, x):
+        return self.dense(self.flatten(x))
+
+
+def twins(build):
+    """The same network in bfloat16 and in float32."""
+    with policy("mixed_bfloat16"):
+        half = build()
+    full = build()
+    half(images()), full(images())
+    full.set_weights(half.get_weights())
+    return half, full
+
+
+@pytest.mark.parametrize("build", [operators, custom])
+@pytest.mark.parametrize("process", ["float32", "mixed_bfloat16"])
+def test_a_network_in_16_bits_is_judged_in_32(build, process):
+    half, full = twins(build)
+    expected = full(images())
+    assert np.abs(tf.cast(half(images()), "float32") - expected).max() > 1e-4
+    with policy(process):
+        exact = judge(half)
+        np.testing.assert_allclose(exact(images()), expected, 0, 1e-6)
+        np.testing.assert_allclose(Target(exact).logits(images()), expected, 0, 1e-6)
+
+
+def test_a_file_of_mixed_precision_is_judged_in_32(tmp_path):
+    half, full = twins(operators)
+    half.save(tmp_path / "half.keras")
+    loaded = judge(keras.saving.load_model(tmp_path / "half.keras"))
+    np.testing.assert_allclose(loaded(images()), full(images()), 0, 1e-6)
+
+
+def test_the_policy_of_the_process_changes_no_verdict():
+    model = Subclassed()
+    expected = model(images())
+    with policy("mixed_bfloat16"):
+        found = Target(judge(model)).logits(images())
+    np.testing.assert_allclose(found, expected, 0, 1e-6)
+
+
+def test_what_no_copy_in_32_bits_can_be_made_of_is_refused():
+    inputs = keras.Input(SHAPE)
+    cast = keras.ops.cast(L.Flatten()(inputs), "bfloat16")
+    lambdas = L.Lambda(lambda x: 2 * x, dtype="mixed_bfloat16")(L.Flatten()(inputs))
+    half, _ = twins(Subclassed)
+    for model in (
+        half,
+        keras.Model(inputs, L.Dense(3, dtype="float32")(cast)),
+        keras.Model(inputs, L.Dense(3, dtype="float32")(lambdas)),
+    ):
+        with pytest.raises(InputError, match="float32"):
+            judge(model)
+
+
+def test_crafting_in_bfloat16_rounds_the_examples_and_not_the_verdicts():
+    model, x = operators(), images()
+    y = model.predict(x, verbose=0).argmax(-1)
+    found = {
+        crafted: evaluate(
+            model,
+            (x, y),
+            ["pgd5"],
+            0.5,
+            "l2",
+            craft_precision=crafted,
+            examples=True,
+        )
+        for crafted in (None, "mixed_bfloat16")
+    }
+    full, half = (found[crafted].examples["pgd5"] for crafted in found)
+    assert 0 < np.abs(full - half).max() < 0.3
+    right = model.predict(half, verbose=0).argmax(-1) == y
+    np.testing.assert_array_equal(found["mixed_bfloat16"].robust["pgd5"], right)
+
+
+def test_a_copy_has_weights_of_its_own():
+    model = operators()
+    copy = in_precision(model, "mixed_bfloat16")
+    before = model(images()).numpy()
+    copy.set_weights([0 * w for w in copy.get_weights()])
+    np.testing.assert_array_equal(model(images()), before)
+    assert not evaluation.target.network.shares_weights(model, copy)
