@@ -270,3 +270,12 @@ def test_verbose_prints_a_bar_and_changes_nothing(capsys):
     assert capsys.readouterr().out == ""
     _equal(evaluate(model, data, ("fgsm",), EPSILON, verbose=1, batch_size=8), quiet)
     assert "fgsm@linf:0.05" in capsys.readouterr().out
+
+
+def test_a_terminal_sees_how_far_an_attack_has_come(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    evaluate(_network(), _data(), ("pgd20",), EPSILON, verbose=1)
+    out = capsys.readouterr().out
+    steps = [f"step {n} of 20" for n in (5, 10, 15, 20)]
+    places = [out.index(f"pgd20, images 1 to {N} of {N}, {step}") for step in steps]
+    assert places == sorted(places) and out.rindex("pgd20@linf") > places[-1]

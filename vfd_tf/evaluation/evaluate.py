@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import sys
 import time
 
 import numpy as np
@@ -13,6 +12,7 @@ from vfd_tf.attacks import Attack, Composite
 from vfd_tf.evaluation import referee, sanity
 from vfd_tf.evaluation.protocols import Protocol, protocol
 from vfd_tf.evaluation.result import Evaluation
+from vfd_tf.evaluation.screen import Screen
 from vfd_tf.evaluation.target import Target
 from vfd_tf.part import InputError
 
@@ -86,7 +86,8 @@ def evaluate(
         other = Target(model, early_stop=False, craft=surrogate, strict=strict, **common)
         columns = _black_box(plan)
         plan, targets = plan | columns, targets | dict.fromkeys(columns, other)
-    job = _Job(plan, targets, target, other, seed, verbose, journal, examples)
+    screen = Screen(verbose, data)
+    job = _Job(plan, targets, target, other, seed, screen, journal, examples)
     with _exact_float32():
         result = job.run(data)
         if referees:
@@ -130,9 +131,9 @@ def _exact_float32():
 class _Job:
     """The windows of a data set under the protocols of a plan."""
 
-    def __init__(self, plan, targets, target, other, seed, verbose, journal, examples):
+    def __init__(self, plan, targets, target, other, seed, screen, journal, examples):
         self.plan, self.targets, self.target, self.other = plan, targets, target, other
-        self.seed, self.verbose, self.journal = seed, verbose, journal
+        self.seed, self.screen, self.journal = seed, screen, journal
         self.keep = examples
         self.found = {name: [] for name in plan}
         self.clean, self.seconds = [], dict.fromkeys(plan, 0.0)
@@ -144,8 +145,7 @@ class _Job:
         for number, window in enumerate(self.target.windows(data, self.seed)):
             self.clean.append(window.right)
             self.classes = window.clean.shape[-1]
-            if self.verbose:
-                self._say("clean", self.clean)
+            self.screen.say("clean", self.clean)
             if number == 0:
                 warnings += sanity.of_model(self.target, window)
             self.dead.append(sanity.dead_gradients(self.target, window))
@@ -163,7 +163,7 @@ class _Job:
         complaints = [*self.target.complaints]
         complaints += self.other.complaints if self.other is not None else []
         result.warnings = [*dict.fromkeys([*complaints, *warnings])]
-        if self.verbose:
+        if self.screen.verbose:
             for warning in result.warnings:
                 print(f"Warning: {warning}")
         return result
@@ -185,13 +185,17 @@ class _Job:
             start = time.perf_counter() - before
 
             def save(progress):
-                self._show(name, progress)
+                self.screen.run(progress)
                 if self.journal:
                     seconds = time.perf_counter() - start
                     self.journal.write(name, number, window, progress, seconds)
 
-            protocol = self.plan[name]
-            progress = self.targets[name].attacked(protocol, window, progress, save)
+            protocol, target = self.plan[name], self.targets[name]
+            count = len(window)
+            self.screen.begin(name, sum(map(len, self.clean)) - count, count)
+            target.watch = self.screen.step
+            progress = target.attacked(protocol, window, progress, save)
+            target.watch = None
             sizes = _sizes(progress, window)
             if not self.keep:
                 progress = dataclasses.replace(progress, x_adv=None, tried=None)
@@ -201,21 +205,8 @@ class _Job:
         self.seconds[name] += before
         self.sizes[name].append(sizes)
         self.found[name].append(progress)
-        if self.verbose:
-            threat, found = self.plan[name].threat, self.found[name]
-            self._say(f"{name}@{threat}", [p.robust for p in found])
-
-    def _show(self, name, progress):
-        """On a terminal, how far the attack on this window has come."""
-        if not self.verbose or not sys.stdout.isatty():
-            return
-        share = 100 * progress.open.mean()
-        text = f"{name}: run {progress.runs}, {share:.2f}% of {len(progress.open)} open"
-        print(f"\r{text:60}", end="\r", flush=True)
-
-    def _say(self, label, verdicts):
-        done = np.concatenate(verdicts)
-        print(f"{label}: {100 * done.mean():.2f}% of {len(done)} images")
+        label = f"{name}@{self.plan[name].threat}"
+        self.screen.say(label, [p.robust for p in self.found[name]])
 
     def _result(self):
         robust = {n: np.concatenate([p.robust for p in f]) for n, f in self.found.items()}

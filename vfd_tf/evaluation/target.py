@@ -50,6 +50,7 @@ class Target:
         self.craft = self.network if craft is None else network.tap(craft)
         self.batch_size, self.early_stop, self.bounds = batch_size, early_stop, bounds
         self.dtype = precision.dtype_of(self.model)
+        self.watch = None  # called with (step, steps) as a run goes on
         self.flat = False  # whether the model takes images [n, h, w]
         self.strict, self.complaints, self._compiled = strict, [], {}
 
@@ -242,6 +243,8 @@ class Target:
             new, done = self._advance(run, now, first, last, craft)
             for name, value in new.items():
                 state[name][left] = value
+            if self.watch:
+                self.watch(last, attack.iterations)
             if self.early_stop:
                 left = left[~done]
             if not len(left):
