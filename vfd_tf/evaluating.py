@@ -60,9 +60,13 @@ def run(values, words: list[str]) -> None:
     if surrogate is not None:
         facts["surrogate"]["accuracy"] = 100 * float(result.surrogate_clean.mean())
         title += f", surrogate {facts['surrogate']['accuracy']:.2f} % right"
-    print("\n" + report.write(folder, result, facts, title))
+    _report(folder, result, facts, title)
     if values.save_adversarial:
         save_examples(values.save_adversarial, test, result)
+
+
+def _report(folder, result, facts, title):
+    print("\n" + report.write(folder, result, facts, title))
     for name, entry in result.referee.items():
         print(_referee(name, entry))
     print(f"\n{os.path.join(folder, 'results.json')}")

@@ -157,16 +157,20 @@ class _Job:
                 robust = {name: found[0].robust for name, found in self.found.items()}
                 warnings += sanity.of_radius(self.target, window, robust, self.plan)
         result = self._result()
-        warnings += sanity.of_gradients(np.concatenate(self.dead))
-        warnings += sanity.of_few_classes(self.plan, self.classes)
-        warnings += sanity.of_verdicts(result, self.plan)
-        complaints = [*self.target.complaints]
-        complaints += self.other.complaints if self.other is not None else []
-        result.warnings = [*dict.fromkeys([*complaints, *warnings])]
+        result.warnings = self._warnings(warnings, result)
         if self.screen.verbose:
             for warning in result.warnings:
                 print(f"Warning: {warning}")
         return result
+
+    def _warnings(self, found, result):
+        """Those of the first window and of the whole, each once."""
+        targets = (self.target,) if self.other is None else (self.target, self.other)
+        complaints = [text for target in targets for text in target.complaints]
+        found = found + sanity.of_gradients(np.concatenate(self.dead))
+        found += sanity.of_few_classes(self.plan, self.classes)
+        found += sanity.of_verdicts(result, self.plan)
+        return [*dict.fromkeys(complaints + found)]
 
     def _of_surrogate(self, window, first):
         """Which images of a window the surrogate classifies correctly."""
@@ -178,35 +182,40 @@ class _Job:
     def _attack(self, name, number, window):
         """An attack on a window, from where the journal says."""
         known = self.journal.read(name, number, window) if self.journal else None
-        progress, sizes, before = known or (None, None, 0.0)
+        progress, sizes, seconds = known or (None, None, 0.0)
         if progress is not None and progress.x_adv is None and self.keep:
-            progress, sizes, before = None, None, 0.0  # its examples were not kept
+            progress, sizes, seconds = None, None, 0.0  # its examples were not kept
         if sizes is None:
-            start = time.perf_counter() - before
-
-            def save(progress):
-                self.screen.run(progress)
-                if self.journal:
-                    seconds = time.perf_counter() - start
-                    self.journal.write(name, number, window, progress, seconds)
-
-            protocol, target = self.plan[name], self.targets[name]
-            count = len(window)
-            self.screen.begin(name, sum(map(len, self.clean)) - count, count)
-            target.watch = self.screen.step
-            progress = target.attacked(protocol, window, progress, save)
-            target.watch = None
-            sizes = _sizes(progress, window)
-            if not self.keep:
-                progress = dataclasses.replace(progress, x_adv=None, tried=None)
-            before = time.perf_counter() - start
-            if self.journal:
-                self.journal.write(name, number, window, progress, before, sizes)
-        self.seconds[name] += before
+            progress, sizes, seconds = self._go_on(name, number, window, progress, seconds)
+        self.seconds[name] += seconds
         self.sizes[name].append(sizes)
         self.found[name].append(progress)
         label = f"{name}@{self.plan[name].threat}"
         self.screen.say(label, [p.robust for p in self.found[name]])
+
+    def _go_on(self, name, number, window, progress, before):
+        """(progress, sizes, seconds) of an attack on a window that is to be finished."""
+        start = time.perf_counter() - before
+
+        def write(progress, *sizes):
+            seconds = time.perf_counter() - start
+            if self.journal:
+                self.journal.write(name, number, window, progress, seconds, *sizes)
+            return seconds
+
+        def save(progress):
+            self.screen.run(progress)
+            write(progress)
+
+        target, count = self.targets[name], len(window)
+        self.screen.begin(name, sum(map(len, self.clean)) - count, count)
+        target.watch = self.screen.step
+        progress = target.attacked(self.plan[name], window, progress, save)
+        target.watch = None
+        sizes = _sizes(progress, window)
+        if not self.keep:
+            progress = dataclasses.replace(progress, x_adv=None, tried=None)
+        return progress, sizes, write(progress, sizes)
 
     def _result(self):
         robust = {n: np.concatenate([p.robust for p in f]) for n, f in self.found.items()}
