@@ -21,7 +21,7 @@ class Screen:
         known = len(data) if isinstance(data, Images) else None
         if known is None and not isinstance(data, tf.data.Dataset):
             known = len(data[0])
-        self.total = "" if known is None else f" of {known}"
+        self.known, self.total = known, "" if known is None else f" of {known}"
         self.head = self.share = ""
 
     def begin(self, name, first, count):
@@ -45,5 +45,6 @@ class Screen:
         if self.verbose:
             done = np.concatenate(verdicts)
             clear = f"\r{'':100}\r" if self.moving else ""
-            share = f"{100 * done.mean():.2f}% of {len(done)}"
-            print(f"{clear}{label}: {share}{self.total} images")
+            share = f"{100 * done.mean():.2f}% of {len(done)} images"
+            rest = "" if self.known in (None, len(done)) else f", {self.known} in all"
+            print(f"{clear}{label}: {share}{rest}")
