@@ -9,7 +9,7 @@ import sys
 import numpy as np
 
 import vfd_tf
-from vfd_tf import config, datasets, evaluation, network, running
+from vfd_tf import config, datasets, evaluation, inputs, network, running
 from vfd_tf.distillation import NoDistillation
 from vfd_tf.evaluation import report
 from vfd_tf.experiment import Evaluating
@@ -79,10 +79,7 @@ def check_model(model, path: str, data) -> None:
     if not hasattr(plain, "input_shape"):
         return  # subclassed: the first batch will tell
     shape, classes = plain.input_shape[1:], plain.output_shape[-1]
-    fits = len(shape) == len(data.input_shape) and all(
-        own in (None, other) for own, other in zip(shape, data.input_shape, strict=True)
-    )
-    if not fits or classes != data.num_classes:
+    if not inputs.takes(shape, data.input_shape) or classes != data.num_classes:
         raise InputError(
             f"{path} takes images {tuple(shape)} of {classes} classes; {data.name} has "
             f"{tuple(data.input_shape)} and {data.num_classes}: choose another --dataset."

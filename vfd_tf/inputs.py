@@ -88,6 +88,13 @@ def check_logits(model, logits) -> None:
         )
 
 
+def takes(shape, images) -> bool:
+    """Whether a model of this input shape takes such images; None stands for any size."""
+    return len(shape) == len(images) and all(
+        own in (None, other) for own, other in zip(shape, images, strict=True)
+    )
+
+
 def check_shape(model, x) -> None:
     """Raises `InputError` for images [n, h, w, c] of a shape that a model doesn't take."""
     graph = network.graph_of(model)
@@ -95,10 +102,7 @@ def check_shape(model, x) -> None:
         return
     shape = tuple(graph.inputs[0].shape[1:])
     own = shape if len(shape) == 3 else (*shape, 1)
-    fits = len(own) == x.ndim - 1 and all(
-        a in (None, b) for a, b in zip(own, x.shape[1:], strict=True)
-    )
-    if not fits:
+    if not takes(own, x.shape[1:]):
         raise InputError(
             f"The model {model.name!r} takes images {shape}, the data has "
             f"{tuple(x.shape[1:])}: resize the images, or put layers.Resizing before it."
