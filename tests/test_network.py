@@ -389,8 +389,9 @@ def test_unknown_layer_without_a_near_one_lists_them():
 
 def test_last_without_a_feature_map_is_refused():
     inputs = keras.Input(SHAPE)
-    model = keras.Model(inputs, L.Dense(5, name="head")(L.Flatten(name="flat")(inputs)))
-    with pytest.raises(InputError, match="feature map.*flat, head"):
+    hidden = L.Dense(4, name="hidden")(L.Flatten(name="flat")(inputs))
+    model = keras.Model(inputs, L.Dense(5, name="head")(hidden))
+    with pytest.raises(InputError, match="feature map.*: hidden, logits"):
         network.tap(model, ["last"])
 
 

@@ -40,18 +40,22 @@ class WeightAverage:
         """Whether anything is averaged yet."""
         return int(self.count.numpy()) > 0
 
-    def update(self):
-        """Takes in the weights of now; the first time they are the average."""
+    def update(self, when=True):
+        """Takes in the weights of now; the first time they are the average.
+
+        Where `when`, a bool or a tensor of one, is false, nothing changes.
+        """
         seen = tf.cast(self.count.value, tf.float64)
         if self.decay is None:
-            share = 1 / (seen + 1)
+            share = tf.cast(1 / (seen + 1), tf.float64)
         else:
             ramp = tf.minimum(tf.cast(self.decay, tf.float64), (1 + seen) / (10 + seen))
             share = tf.where(seen > 0, 1 - ramp, 1.0)
+        share = tf.where(when, share, tf.zeros_like(share))
         for average, variable in zip(self.values, self.source, strict=True):
             now, value = variable.value, tf.cast(share, variable.value.dtype)
             average.assign(average.value + value * (now - average.value))
-        self.count.assign_add(1)
+        self.count.assign_add(tf.cast(when, self.count.dtype))
 
     @contextlib.contextmanager
     def swapped(self):

@@ -107,7 +107,7 @@ class Images:
             return as_float(images), labels
 
         data = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
-        return data.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(4)
+        return untuned(data.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(4))
 
     def _grey(self):
         """The mean of every channel, as a pixel of these images."""
@@ -128,7 +128,7 @@ class Images:
         def batch(index, weight):
             return as_float(tf.gather(x, index)), tf.gather(y, index), weight
 
-        return data.map(batch).prefetch(2)
+        return untuned(data.map(batch).prefetch(2))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +162,17 @@ def as_float(x) -> tf.Tensor:
     """uint8 grey levels -> float32 in [0, 1]; floats stay as they are."""
     x = tf.convert_to_tensor(x)
     return tf.cast(x, tf.float32) / 255.0 if x.dtype == tf.uint8 else x
+
+
+def untuned(data: tf.data.Dataset) -> tf.data.Dataset:
+    """The data set without tf.data's tuning at run time.
+
+    What is built from arrays needs none, and the tuning thread may hold up the end of an
+    iteration until its period is over: periods double from 10 ms, to 10 s and more.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return data.with_options(options)
 
 
 def check_name(name: str) -> None:

@@ -4,18 +4,22 @@ Images are float32 in [0, 1]; labels are integers in {0, ..., classes - 1}; mode
 logits. Everything else is refused in one sentence that names the fix.
 """
 
+import contextlib
 import importlib.util
+import math
 import os
+import re
 import warnings
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from vfd_tf import network
+from vfd_tf import losses, network
 from vfd_tf.part import InputError
 
 _ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
+_ENOUGH = 16  # images that tell a network from chance
 _ROUNDING = 1e-4  # a normalised image may leave [0, 1] by float rounding, not by more
 
 
@@ -109,12 +113,68 @@ def check_shape(model, x) -> None:
         )
 
 
-def check_batch(model, x, y, soft=False) -> None:
-    """Holds one batch, and what the model makes of it, to the contract."""
+def check_batch(model, x, y, soft=False, weight=None) -> int:
+    """Holds one batch, and what the model makes of it, to the contract: its classes."""
     check_images(x)
-    logits = model(tf.convert_to_tensor(x)[:16], training=False)
+    some = x if network.batch_size_of(model) else x[:16]
+    logits = model(tf.convert_to_tensor(some), training=False)
     check_logits(model, logits)
     check_labels(y, logits.shape[-1], soft)
+    if weight is not None and tuple(weight.shape) not in ((len(x),), (len(x), 1)):
+        raise InputError(
+            f"sample_weight has shape {tuple(weight.shape)} for {len(x)} images: pass one "
+            "weight an image, [n] or [n, 1]."
+        )
+    return logits.shape[-1]
+
+
+def classes_of(model) -> int | None:
+    """The number of classes of a model, where its graph tells."""
+    graph = network.graph_of(model)
+    return None if graph is None else graph.outputs[0].shape[-1]
+
+
+def weights(weight):
+    """Weights [n] of [n] or [n, 1]; None stays None."""
+    return None if weight is None else tf.reshape(weight, [-1])
+
+
+def asserted(x, y, classes: int | None):
+    """x, once it is known that images are in [0, 1] and labels within the classes.
+
+    For compiled steps: the first batch of a fit is held to the whole contract, this is for
+    the later ones. Fails as a `tf.errors.InvalidArgumentError`, see `as_input_errors`.
+    """
+    low, high = tf.reduce_min(x), tf.reduce_max(x)
+    checks = [
+        tf.debugging.Assert(
+            (low >= -_ROUNDING) & (high <= 1 + _ROUNDING),
+            [tf.strings.format(f"{_LATER} images from {{}} to {{}}{_RANGE}", (low, high))],
+        )
+    ]
+    if y.shape.rank == 1 and classes is not None:
+        low, high = tf.reduce_min(y), tf.reduce_max(y)
+        text = f"{_LATER} labels from {{}} to {{}}: number the {classes} classes from 0."
+        inside = (low >= 0) & (high < classes)
+        checks.append(tf.debugging.Assert(inside, [tf.strings.format(text, (low, high))]))
+    with tf.control_dependencies([check for check in checks if check is not None]):
+        return tf.identity(x)
+
+
+_LATER = "A later batch has"
+_RANGE = ": divide all images by 255, or clip them to the range 0 to 1."
+
+
+@contextlib.contextmanager
+def as_input_errors():
+    """Inside, what `asserted` finds is an `InputError` of one sentence."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        found = re.search(_LATER + r"[^\]'\"\n]*\.", str(error))
+        if not found:
+            raise
+        raise InputError(found[0]) from error
 
 
 def refuse_probabilities(model) -> None:
@@ -144,13 +204,22 @@ def warn_of_onednn(model) -> None:
                 )
 
 
-def check_fit(student, other, role: str, layers) -> None:
-    """Refuses a helper network that shares weights with the student or differs in shape."""
-    if network.shares_weights(student, other):
+def check_accumulated_clipping(optimizer, strategy, clip_norm) -> None:
+    """Raises `InputError` where accumulated gradients can't be clipped to `clip_norm`."""
+    if strategy.num_replicas_in_sync > 1:
         raise InputError(
-            f"The {role} and the student share weights; give the student weights of its "
-            "own (a student can't be its own teacher)."
+            "clip_norm with gradient_accumulation_steps needs a single replica: leave one "
+            "of them out, or train on one device."
         )
+    if optimizer.clipnorm or optimizer.clipvalue:
+        raise InputError(
+            "The optimizer clips gradients itself: leave out its clipnorm or clipvalue, or "
+            "Options(clip_norm=...)."
+        )
+
+
+def check_fit(student, other, role: str, layers) -> None:
+    """Raises `InputError` for a network whose layers differ in shape from the student's."""
     if not hasattr(student, "output") or not hasattr(other, "output"):
         return
     for layer in layers:
@@ -163,16 +232,47 @@ def check_fit(student, other, role: str, layers) -> None:
             )
 
 
-def check_callbacks(callbacks) -> None:
-    """Raises `InputError` for TensorBoard where tensorboard isn't installed.
+def prepared_callbacks(callbacks) -> list:
+    """The callbacks of a `fit` as a list, one alone or none included.
 
-    Keras notices only after the first epoch.
+    What monitors an accuracy or a loss and leaves the direction to Keras, which knows no
+    metric of another callback, is told it: accuracies rise.
+
+    Raises:
+        InputError: TensorBoard where tensorboard isn't installed. Keras notices only after
+            the first epoch.
     """
-    wanted = any(isinstance(c, keras.callbacks.TensorBoard) for c in callbacks or ())
+    listed = keras.tree.flatten(callbacks) if callbacks is not None else []
+    wanted = any(isinstance(c, keras.callbacks.TensorBoard) for c in listed)
     if wanted and importlib.util.find_spec("tensorboard") is None:
         raise InputError(
             "The TensorBoard callback needs tensorboard, which isn't installed: "
             "pip install tensorboard, or leave the callback out."
+        )
+    for callback in listed:
+        monitor = getattr(callback, "monitor", None)
+        if getattr(callback, "mode", None) == "auto" and isinstance(monitor, str):
+            if monitor.endswith("accuracy"):
+                callback.mode = "max"
+            elif monitor.endswith("loss"):
+                callback.mode = "min"
+    return listed
+
+
+def warn_of_chance(model, role: str, x, y) -> None:
+    """Warns of a frozen network that is near chance on a batch of training images."""
+    logits = model(x, training=False)["logits"]
+    right = tf.argmax(logits, -1, output_type=tf.int32) == losses.hard(labels(y))
+    count, classes = len(x), logits.shape[-1]
+    chance = 1 / classes
+    noise = math.sqrt(chance * (1 - chance) / count)
+    share = float(tf.reduce_mean(tf.cast(right, tf.float32)))
+    if count >= _ENOUGH and share < chance + 2 * noise:
+        warnings.warn(
+            f"The {role.replace('_', ' ')} classifies {share:.0%} of the first {count} "
+            "training images correctly, near chance: it was trained on other data, or on "
+            "other pixel values than [0, 1].",
+            stacklevel=2,
         )
 
 
@@ -185,54 +285,3 @@ def check_clipping(optimizer, strategy) -> None:
             "Keras clips each replica's gradient, not their sum: leave out clipnorm, "
             "clipvalue and global_clipnorm and use Options(clip_norm=...) instead."
         )
-
-
-def split(x, y, weight, share):
-    """((x, y, weight) for training, (x, y, weight) for validation) of arrays."""
-    if not hasattr(x, "__getitem__"):
-        raise InputError("validation_split needs arrays; pass validation_data=... instead.")
-    keep = len(x) - int(len(x) * share)
-    parts = (x, y, weight)
-    train = tuple(part if part is None else part[:keep] for part in parts)
-    return train, tuple(part[keep:] for part in parts if part is not None)
-
-
-def as_dataset(x, y=None, sample_weight=None, batch_size=None, shuffle_seed=None):
-    """Batches (x, y[, weight]) of a data set or of arrays; other inputs as they are."""
-    if isinstance(x, tf.data.Dataset) and (y is not None or sample_weight is not None):
-        raise InputError(
-            "With a tf.data set, labels and sample_weight belong into it: (x, y, weight)."
-        )
-    if isinstance(x, tf.data.Dataset) or y is None:
-        return x
-    parts = (x, y) if sample_weight is None else (x, y, sample_weight)
-    data = tf.data.Dataset.from_tensor_slices(tuple(np.asarray(p) for p in parts))
-    if shuffle_seed is not None:
-        data = data.shuffle(len(x), seed=shuffle_seed)
-    return data.batch(min(batch_size or 32, len(x))).prefetch(2)
-
-
-def first_batch(data):
-    """The first batch of a data set as (x, y, weight) of NumPy arrays."""
-    for batch in data.take(1).as_numpy_iterator():
-        return keras.utils.unpack_x_y_sample_weight(batch)
-    raise InputError("The data set is empty.")
-
-
-def padded_batches(data):
-    """(x, y, weight) with every batch filled up to the size of the first by weight 0."""
-    if tf.nest.flatten(data.element_spec)[0].shape[0] is not None:
-        return data
-    size = len(first_batch(data)[0])
-
-    def pad(x, y, weight=None):
-        count = tf.shape(x)[0]
-        weight = tf.ones(count) if weight is None else tf.cast(weight, tf.float32)
-
-        def fill(part):
-            part = tf.pad(part, [[0, size - count]] + [[0, 0]] * (part.shape.rank - 1))
-            return tf.ensure_shape(part, [size, *part.shape[1:]])
-
-        return fill(x), fill(y), fill(weight)
-
-    return data.map(pad)

@@ -12,6 +12,8 @@ import re
 import keras
 import tensorflow as tf
 
+from vfd_tf import feature_layer
+from vfd_tf.keras_graph import functional, graph_of, has_graph
 from vfd_tf.part import InputError
 
 _NUMBERED = re.compile(r"layer(\d+)")
@@ -57,26 +59,26 @@ def tap(model: keras.Model, layers=()) -> keras.Model:
         model: A network already, or any model with logits [n, c] as its single output:
             functional, Sequential, with nested backbones, or (without `layers`) subclassed.
         layers: Names of layers to expose; "last" is the last of layer1, layer2, ..., else
-            the last layer with a feature map [n, h, w, d].
+            the last layer with features that training can move (`feature_layer.last`).
 
     Raises:
         InputError: A layer that doesn't exist, more than one input or output, or layers of
             a subclassed model.
     """
     layers = [name for name in layers if name != "logits"]
-    if not _has_graph(model):
+    if not has_graph(model):
         if layers:
             raise InputError(
                 f"The layers of the subclassed model {model.name!r} can't be tapped: write "
                 "it as a functional model, or use a distillation of logits alone."
             )
         return LogitsNetwork(model)
-    model = _functional(model)
+    model = functional(model)
     outputs = _outputs(model)
     missing = [name for name in layers if name not in outputs]
     if isinstance(model.output, dict) and not missing:
         return model
-    sources = {name: _last(model) if name == "last" else name for name in missing}
+    sources = {name: last(model) if name == "last" else name for name in missing}
     wanted = {source for source in sources.values() if source not in outputs}
     tensors = _tensors(model)
     if wanted - set(tensors):
@@ -93,7 +95,7 @@ def classifier(model: keras.Model) -> keras.Model:
     """The logits-only model of a network, which shares its graph and weights."""
     if isinstance(model, LogitsNetwork):
         return model.model
-    if _has_graph(model) and isinstance(_functional(model).output, dict):
+    if has_graph(model) and isinstance(functional(model).output, dict):
         logits = _outputs(model)["logits"]
         return keras.Model(model.inputs[0], logits, name=model.name)
     return model
@@ -202,7 +204,7 @@ def _why(error) -> str:
 
 def ends_in_probabilities(model: keras.Model) -> bool:
     """Whether the model's last operation is a softmax or a sigmoid."""
-    output = _functional(model).output if _has_graph(model) else None
+    output = functional(model).output if has_graph(model) else None
     if isinstance(output, dict):
         output = output.get("logits")
     operation = getattr(getattr(output, "_keras_history", None), "operation", None)
@@ -213,21 +215,25 @@ def ends_in_probabilities(model: keras.Model) -> bool:
     return any(name in ("softmax", "sigmoid") for name in names)
 
 
-def graph_of(model: keras.Model) -> keras.Model | None:
-    """A functional or Sequential model as a functional one, any other as None."""
-    return _functional(model) if _has_graph(model) else None
+def batch_size_of(model: keras.Model) -> int | None:
+    """The only batch size that a model takes, or None: most take any."""
+    graph = graph_of(model)
+    return None if graph is None else graph.inputs[0].shape[0]
 
 
 def shares_weights(one: keras.Model, other: keras.Model) -> bool:
-    """Whether the two models have a variable in common."""
-    return bool({id(v) for v in one.weights} & {id(v) for v in other.weights})
+    """Whether training the one model would move a variable of the other."""
+    return bool(_moved_by_training(one) & {id(v) for v in other.variables})
 
 
-def _functional(model) -> keras.Model:
-    """A Sequential model as the functional model of the same layers and tensors."""
-    if isinstance(model, keras.Sequential):
-        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
-    return model
+def _moved_by_training(model):
+    """Ids of all variables but those of frozen layers, and of what was adapted to data."""
+    return {
+        id(v)
+        for layer in model._flatten_layers()
+        if layer.trainable and not isinstance(layer, keras.layers.Normalization)
+        for v in (*layer._trainable_variables, *layer._non_trainable_variables)
+    }
 
 
 def _tensors(model) -> dict:
@@ -237,17 +243,6 @@ def _tensors(model) -> dict:
         for nodes in model._nodes_by_depth.values()
         for node in nodes
     }
-
-
-def _has_graph(model) -> bool:
-    if isinstance(model, keras.Sequential) and not model.built:
-        raise InputError(
-            f"The Sequential model {model.name!r} has no input shape yet: start it with "
-            "keras.Input(shape=...) or call model.build."
-        )
-    # A subclass of a functional model with a call of its own is more than its graph.
-    plain = type(model).call.__qualname__ in ("Functional.call", "Sequential.call")
-    return plain and bool(getattr(model, "inputs", None))
 
 
 def _outputs(model) -> dict:
@@ -278,23 +273,9 @@ def _names(model) -> set[str]:
     return {layer.name for layer in model.layers}
 
 
-def _last(model) -> str:
-    numbered = last_layer(_names(model))
-    if numbered:
-        return numbered
-    tensors = _tensors(model)
-    for layer in reversed(model.layers):
-        if isinstance(layer, keras.layers.InputLayer) or layer.name not in tensors:
-            continue
-        if len(getattr(tensors[layer.name], "shape", ())) == 4:
-            return layer.name
-    for layer in reversed(model.layers):
-        if isinstance(layer, keras.Model) and _has_graph(layer):
-            return _last(_functional(layer))
-    raise InputError(
-        f"The model {model.name!r} has no layer with a feature map [n, h, w, d]; "
-        f"choose one of its layers: {', '.join(sorted(_names(model)))}."
-    )
+def last(model: keras.Model) -> str:
+    """The default layer k: the last of layer1, layer2, ..., else the last features."""
+    return last_layer(_names(model)) or feature_layer.last(model)
 
 
 def _recall(model, names):
@@ -303,8 +284,8 @@ def _recall(model, names):
 
     def call(layer, *args, **kwargs):
         found = {}
-        if isinstance(layer, keras.Model) and _has_graph(layer):
-            inner, found = _recall(_functional(layer), names)
+        if isinstance(layer, keras.Model) and has_graph(layer):
+            inner, found = _recall(functional(layer), names)
         if found:
             whole = keras.Model(inner.inputs[0], [inner.output, found], name=layer.name)
             result, found = whole(*args, **kwargs)

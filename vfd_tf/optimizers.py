@@ -15,6 +15,9 @@ class SGD(keras.optimizers.SGD):
     Nesterov v <- v - lr * (g + momentum * b). Decay acts on every trainable weight and on
     the gradient already summed over replicas. Keras's own `weight_decay=` is decoupled,
     ten times weaker at momentum 0.9, and its momentum carries old learning rates.
+
+    With `gradient_accumulation_steps` a schedule counts updates, not micro-batches, so
+    that k of these train as one batch of k times the size does.
     """
 
     def __init__(
@@ -38,6 +41,11 @@ class SGD(keras.optimizers.SGD):
             self.assign(buffer, velocity)
             gradient = gradient + self.momentum * velocity if self.nesterov else velocity
         self.assign_sub(variable, learning_rate * gradient)
+
+    def _get_current_learning_rate(self):
+        if isinstance(self._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+            return self._learning_rate(self.iterations)
+        return super()._get_current_learning_rate()
 
     def get_config(self):
         config = super().get_config()

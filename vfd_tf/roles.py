@@ -1,10 +1,15 @@
 """The networks of one training: student and helpers, with layer k tapped, checked."""
 
+import inspect
+import itertools
 import warnings
 
-from vfd_tf import inputs, network
-from vfd_tf.part import InputError
+from vfd_tf import feature_layer, inputs, network
+from vfd_tf.attacks import ATTACKS, Attack
+from vfd_tf.evaluation.protocols import protocol
+from vfd_tf.part import InputError, choose
 
+TRAINED = ("student", "partner")
 WANTED = {
     "teacher": "a vanilla teacher (teacher=..., trained on clean images)",
     "robust_teacher": "a robust teacher (robust_teacher=..., trained with pgd-at)",
@@ -46,7 +51,63 @@ def assemble(student, given, method, distillation):
         if role == "teacher" and distillation.projects:
             networks["student"] = _projected(networks["student"], networks[role], layers)
         inputs.check_fit(networks["student"], networks[role], role, ("logits", *layers))
+    if hasattr(networks["student"], "output"):
+        feature_layer.check_moves(networks["student"], layers)
+    _refuse_sharing(networks)
     return networks
+
+
+def _refuse_sharing(networks):
+    """Refuses two networks that share variables of which training one moves the other's."""
+    for one, other in itertools.permutations(networks, 2):
+        if one in TRAINED and network.shares_weights(networks[one], networks[other]):
+            raise InputError(
+                f"The {other} and the {one} share weights: give the {one} weights of its "
+                "own, since training it would move the other (a student can't be its own "
+                "teacher)."
+            )
+
+
+def chosen(table, value, kind, axis):
+    """A part of an axis: itself, or what a class or a name of its table stands for."""
+    if isinstance(value, str):
+        value = choose(table, value, axis)
+    if inspect.isclass(value) and issubclass(value, kind):
+        value = value()
+    if not isinstance(value, kind):
+        raise InputError(
+            f"The {axis} is a {type(value).__name__}: pass one of {', '.join(table)}."
+        )
+    return value
+
+
+def training_attack(value):
+    """The attack that a name ("pgd7", "n-fgsm"), a class or an object stands for."""
+    trains = {name: cls for name, cls in ATTACKS.items() if cls.trains}
+    if isinstance(value, str) and value not in trains:
+        value = protocol(value).attack
+        if not value.trains:
+            raise InputError(
+                f"The attack {type(value).__name__} is not made for training: choose "
+                f"{', '.join(trains)}, or PGD with its steps, such as pgd10."
+            )
+    if isinstance(value, str) or inspect.isclass(value):
+        value = chosen(trains, value, Attack, "attack")
+    if not callable(value):
+        raise InputError(
+            f"The attack is a {type(value).__name__}: pass an attack, or a name such as "
+            "'pgd10'."
+        )
+    return value
+
+
+def refuse_no_attack(attack) -> None:
+    """Raises `InputError` for an attack in a ball of radius 0: clean images."""
+    if getattr(attack, "epsilon", None) == 0:
+        raise InputError(
+            "An attack with epsilon=0 trains on clean images: use method='natural', or a "
+            "radius such as 8 / 255."
+        )
 
 
 def _projected(student, teacher, layers):

@@ -43,11 +43,11 @@ class Step:
 
     def adversary(self, x, y, seeds):
         """x_adv, with BatchNorm's moving statistics left as they were: [n, h, w, c]."""
-        network, training = self.networks["student"], self.options.attack_bn_mode == "train"
-        variables = statistics(network) if training else []
-        saved = [tf.identity(variable) for variable in variables]
-        own = functools.partial(network, training=True)
-        outputs = own if training else folding.folded(network)
+        network = self.networks["student"]
+        if self.options.attack_bn_mode == "train":
+            outputs = functools.partial(_in_training_mode, network)
+        else:
+            outputs = folding.folded(network)
 
         def logits_fn(images):
             return outputs(images)["logits"]
@@ -57,10 +57,7 @@ class Step:
             attack = attack.scaled(tf.cast(self.running["attack_scale"].value, x.dtype))
         if self.options.attack_objective == "ce":
             options["objective"] = cross_entropy(y)
-        x_adv = self.method.adversary(attack, logits_fn, x, y, **options)
-        for variable, value in zip(variables, saved, strict=True):
-            variable.assign(value)
-        return x_adv
+        return self.method.adversary(attack, logits_fn, x, y, **options)
 
     def gradients(self, x, x_adv, y, weight, variables, shifts=None, ascent=False):
         """Eq. 6 at the weights, or at weights + shifts.
@@ -71,23 +68,22 @@ class Step:
             weight: Weights of the examples [n], or None.
             variables: What is trained.
             shifts: AWP's perturbation of each of `variables`, or None.
-            ascent: The gradient is AWP's own: BatchNorm's statistics don't move.
+            ascent: The gradient is AWP's own: no statistics, seeds, ... move.
 
         Returns:
             Gradients, per-example terms {name: [n]}, clean logits [n, c].
         """
-        at = [v.value for v in variables]
-        if shifts is not None:
-            at = [v + shift for v, shift in zip(at, shifts, strict=True)]
+        batch = x, x_adv, y, weight
         if shifts is None and not ascent:
-            return self._equation_6(x, x_adv, y, weight, at)
-        mapping = list(zip(variables, at, strict=True)) if shifts is not None else []
-        with keras.StatelessScope(mapping, collect_losses=True) as scope:
-            results = self._equation_6(x, x_adv, y, weight, at)
-        for variable in [] if ascent else self._moving():
-            value = scope.get_current_value(variable)
-            if value is not None:
-                variable.assign(value)
+            at = [[v.value] for v in variables]
+            return self._equation_6(*batch, at, tf.GradientTape())
+        if shifts is None:
+            shifts = [tf.zeros_like(v.value) for v in variables]
+        tape = tf.GradientTape()
+        with _Shifted(variables, shifts, tape) as scope:
+            results = self._equation_6(*batch, scope.at, tape)
+        if not ascent:
+            scope.move(self._moving())
         return results
 
     def _moving(self):
@@ -96,17 +92,21 @@ class Step:
         ]
         return [v for network in networks for v in network.non_trainable_variables]
 
-    def _equation_6(self, x, x_adv, y, weight, at):
-        """The weighted sum of all terms, and its gradient with respect to `at`."""
+    def _equation_6(self, x, x_adv, y, weight, at, tape):
+        """The weighted sum of all terms, and its gradient.
+
+        `at` holds for each variable the values that the networks read: one, and another
+        wherever a layer changes the variable in its forward pass.
+        """
         views = self.method.views(x, x_adv)
-        with tf.GradientTape() as tape:
+        with tape:
             tape.watch(at)
             student, terms = self._terms(y, views, tape)
             total = sum(self.term_weights[name] * terms[name] for name in self.term_weights)
             # Regularisers of the user's own layers join the loss as they do in Keras.
             terms["total"] = weighted(total, weight) + sum(self.model.losses)
             loss = self.scale_loss(tf.reduce_mean(terms["total"]))
-        gradients = tape.gradient(loss, at)
+        gradients = [_summed(parts) for parts in tape.gradient(loss, at)]
         if "clean" not in student and self.method.adversarial:
             student["clean"] = self.networks["student"](x, training=False)
         if self.method.adversarial:
@@ -153,6 +153,54 @@ class Step:
             length = tf.norm(gradient) + tf.cast(1e-20, w.dtype)
             shifts.append(tf.cast(gamma, w.dtype) * tf.norm(w) * gradient / length)
         return shifts
+
+
+class _Shifted(keras.StatelessScope):
+    """Networks at weights + shifts; nothing that a layer assigns inside is lost.
+
+    Attributes:
+        at: For each variable the values of it that are read, as the tape watches them.
+    """
+
+    def __init__(self, variables, shifts, tape):
+        self.variables, self.shifts, self.tape = variables, shifts, tape
+        self.at = [[v.value + s] for v, s in zip(variables, shifts, strict=True)]
+        self.index = {id(v): i for i, v in enumerate(variables)}
+        values = (parts[0] for parts in self.at)
+        super().__init__(list(zip(variables, values, strict=True)), collect_losses=True)
+
+    def add_update(self, update):
+        variable, value = update
+        if id(variable) in self.index:
+            # An assigned variable begins anew for the gradient, as it does in Keras.
+            value = tf.stop_gradient(tf.cast(value, variable.dtype))
+            self.tape.watch(value)
+            self.at[self.index[id(variable)]].append(value)
+        super().add_update((variable, value))
+
+    def move(self, others):
+        """Assigns for good what layers assigned: `others` as it is, weights less shifts."""
+        for variable in others:
+            value = self.get_current_value(variable)
+            if value is not None:
+                variable.assign(value)
+        for variable, shift, parts in zip(
+            self.variables, self.shifts, self.at, strict=True
+        ):
+            if len(parts) > 1:
+                variable.assign(parts[-1] - shift)
+
+
+def _in_training_mode(network, images):
+    """Outputs in training mode; statistics, seeds, ... stay what they were."""
+    with keras.StatelessScope():
+        return network(images, training=True)
+
+
+def _summed(gradients):
+    """The sum of the gradients with respect to all values of one variable, or None."""
+    known = [g for g in gradients if g is not None]
+    return sum(known[1:], known[0]) if known else None
 
 
 def statistics(model):

@@ -9,23 +9,24 @@ import tensorflow as tf
 from vfd_tf import inputs, losses, network, noise, roles
 from vfd_tf.attacks import PGD
 from vfd_tf.averaging import WeightAverage
-from vfd_tf.dispatch import Dispatch, shares
-from vfd_tf.distillation import DISTILLATIONS
-from vfd_tf.methods import METHODS
+from vfd_tf.distillation import DISTILLATIONS, Distillation
+from vfd_tf.methods import METHODS, Method
 from vfd_tf.optimizers import SGD
 from vfd_tf.options import Options
-from vfd_tf.part import InputError, choose
-from vfd_tf.step import Step, statistics
+from vfd_tf.part import InputError
+from vfd_tf.step import Step, statistics, weighted
+from vfd_tf.trainable import Trainable
 
 
-class AdversarialTrainer(keras.Model):
+class AdversarialTrainer(Trainable):
     """A classifier in adversarial training: compile, fit, then ship `trainer.student`.
 
     Args:
         student: The model to train: a network of `vfd_tf.architectures` or any Keras
             classifier, float32 images in [0, 1] -> logits.
         method: A method or its name (`vfd_tf.methods.METHODS`).
-        attack: What makes the adversarial examples; default PGD-10, L-inf 8/255.
+        attack: What makes the adversarial examples, or its name ("pgd7", "n-fgsm");
+            default PGD-10, L-inf 8/255.
         distillation: A distillation or its name; default none.
         teacher: Frozen vanilla network (VFD, KD, BGAT, HAT).
         robust_teacher: Frozen robust network (KD).
@@ -53,9 +54,13 @@ class AdversarialTrainer(keras.Model):
         name="adversarial_trainer",
     ):
         super().__init__(name=name)
-        self.method = _part(METHODS, method, "method")
-        self.distillation = _part(DISTILLATIONS, distillation, "distillation")
-        self.attack = PGD() if attack is None else attack
+        self.method = roles.chosen(METHODS, method, Method, "method")
+        self.distillation = roles.chosen(
+            DISTILLATIONS, distillation, Distillation, "distillation"
+        )
+        self.attack = roles.training_attack(PGD() if attack is None else attack)
+        if self.method.adversarial:
+            roles.refuse_no_attack(self.attack)
         self.options, self.seed = options or Options(), int(seed)
         given = {
             "teacher": teacher,
@@ -65,8 +70,9 @@ class AdversarialTrainer(keras.Model):
         # Frozen networks are kept out of Keras's tracking: no weights of theirs in
         # checkpoints, optimiser or `trainable_variables`, and no flag of theirs changed.
         networks = roles.assemble(student, given, self.method, self.distillation)
-        self._roles = SimpleNamespace(host=self, networks=networks)
+        self._roles = SimpleNamespace(host=self, networks=networks, served=None)
         self.student = network.classifier(student)
+        self.num_classes = inputs.classes_of(self.student)
         # Trained with the student, not shipped with it.
         self.projections = network.projections(networks["student"])
         if "partner" in self.distillation.needs:
@@ -142,18 +148,21 @@ class AdversarialTrainer(keras.Model):
         Args:
             optimizer: Default SGD, lr 0.1, momentum 0.9, coupled weight decay 5e-4.
             loss: None; sparse cross-entropy from logits is accepted and means the same.
-            metrics: Computed on clean images and labels, weighted by `sample_weight`.
+            metrics: Computed on clean images, and labels as they come. `sample_weight`
+                weighs `weighted_metrics`, as in Keras.
+
+        With `gradient_accumulation_steps` averages of weights and `clip_norm` act once an
+        update, on the accumulated gradient.
         """
         if loss is not None and not _is_cross_entropy_from_logits(loss):
             raise InputError(
                 "The method is the loss of an AdversarialTrainer; leave out loss=... or "
                 "pass keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
             )
-        weighted = [*(metrics or ()), *(kwargs.pop("weighted_metrics", None) or ())]
+        metrics = list(metrics) if isinstance(metrics, tuple) else metrics
         optimizer = optimizer or SGD(0.1, 0.9, weight_decay=5e-4)
-        super().compile(optimizer=optimizer, weighted_metrics=weighted, **kwargs)
-        inputs.check_clipping(self.optimizer, self.distribute_strategy)
-        self._build_step()
+        super().compile(optimizer=optimizer, metrics=metrics, **kwargs)
+        self._build_optimizer()
 
     def serve(self, model):
         """Makes `train_step` train `model`, whose weights are the student's.
@@ -161,81 +170,43 @@ class AdversarialTrainer(keras.Model):
         The model's optimizer, compiled metrics and options take the place of this
         trainer's own: `VFDCallback` inside the `fit` of a plain model.
         """
-        if self._roles.host is not model or self.optimizer is not model.optimizer:
+        parts = "optimizer", "_compile_metrics", "run_eagerly", "jit_compile"
+        served = [model, *(getattr(model, part) for part in parts)]
+        before = self._roles.served
+        if before is None or any(a is not b for a, b in zip(before, served, strict=True)):
             self.train_function = None
         self._roles.host, self.optimizer = model, model.optimizer
-        inputs.check_clipping(self.optimizer, self.distribute_strategy)
-        self._build_step()
+        self._roles.served = served
+        self._build_optimizer()
 
-    def _build_step(self):
-        """Creates the variables of optimizer and metrics outside of the training step."""
-        with self.distribute_strategy.scope():
+    def _build_optimizer(self):
+        """Creates the optimizer's variables outside of the training step."""
+        strategy, clip_norm = self.distribute_strategy, self.options.clip_norm
+        inputs.check_clipping(self.optimizer, strategy)
+        self._accumulates = bool(self.optimizer.gradient_accumulation_steps)
+        if self._accumulates and clip_norm is not None:
+            inputs.check_accumulated_clipping(self.optimizer, strategy, clip_norm)
+            self.optimizer.global_clipnorm = clip_norm  # acts on what is accumulated
+        with strategy.scope():
             self.optimizer.build(self.trainable_variables)
-            metrics = self._roles.host._compile_metrics
-            if (
-                metrics is not None
-                and not metrics.built
-                and hasattr(self.network, "output")
-            ):
-                classes = self.network.output["logits"].shape[-1]
-                metrics.build(tf.zeros([1], tf.int32), tf.zeros([1, classes]))
-
-    def fit(self, x=None, y=None, batch_size=None, epochs=1, **kwargs):
-        """As `keras.Model.fit`; checks the first batch and drops ragged ones.
-
-        `sample_weight` weighs every term of the loss. A batch of another size than the
-        first one (the rest of an epoch) is dropped, so that every replica always has the
-        same share.
-        """
-        if kwargs.get("class_weight") is not None:
-            raise InputError(
-                "class_weight is not supported: pass sample_weight, one weight an image."
-            )
-        inputs.check_callbacks(kwargs.get("callbacks"))
-        weight, split = kwargs.pop("sample_weight", None), kwargs.pop("validation_split", 0)
-        if split:
-            (x, y, weight), kwargs["validation_data"] = inputs.split(x, y, weight, split)
-        shuffle_seed = self.seed if kwargs.get("shuffle", True) else None
-        data = inputs.as_dataset(x, y, weight, batch_size, shuffle_seed)
-        if isinstance(data, tf.data.Dataset):
-            kwargs["shuffle"] = False  # a data set has its own order
-        validation = kwargs.pop("validation_data", None)
-        if validation is not None:
-            size = kwargs.pop("validation_batch_size", None) or batch_size
-            kwargs["validation_data"] = self._validation(validation, size)
-        return super().fit(data, epochs=epochs, **kwargs)
-
-    def evaluate(self, x=None, y=None, batch_size=None, verbose="auto", **kwargs):
-        """As `keras.Model.evaluate`: clean cross-entropy and metrics, exact on any rest."""
-        weight, data = kwargs.pop("sample_weight", None), x
-        if not kwargs.get("_use_cached_eval_dataset"):
-            data = self._validation((x, y, weight), batch_size)
-        return super().evaluate(data, verbose=verbose, **kwargs)
-
-    def save(self, filepath, overwrite=True, **kwargs):
-        """Saves the student, a plain classifier; so does `ModelCheckpoint`."""
-        self.student.save(filepath, overwrite=overwrite, **kwargs)
-
-    def _validation(self, data, batch_size):
-        if isinstance(data, (tuple, list)):
-            data = inputs.as_dataset(*data, batch_size=batch_size)
-        if not isinstance(data, tf.data.Dataset):
-            return data
-        return inputs.padded_batches(data)
 
     def train_step(self, data):
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
-        x, y = tf.cast(x, keras.config.floatx()), inputs.labels(y)
+        given, y, weight = y, inputs.labels(y), inputs.weights(weight)
+        x = tf.cast(x, keras.config.floatx())
+        x = inputs.asserted(x, y, self.num_classes)
         gradients, terms, clean_logits = self._gradients(x, y, weight)
         gradients, terms["gradient_norm"] = self._reduced(gradients)
+        updates = tf.identity(self.optimizer.iterations)
         self.optimizer.apply_gradients(
             zip(gradients, self.trainable_variables, strict=True)
         )
         self._average_statistics()
         if self.average is not None and self.average.decay is not None:
-            self.average.update()
+            # No update while gradients are accumulated, or in a skipped float16 step.
+            self.average.update(self.optimizer.iterations > updates)
         self.step.assign_add(1)
-        return self._report(x, losses.hard(y), weight, terms, clean_logits)
+        return self._report(x, given, weight, terms, clean_logits)
 
     def _gradients(self, x, y, weight):
         """Attack, AWP where wanted, eq. 6: gradients, per-example terms, clean logits."""
@@ -285,7 +256,7 @@ class AdversarialTrainer(keras.Model):
         summed = self._summed(gradients)
         scale = self.optimizer.scale_loss(1.0)  # float16 training scales the loss
         norm = tf.linalg.global_norm(summed) / scale
-        if self.options.clip_norm is not None:
+        if self.options.clip_norm is not None and not self._accumulates:
             factor = self.options.clip_norm / tf.maximum(norm, self.options.clip_norm)
             # The optimizer sums over replicas once more.
             share = factor / replicas
@@ -310,61 +281,36 @@ class AdversarialTrainer(keras.Model):
             variable.assign(mean)
 
     def _report(self, x, y, weight, terms, clean_logits):
-        """Logs of the epoch so far: loss, <term>_loss unweighted, metrics."""
+        """Updates loss, <term>_loss unweighted, and metrics; the logs so far."""
         trackers = self._roles.trackers
-        logs = self._roles.host.compute_metrics(x, y, clean_logits, weight)
+        self._roles.host.compute_metrics(x, y, clean_logits, weight)
         for name, values in terms.items():
             # The total is weighted already: a mean over images, not over weights.
             whole = name in ("total", "gradient_norm")
             trackers[name].update_state(values, None if whole else weight)
-        return {**logs, **{t.name: t.result() for t in trackers.values()}}
+        return self._training_logs()
+
+    def _training_logs(self):
+        """Metrics and losses of the epoch so far."""
+        logs = self._roles.host.get_metrics_result()
+        return {**logs, **{t.name: t.result() for t in self._roles.trackers.values()}}
 
     def test_step(self, data):
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
-        y, logits = inputs.labels(y), self.student(x, training=False)
-        self._loss_tracker.update_state(losses.cross_entropy(y, logits), weight)
-        return self.compute_metrics(x, losses.hard(y), logits, weight)
+        weight = inputs.weights(weight)
+        x = inputs.asserted(x, inputs.labels(y), self.num_classes)
+        logits = self.student(x, training=False)
+        if weight is not None and self.distribute_strategy.num_replicas_in_sync > 1:
+            real = ~tf.math.is_nan(weight)  # not `batching.FILLER`
+            x, y, logits, weight = (v[real] for v in (x, y, logits, weight))
+        loss = losses.cross_entropy(inputs.labels(y), logits)
+        self._loss_tracker.update_state(weighted(loss, weight))
+        return self.compute_metrics(x, y, logits, weight)
 
     def reset_metrics(self):
         super().reset_metrics()
         for tracker in self._roles.trackers.values():
             tracker.reset_state()
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Everything is built by `compile`; Keras's way fails with several workers."""
-
-    def make_train_function(self, force=False):
-        if self.train_function is None or force:
-            self.train_function = self._distributed(self.train_step, drop_ragged=True)
-        self.train_function.restart()
-        return self.train_function
-
-    def make_test_function(self, force=False):
-        if self.test_function is None or force:
-            self.test_function = self._distributed(self.test_step)
-        self.test_function.restart()
-        return self.test_function
-
-    def _distributed(self, step, drop_ragged=False):
-        strategy = self.distribute_strategy
-        return Dispatch(step, strategy, self._roles.host, self._check, drop_ragged)
-
-    def _check(self, data):
-        """Holds the first batch to the input contract."""
-        strategy = self.distribute_strategy
-        parts = shares(strategy, data)
-        if len(set(parts)) > 1:
-            raise InputError(
-                f"A global batch of {sum(parts)} can't be shared equally by {len(parts)} "
-                f"replicas; choose a multiple of {len(parts)}."
-            )
-        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
-        x, y = (strategy.experimental_local_results(part)[0] for part in (x, y))
-        inputs.check_batch(self.student, x, y, soft=True)
-
-
-def _part(table, value, axis):
-    return choose(table, value, axis)() if isinstance(value, str) else value
 
 
 def _is_cross_entropy_from_logits(loss) -> bool:

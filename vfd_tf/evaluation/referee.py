@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from vfd_tf.attacks import FGSM, MIM, PGD
-from vfd_tf.evaluation.batches import batches
+from vfd_tf.batching import batches
 from vfd_tf.evaluation.protocols import Protocol
 from vfd_tf.part import InputError
 

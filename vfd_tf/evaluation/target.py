@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from vfd_tf import folding, inputs, network, noise, precision
 from vfd_tf.attacks.objectives import named
+from vfd_tf.batching import batches
 from vfd_tf.evaluation import sanity
-from vfd_tf.evaluation.batches import batches
 from vfd_tf.evaluation.protocols import protocol
 from vfd_tf.part import InputError
 
