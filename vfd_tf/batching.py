@@ -94,8 +94,8 @@ def _say_left_out(count, batch_size, shuffle, say):
     rest = count % batch_size
     if rest and not shuffle:
         warnings.warn(
-            f"The last {rest} of {count} images fill no batch of {batch_size} and are never "
-            "used: pass shuffle=True, or another batch_size.",
+            f"The last {rest} of {count} images fill no batch of {batch_size} and are "
+            "never used: pass shuffle=True, or another batch_size.",
             stacklevel=4,
         )
     elif rest and say:
@@ -192,6 +192,8 @@ def _as_dataset(data):
 def batches(data, batch_size):
     """(x float in [0, 1], y) as NumPy arrays; images of weight 0 are left out.
 
+    One-hot labels become class indices; other labels stay as they are.
+
     Args:
         data: (x, y) or (x, y, weight) arrays, `Images`, a tf.data set of batches, a
             `PyDataset`, or anything else that yields batches.
@@ -208,7 +210,14 @@ def batches(data, batch_size):
             real = np.reshape(_array(weight), -1) > 0
             x, y = x[real], y[real]
         if len(x):
-            yield x, y
+            yield x, _indices(y)
+
+
+def _indices(y):
+    """Class indices of one-hot labels, other labels as they are."""
+    wide = y.ndim == 2 and y.shape[-1] > 1 and y.dtype.kind in "iufb"
+    one_hot = wide and ((y == 0) | (y == 1)).all() and (y.sum(-1) == 1).all()
+    return y.argmax(-1) if one_hot else y
 
 
 def _parts(data, batch_size):
@@ -229,7 +238,7 @@ def _parts(data, batch_size):
             )
         return
     if isinstance(data, keras.utils.PyDataset):
-        data = (data[i] for i in range(len(data)))
+        data = map(data.__getitem__, range(len(data)))
     if not isinstance(data, collections.abc.Iterable):
         raise InputError(
             f"The data is a {type(data).__name__}: pass (images, labels), a tf.data set or "

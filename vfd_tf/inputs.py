@@ -46,6 +46,19 @@ def labels(y) -> tf.Tensor:
     return tf.cast(tf.reshape(y, [-1]), tf.int32)
 
 
+def checked_bounds(bounds) -> tuple[float, float]:
+    """The range of images (low, high), or an `InputError`."""
+    if len(bounds) != 2 or any(np.ptp(bound) for bound in bounds):
+        raise InputError(
+            "bounds must be two numbers, (low, high): put a normalisation that differs by "
+            "channel into the model as its first layer."
+        )
+    low, high = (float(np.max(bound)) for bound in bounds)
+    if not low < high:
+        raise InputError(f"bounds must rise from low to high; got {low:g} and {high:g}.")
+    return low, high
+
+
 def check_labels(y, num_classes: int, soft: bool = False) -> None:
     """Raises `InputError` unless `y` are integer labels [n] or [n, 1] of `num_classes`.
 
@@ -65,8 +78,13 @@ def check_labels(y, num_classes: int, soft: bool = False) -> None:
         )
     if y.ndim > 1 and y.shape[-1] != 1:
         raise InputError(
-            f"The labels have shape {y.shape}, which looks one-hot; pass integer class "
-            "indices [n], for example y.argmax(-1)."
+            f"The labels have shape {y.shape}; pass integer class indices [n], for example "
+            "y.argmax(-1), or one-hot labels."
+        )
+    if y.dtype.kind not in "iufb":
+        raise InputError(
+            "The labels are text or objects; number the classes from 0 and pass integer "
+            "class indices [n]."
         )
     if not np.issubdtype(y.dtype, np.integer) and not np.array_equal(y, np.round(y)):
         raise InputError(f"The labels are {y.dtype}; pass integer class indices [n].")

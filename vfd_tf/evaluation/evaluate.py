@@ -2,12 +2,13 @@
 
 import contextlib
 import dataclasses
+import inspect
 import time
 
 import numpy as np
 import tensorflow as tf
 
-from vfd_tf import precision
+from vfd_tf import classifiers, precision
 from vfd_tf.attacks import Attack, Composite
 from vfd_tf.evaluation import referee, sanity
 from vfd_tf.evaluation.protocols import Protocol, protocol
@@ -43,8 +44,10 @@ def evaluate(
     of all of its runs.
 
     Args:
-        model: Classifier with logits (or a dict with "logits").
-        data: (x, y) float32 images and integer labels, or a tf.data set of batches.
+        model: Classifier with logits (or a dict with "logits"): a Keras model, the path of
+            one or of a run directory, a SavedModel, a function images -> logits.
+        data: (x, y) float32 images and labels (class indices, or one-hot), a tf.data set
+            of batches, a `PyDataset`, or anything else that yields batches once.
         attacks: Protocol names ("fgsm", "pgd20", "cw", "autoattack", ...) or attacks, or
             one of them.
         epsilon, norm: Threat model of the named attacks, images in [0, 1]; default
@@ -71,11 +74,13 @@ def evaluate(
             are not finite.
     """
     epsilon = default_radius(epsilon, norm)
-    attacks = [attacks] if isinstance(attacks, (str, Attack, Protocol)) else attacks
-    plan = {_name(a): protocol(a, epsilon, norm) for a in attacks}
+    if isinstance(attacks, (str, Attack, Protocol)) or inspect.isclass(attacks):
+        attacks = [attacks]
+    protocols = [protocol(a, epsilon, norm) for a in attacks]
+    plan = {_name(a, p): p for a, p in zip(attacks, protocols, strict=True)}
     if referees:
         referee.check()
-    model, craft = precision.judge(model), None
+    model, craft = precision.judge(classifiers.as_model(model)), None
     if craft_precision is not None:
         craft = precision.in_precision(model, craft_precision)
     common = {"batch_size": batch_size, "bounds": bounds}
@@ -83,6 +88,7 @@ def evaluate(
     targets = dict.fromkeys(plan, target)
     other = None
     if surrogate is not None:
+        surrogate = classifiers.as_model(surrogate)
         other = Target(model, early_stop=False, craft=surrogate, strict=strict, **common)
         columns = _black_box(plan)
         plan, targets = plan | columns, targets | dict.fromkeys(columns, other)
@@ -111,7 +117,12 @@ def default_radius(epsilon, norm) -> float:
             f"epsilon is the text {epsilon!r}: pass a number, such as 8 / 255."
         )
     if epsilon is not None:
-        return epsilon
+        if np.ndim(epsilon):
+            raise InputError(
+                f"epsilon has shape {np.shape(epsilon)}: pass one number, such as 8 / 255, "
+                "and evaluate once for each radius."
+            )
+        return float(epsilon)
     if norm != "linf":
         raise InputError(f"Name the radius of the {norm} ball, such as epsilon=0.5.")
     return 8 / 255
@@ -256,5 +267,5 @@ def _sizes(progress, window):
     return np.sqrt(np.square(delta).sum(axis=tuple(range(1, delta.ndim))))
 
 
-def _name(attack) -> str:
-    return attack if isinstance(attack, str) else protocol(attack).describe()
+def _name(attack, protocol) -> str:
+    return attack if isinstance(attack, str) else protocol.describe()

@@ -1,6 +1,7 @@
 """Protocols: named, frozen attacks, such as pgd20 or autoattack, under a threat model."""
 
 import dataclasses
+import inspect
 import re
 
 from vfd_tf.attacks import ATTACKS, OBJECTIVES, PGD, Attack, AutoAttack, CarliniWagner
@@ -80,18 +81,29 @@ def protocol(attack, epsilon=8 / 255, norm="linf") -> Protocol:
         return attack
     if isinstance(attack, Attack):
         return Protocol(_refuse_training(attack))
+    threat = {"epsilon": epsilon, "norm": norm}
+    if inspect.isclass(attack) and issubclass(attack, Attack):
+        return Protocol(_refuse_training(attack(**_known(attack, threat))))
+    if not isinstance(attack, str):
+        raise InputError(
+            f"The attack {attack!r} is none: pass a name such as 'pgd20', or an attack."
+        )
     head, *settings = attack.split(":")
     cls, options, objective = _parse(head.replace("_", "-"))
     options = {**options, **_fields(cls, settings, attack)}
-    known = {field.name for field in dataclasses.fields(cls)}
-    threat = {"epsilon": epsilon, "norm": norm}
     if options.get("norm", norm) != norm and "epsilon" not in options:
         raise InputError(
             f"{attack!r} has a norm of its own: name its radius too, such as "
             f"{attack}:epsilon=0.5."
         )
-    attack = cls(**{**{k: v for k, v in threat.items() if k in known}, **options})
+    attack = cls(**{**_known(cls, threat), **options})
     return Protocol(_refuse_training(attack), objective)
+
+
+def _known(cls, values):
+    """Those of the values that are fields of a class."""
+    names = {field.name for field in dataclasses.fields(cls)}
+    return {name: value for name, value in values.items() if name in names}
 
 
 def _refuse_training(attack):

@@ -3,9 +3,8 @@
 import sys
 
 import numpy as np
-import tensorflow as tf
 
-from vfd_tf.datasets import Images
+from vfd_tf.batching import count_of
 
 
 class Screen:
@@ -18,9 +17,7 @@ class Screen:
 
     def __init__(self, verbose, data):
         self.verbose, self.moving = bool(verbose), bool(verbose) and sys.stdout.isatty()
-        known = len(data) if isinstance(data, Images) else None
-        if known is None and not isinstance(data, tf.data.Dataset):
-            known = len(data[0])
+        known = count_of(data)
         self.known, self.total = known, "" if known is None else f" of {known}"
         self.head = self.share = ""
 

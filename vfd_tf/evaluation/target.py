@@ -47,8 +47,13 @@ class Target:
     ):
         self.network = network.tap(model)
         self.model = network.classifier(model)
+        self.fixed_size = network.batch_size_of(self.model)
+        batch_size = self.fixed_size or batch_size
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1; got {batch_size}.")
         self.craft = self.network if craft is None else network.tap(craft)
-        self.batch_size, self.early_stop, self.bounds = batch_size, early_stop, bounds
+        self.batch_size, self.early_stop = batch_size, early_stop
+        self.bounds = inputs.checked_bounds(bounds)
         self.dtype = precision.dtype_of(self.model)
         self.watch = None  # called with (step, steps) as a run goes on
         self.flat = False  # whether the model takes images [n, h, w]
@@ -64,7 +69,7 @@ class Target:
             batch_size: Instead of that of the constructor.
             progress: Called with the images of a window and the accuracy so far.
         """
-        self.batch_size = batch_size or self.batch_size
+        self.batch_size = self.fixed_size or batch_size or self.batch_size
         attack = None if attack is None else protocol(attack)
         verdicts = []
         for window in self.windows(data, seed):
@@ -136,13 +141,13 @@ class Target:
     def inside(self, x):
         """Images of the model's range in [0, 1]."""
         low, high = self.bounds
-        return x if (low, high) == (0.0, 1.0) else (x - low) / (high - low)
+        return x if self.bounds == (0.0, 1.0) else (x - low) / (high - low)
 
     def outside(self, x):
         """Images [n, h, w, c] in [0, 1] as the model takes them."""
         low, high = self.bounds
         x = x[..., 0] if self.flat else x
-        return x if (low, high) == (0.0, 1.0) else low + x * (high - low)
+        return x if self.bounds == (0.0, 1.0) else low + x * (high - low)
 
     def logits(self, x, craft=False) -> np.ndarray:
         """Logits [n, c] of images in [0, 1], in inference mode.
@@ -279,14 +284,16 @@ class Target:
         flat = keras.tree.flatten(arrays)
         key = key, tuple(array.shape[1:] for array in flat)
         if key not in self._compiled:
-            self._compiled[key] = _compiled(function)
+            eager = getattr(self.model, "run_eagerly", False)
+            self._compiled[key] = function if eager else _compiled(function)
         count, parts = len(flat[0]), []
         for start in range(0, count, self.batch_size):
             index = np.arange(start, min(start + self.batch_size, count))
-            filled = np.resize(index, bucket(len(index), self.batch_size))
+            size = self.fixed_size or bucket(len(index), self.batch_size)
+            filled = np.resize(index, size)
             tensors = keras.tree.map_structure(tf.convert_to_tensor, _take(arrays, filled))
             found = self._compiled[key](*options, **tensors)
-            parts.append({k: v.numpy()[: len(index)] for k, v in found.items()})
+            parts.append({k: np.asarray(v)[: len(index)] for k, v in found.items()})
         return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
 
 
@@ -371,9 +378,15 @@ def bucket(count: int, batch_size: int) -> int:
 
 
 def regrouped(parts, size_of):
-    """(x, y) of at least one part each, joined to `size_of(x)` images and more."""
+    """(x, y) of at least one part each, joined to `size_of(x)` images and more.
+
+    Parts with images of another size than those before begin anew.
+    """
     held, count = [], 0
     for x, y in parts:
+        if held and x.shape[1:] != held[0][0].shape[1:]:
+            yield _joined(held)
+            held, count = [], 0
         held.append((x, y))
         count += len(x)
         if count >= size_of(x):
