@@ -164,9 +164,9 @@ REFUSED = {
     "images and labels": ((x, y[:-1]), {}, "24 images and 23 labels"),
     "no batches": (tf.data.Dataset.from_tensor_slices((x, y)), {}, "batch"),
     "dictionaries": (
-        tf.data.Dataset.from_tensor_slices({"image": x, "label": y}).batch(4),
+        tf.data.Dataset.from_tensor_slices({"picture": x, "label": y}).batch(4),
         {},
-        "as_supervised",
+        "label, picture: pass pairs",
     ),
     "another size": ((x[:, :5], y), {}, r"takes images \(6, 6, 1\), the data has \(5"),
     "vectors": ((x.reshape(N, -1), y), {}, "have shape"),

@@ -94,10 +94,19 @@ def test_labels_outside_the_contract_are_refused(entry, y, hint):
     _one_line(refusal)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "int32"])
-def test_an_evaluation_refuses_one_hot_labels(dtype):
-    with pytest.raises(InputError, match="one-hot.*argmax") as refusal:
-        evaluation.evaluate(_model(), (X, np.eye(CLASSES, dtype=dtype)[Y]), ())
+@pytest.mark.parametrize("dtype", ["float32", "int32", "bool"])
+def test_an_evaluation_takes_one_hot_labels(dtype):
+    expected = evaluation.evaluate(model := _model(), (X, Y), ()).clean
+    one_hot = np.eye(CLASSES)[Y].astype(dtype)
+    np.testing.assert_array_equal(
+        evaluation.evaluate(model, (X, one_hot), ()).clean, expected
+    )
+
+
+def test_an_evaluation_refuses_labels_that_name_no_class():
+    soft = np.full((N, CLASSES), 1 / CLASSES, "float32")
+    with pytest.raises(InputError, match="class indices.*argmax") as refusal:
+        evaluation.evaluate(_model(), (X, soft), ())
     _one_line(refusal)
 
 

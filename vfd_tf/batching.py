@@ -151,6 +151,13 @@ def for_validation(x, y, weight, batch_size, steps, replicas=1, fixed_size=None)
     return whole_batches(_as_dataset(data), replicas, fixed_size)
 
 
+def as_batches(data) -> tf.data.Dataset:
+    """A tf.data set of batches of arrays (x, y), of a tf.data set or a PyDataset."""
+    parts = data if isinstance(data, (tuple, list)) else (data,)
+    x, y, weight = (*parts, None, None)[:3]
+    return _as_dataset(for_validation(x, y, weight, None, steps=1))
+
+
 def whole_batches(data, replicas=1, fixed_size=None):
     """(x, y, weight) in batches of one size, a multiple of the replicas.
 
@@ -263,21 +270,17 @@ def _unpacked(batch):
 
 def check_pair(x, y) -> None:
     """Raises `InputError` unless x are images and y has a label for each."""
-    if np.ndim(y) == 0 or np.ndim(x) < 3 or (np.ndim(x) == 3 and len(x) != len(y)):
-        if np.ndim(x) in (2, 3):
-            raise InputError(
-                f"An element of the data is a single image of shape {np.shape(x)}: add "
-                ".batch(100) to the data set."
-            )
+    if np.ndim(y) == 0 or (np.ndim(x) in (2, 3) and len(x) != len(y)):
+        raise InputError(
+            f"An element of the data is a single image of shape {np.shape(x)}: add "
+            ".batch(100) to the data set."
+        )
+    if np.ndim(x) not in (3, 4):
         raise InputError(
             f"The images have shape {np.shape(x)}; pass [n, h, w, c], or [n, h, w]."
         )
     if len(x) != len(y):
         raise InputError(f"There are {len(x)} images and {len(y)} labels: pass one each.")
-    if np.ndim(x) not in (3, 4):
-        raise InputError(
-            f"The images have shape {np.shape(x)}; pass [n, h, w, c], or [n, h, w]."
-        )
 
 
 # --- what a data set is -----------------------------------------------------------------
@@ -297,9 +300,14 @@ def count_of(data) -> int | None:
     return len(_unpacked(data)[0]) if _is_arrays_of_a_set(data) else None
 
 
-def is_single_pass(data) -> bool:
-    """Whether the data can be read once only, as a generator."""
-    return isinstance(data, collections.abc.Iterator)
+def check_readable_again(data) -> None:
+    """Raises `InputError` for data without an end, or that can be read only once."""
+    if isinstance(data, collections.abc.Iterator):
+        raise InputError(
+            "A generator can be read only once: pass arrays, a tf.data set or a PyDataset."
+        )
+    if _endless(data):
+        raise InputError(_ENDLESS.format(""))
 
 
 def as_pairs(data: tf.data.Dataset) -> tf.data.Dataset:

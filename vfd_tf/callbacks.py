@@ -9,7 +9,7 @@ import time
 
 import keras
 
-from vfd_tf import evaluation
+from vfd_tf import batching, evaluation, inputs
 from vfd_tf.distillation import VFD
 from vfd_tf.part import InputError, Part, choose, hyper, part
 from vfd_tf.trainer import AdversarialTrainer
@@ -212,7 +212,7 @@ class StochasticWeightAverage(keras.callbacks.Callback):
     training images. Izmailov et al. 2018, https://arxiv.org/abs/1803.05407
 
     Args:
-        data: A data set of whole (x, y) batches, clean training images.
+        data: Clean training images: a data set of (x, y) batches, or arrays (x, y).
         start: Epochs before the average begins.
         batches: How many batches the statistics are computed on.
     """
@@ -229,6 +229,9 @@ class StochasticWeightAverage(keras.callbacks.Callback):
                 "StochasticWeightAverage needs an AdversarialTrainer with "
                 "options=Options(average='swa')."
             )
+        self.data = batching.as_batches(self.data)
+        x, y, _ = batching.first_batch(self.data)
+        inputs.check_batch(model.student, x, y, soft=True)
 
     def on_epoch_end(self, epoch, logs=None):
         if epoch < self.start:
@@ -339,17 +342,22 @@ class RobustAccuracy(keras.callbacks.Callback):
     `val_average_<attack>_accuracy`.
 
     Args:
-        dataset: Validation images: arrays (x, y) or a tf.data set of batches.
+        dataset: Validation images: arrays (x, y), a tf.data set of batches, ...
         attack: Name of an evaluation protocol such as "pgd10", or an attack.
         epsilon, norm: Threat model of a named attack.
         every: Epochs between evaluations.
         seed: Seed of the attack's starts: the same each time, so that epochs compare.
+
+    Raises:
+        InputError: Data without an end, or that can be read only once; at the start of a
+            fit, images or labels that don't fit the model.
     """
 
     def __init__(
         self, dataset, attack="pgd10", epsilon=8 / 255, norm="linf", every=1, seed=0
     ):
         super().__init__()
+        batching.check_readable_again(dataset)
         self.dataset, self.every = dataset, every
         self.attack = evaluation.protocol(attack, epsilon, norm)
         name = attack if isinstance(attack, str) else type(attack).__name__.lower()
@@ -360,6 +368,9 @@ class RobustAccuracy(keras.callbacks.Callback):
         super().set_model(model)
         student = getattr(model, "student", model)
         self.target = evaluation.Target(student)
+
+    def on_train_begin(self, logs=None):
+        self.target.check(self.dataset)
 
     def on_epoch_end(self, epoch, logs=None):
         if logs is None or (epoch + 1) % self.every:

@@ -81,6 +81,13 @@ class Target:
                 progress(len(verdict), float(np.concatenate(verdicts).mean()))
         return np.concatenate(verdicts)
 
+    def check(self, data) -> None:
+        """Raises `InputError` for what `windows` would refuse in the first batch."""
+        first = next(batches(data, self.batch_size), None)
+        if first is None:
+            raise InputError("The data set is empty.")
+        next(self.windows(first))
+
     def windows(self, data, seed=0):
         """The `Window`s of a data set, in order; refuses bad input in the first."""
         position = 0
