@@ -89,7 +89,10 @@ def test_arrays_and_data_sets_of_any_batch_size_give_the_same(batch_size):
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(batch_size)
     _equal(evaluate(model, (x, y), attacks, EPSILON, batch_size=batch_size), expected)
     _equal(evaluate(model, data, attacks, EPSILON), expected)
-    weighted = Images(x, y).batches(batch_size)  # filled up with weight 0
+    _equal(evaluate(model, Images(x, y).batches(batch_size), attacks, EPSILON), expected)
+    filled = np.concatenate([x, x[:3]]), np.concatenate([y, y[:3]])
+    weight = (np.arange(len(x) + 3) < len(x)).astype("float32")
+    weighted = tf.data.Dataset.from_tensor_slices((*filled, weight)).batch(batch_size)
     _equal(evaluate(model, weighted, attacks, EPSILON), expected)
     assert len(expected.clean) == N
 

@@ -116,19 +116,15 @@ class Images:
         return mean.astype(self.x.dtype)
 
     def batches(self, batch_size) -> tf.data.Dataset:
-        """(x, y, weight) in order; the last batch is filled up with images of weight 0."""
-        fill = -len(self) % batch_size
-        index = np.concatenate([np.arange(len(self)), np.zeros(fill, int)])
-        weight = np.concatenate([np.ones(len(self)), np.zeros(fill)]).astype("float32")
-        data = tf.data.Dataset.from_tensor_slices((index.astype("int32"), weight))
-        data = data.batch(batch_size, drop_remainder=True)
+        """(x float32 in [0, 1], y) in order; the last batch may be smaller."""
+        index = tf.data.Dataset.range(len(self)).batch(batch_size)
         with tf.device("CPU"):
             x, y = tf.constant(self.x), tf.constant(self.y)
 
-        def batch(index, weight):
-            return as_float(tf.gather(x, index)), tf.gather(y, index), weight
+        def batch(index):
+            return as_float(tf.gather(x, index)), tf.gather(y, index)
 
-        return untuned(data.map(batch).prefetch(2))
+        return untuned(index.map(batch).prefetch(2))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,6 +42,8 @@ class Dispatch:
         if not model.run_eagerly:
             # Images of another size get a trace of their own: attacks need static shapes.
             one_step = tf.function(one_step, reduce_retracing=not one_size, autograph=False)
+            # Every trainer traces its own; TensorFlow takes them for one traced too often.
+            one_step._omit_frequent_tracing_warning = True
         self.one_step = one_step
         self.restart()
 

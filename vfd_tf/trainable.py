@@ -113,9 +113,8 @@ class Trainable(keras.Model):
     def say_layers(self):
         """Prints which layers a distillation reads, where it leaves the choice to us."""
         if "last" in self.distillation.layers and hasattr(self.network, "output"):
-            tensor = self.network.output["last"]
-            size = "x".join(str(n) for n in tensor.shape[1:])
-            name = tensor._keras_history.operation.name
+            size = "x".join(str(n) for n in self.network.output["last"].shape[1:])
+            name = network.last(network.graph_of(self.student))
             print(f"Layer 'last' of the student is {name!r}, {size}.")
 
     def save(self, filepath, overwrite=True, **kwargs):
