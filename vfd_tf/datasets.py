@@ -115,14 +115,20 @@ class Images:
         mean = np.round(255 * mean) if self.x.dtype == np.uint8 else mean
         return mean.astype(self.x.dtype)
 
-    def batches(self, batch_size) -> tf.data.Dataset:
-        """(x float32 in [0, 1], y) in order; the last batch may be smaller."""
+    def batches(self, batch_size, num_classes=None) -> tf.data.Dataset:
+        """(x float32 in [0, 1], y) in order; the last batch may be smaller.
+
+        With `num_classes` the labels are one-hot [n, num_classes], as those of CutMix.
+        """
         index = tf.data.Dataset.range(len(self)).batch(batch_size)
         with tf.device("CPU"):
             x, y = tf.constant(self.x), tf.constant(self.y)
 
         def batch(index):
-            return as_float(tf.gather(x, index)), tf.gather(y, index)
+            labels = tf.gather(y, index)
+            if num_classes is not None:
+                labels = tf.one_hot(labels, num_classes)
+            return as_float(tf.gather(x, index)), labels
 
         return untuned(index.map(batch).prefetch(2))
 
@@ -275,7 +281,7 @@ def npz_file(path, data_dir=None):
 
 
 def image_folder(path, data_dir=None):
-    """Folders of PNG and JPEG files, see `image_files.read_folder`; else as `npz_file`."""
+    """Folders of image files, see `image_files.read_folder`; else as `npz_file`."""
     return _images(image_files.read_folder(path))
 
 

@@ -231,7 +231,9 @@ def _train(experiment, setting, directory, trainer):
         steps_per_epoch=steps,
         epochs=recipe.epochs,
         initial_epoch=state.epoch,
-        validation_data=data.validation.batches(recipe.batch_size),
+        validation_data=data.validation.batches(
+            recipe.batch_size, data.num_classes if recipe.cutmix else None
+        ),
         callbacks=_callbacks(experiment, setting, directory, state),
         verbose=setting.verbose,
     )
