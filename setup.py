@@ -29,6 +29,7 @@ setup(
         "cleverhans",
         "tensorboard",
         "matplotlib",
+        "pillow",  # reads images beside PNG and JPEG; matplotlib brings it in any case
         "scikit-learn",
     ],
     extras_require={

@@ -1,9 +1,11 @@
 """Readers: archives and folders round trip, and what doesn't fit is refused."""
 
 import os
+import warnings
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vfd_tf import InputError, image_files
 
@@ -11,6 +13,8 @@ from vfd_tf import InputError, image_files
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
+
+from vfd_tf import image_decoding
 
 
 def _arrays(seed=0, **changes):
@@ -177,6 +181,168 @@ def test_a_folder_may_be_named_from_home(tmp_path, monkeypatch):
         image_files.read_npz("~/none.npz")
 
 
+RGB = np.random.RandomState(0).randint(0, 256, (6, 5, 3)).astype("uint8")
+GREY = RGB[..., 0]
+ALPHA = np.dstack([RGB, np.full((6, 5), 255, "uint8")])
+LOSSLESS = ("png", "webp", "bmp", "gif", "tiff", "TIF", "ppm", "tga", "jp2", "pcx", "qoi")
+
+
+def _saved(path, pixels, **options):
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+    return str(path)
+
+
+@pytest.mark.parametrize("suffix", LOSSLESS)
+def test_every_lossless_format_comes_back_pixel_by_pixel(tmp_path, suffix):
+    options = {"lossless": True} if suffix == "webp" else {}
+    for name in ("a/1", "a/2", "b/1", "b/2"):  # 30 colours: a palette holds them
+        _saved(tmp_path / f"{name}.{suffix}", RGB, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (x, y), (test_x, test_y), _ = image_files.read_folder(str(tmp_path))
+    for image in (*x, *test_x):
+        np.testing.assert_array_equal(image, RGB)
+    assert y.tolist() == test_y.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "jpeg", "jfif", "avif"])
+def test_lossy_formats_come_back_nearly(tmp_path, suffix):
+    plain = np.full((16, 16, 3), [200, 60, 20], "uint8")
+    found, _ = image_decoding.decode(_saved(tmp_path / f"a.{suffix}", plain, quality=95))
+    assert np.abs(found.astype(int) - plain).max() <= 4
+
+
+def test_the_content_decides_what_a_file_is_not_its_suffix(tmp_path):
+    path = tmp_path / "a.png"
+    _saved(path, RGB, format="BMP")
+    np.testing.assert_array_equal(image_decoding.decode(str(path))[0], RGB)
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "gif"])
+def test_palettes_become_colours_and_greyscale_stays(tmp_path, suffix):
+    palette = Image.fromarray(RGB).quantize(256)
+    found, _ = image_decoding.decode(_saved(tmp_path / f"p.{suffix}", palette))
+    np.testing.assert_array_equal(found, RGB)
+    grey, _ = image_decoding.decode(_saved(tmp_path / f"g.{suffix}", GREY))
+    channels = 3 if suffix == "gif" else 1  # a GIF is all palette
+    assert grey.shape == (6, 5, channels)
+    np.testing.assert_array_equal(grey, np.dstack([GREY] * channels))
+
+
+def test_bits_are_black_and_white(tmp_path):
+    found, _ = image_decoding.decode(_saved(tmp_path / "a.tiff", GREY > 100))
+    np.testing.assert_array_equal(found[..., 0], 255 * (GREY > 100))
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "tiff", "tga"])
+def test_alpha_is_dropped_where_it_is_opaque_and_refused_else(tmp_path, suffix):
+    options = {"lossless": True} if suffix == "webp" else {}
+    opaque = _saved(tmp_path / f"a.{suffix}", ALPHA, **options)
+    np.testing.assert_array_equal(image_decoding.decode(opaque)[0], RGB)
+    half = ALPHA.copy()
+    half[2, 3, 3] = 254
+    with pytest.raises(InputError, match="has 4 channels; save it .* without transparency"):
+        image_decoding.decode(_saved(tmp_path / f"b.{suffix}", half, **options))
+    grey = np.dstack([GREY, ALPHA[..., 3]])
+    if suffix != "webp":
+        found, _ = image_decoding.decode(_saved(tmp_path / f"g.{suffix}", grey))
+        np.testing.assert_array_equal(found[..., 0], GREY)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff", "pgm", "jp2"])
+def test_of_16_bits_the_upper_8_are_read_and_it_is_said(tmp_path, suffix):
+    wide = GREY.astype("uint16") * 256 + 201
+    for name in ("a/1", "a/2", "b/1", "b/2"):
+        _saved(tmp_path / f"{name}.{suffix}", wide)
+    with pytest.warns(UserWarning, match="4 of 4 images .* 16 bits .* upper 8 are read"):
+        (x, _), _, _ = image_files.read_folder(str(tmp_path))
+    np.testing.assert_array_equal(x[0, ..., 0], GREY)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "tiff"])
+def test_of_several_frames_the_first_is_read_and_it_is_said(tmp_path, suffix):
+    options = {"lossless": True} if suffix == "webp" else {}
+    more = {"save_all": True, "append_images": [Image.fromarray(255 - RGB)]}
+    found, remarks = image_decoding.decode(
+        _saved(tmp_path / f"a.{suffix}", RGB, **more, **options)
+    )
+    np.testing.assert_array_equal(found, RGB)
+    assert remarks == (image_decoding.FRAMES,)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_rotation_by_exif_is_ignored_in_every_format(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for suffix, options in (
+        ("png", {}), ("tiff", {}), ("tiff", {"compression": "tiff_lzw"}),
+        ("webp", {"lossless": True}),
+    ):  # fmt: skip
+        path = _saved(tmp_path / f"a.{suffix}", RGB, exif=exif, **options)
+        np.testing.assert_array_equal(image_decoding.decode(path)[0], RGB)
+    plain = _saved(tmp_path / "a.jpg", RGB)
+    turned = _saved(tmp_path / "b.jpg", RGB, exif=exif)
+    np.testing.assert_array_equal(*(image_decoding.decode(p)[0] for p in (plain, turned)))
+
+
+def test_what_is_left_out_is_counted_by_suffix(tmp_path):
+    _write(tmp_path, SPLIT)
+    _write(tmp_path, ["train/dog/more/x.png", "val/dog/y.jpg", "val/dog/z.jpg"])
+    for name in ("train/dog/notes.txt", "readme", "train/labels.csv", "test/cat/Thumbs.db"):
+        (tmp_path / name).write_text("no image")
+    (tmp_path / "train/dog/.hidden").write_text("passed over")
+    os.symlink(tmp_path, tmp_path / "train/round")  # in a circle
+    with pytest.warns(UserWarning) as caught:
+        with pytest.raises(InputError, match="round"):  # the link is a class folder
+            image_files.read_folder(str(tmp_path))
+        os.remove(tmp_path / "train/round")
+        os.symlink(tmp_path, tmp_path / "train/dog/round")
+        image_files.read_folder(str(tmp_path))
+    (warning,) = caught
+    assert str(warning.message) == (
+        f"Images are read from 6 of the 13 files in {tmp_path}; left out: 2 .jpg outside "
+        "the class folders, 1 .csv, 1 .db, 1 .png outside the class folders, 1 .txt, and "
+        "others."
+    )
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "gif", "tiff", "ppm"])
+def test_a_damaged_file_is_named_with_a_reason_in_plain_words(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    _saved(path, RGB)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match=r"damaged (or cut short|or of no image format)"):
+        image_decoding.decode(str(path))
+    for content, reason in ((b"", "the file is empty"), (b"<html>", "of no image format")):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=reason) as refusal:
+            image_decoding.decode(str(path))
+        assert str(refusal.value).startswith(f"{path} can't be read as an image (")
+
+
+def test_pixels_of_no_known_range_are_refused(tmp_path):
+    with pytest.raises(InputError, match="32-bit numbers of no known range: save it"):
+        image_decoding.decode(_saved(tmp_path / "a.tiff", GREY.astype("float32")))
+
+
+def test_an_archive_of_test_images_alone_has_no_training_images(tmp_path):
+    arrays = _arrays(x_train=None, y_train=None)
+    np.savez(tmp_path / "test.npz", **arrays)
+    (x, y), (test_x, test_y), names = image_files.read_npz(str(tmp_path / "test.npz"))
+    assert x.shape == (0, 5, 6, 3) and x.dtype == np.uint8 and y.shape == (0,)
+    np.testing.assert_array_equal(test_x, arrays["x_test"])
+    assert test_y.tolist() == [2, 0, 1, 1] and names == ["0", "1", "2"]
+    for missing in ({"y_test": None}, {"x_train": _arrays()["x_train"]}):
+        np.savez(
+            tmp_path / "part.npz", **_arrays(**{"x_train": None, "y_train": None} | missing)
+        )
+        with pytest.raises(InputError, match="x_test and y_test alone to evaluate"):
+            image_files.read_npz(str(tmp_path / "part.npz"))
+
+
 def _odd_size(root):
     _write(root, ["train/dog/z.png", "train/cat/99.png"], (6, 6, 3))
 
@@ -219,7 +385,7 @@ def _one_class(root):
         (_broken, "train/dog/b.png can't be read as an image .*; replace or remove"),
         (_no_test, "has a train folder but no test folder; add it"),
         (_extra_class, "the class folders eel; give both the same"),
-        (_empty_class, "train/bee holds no .png, .jpg, .jpeg files; put"),
+        (_empty_class, "train/bee holds no image files .*; put"),
         (_one_class, "train has 1 class folders; put"),
     ],
 )

@@ -1,22 +1,24 @@
-"""Readers of images: tensorflow-datasets, .npz archives, folders of PNG and JPEG files.
+"""Readers of images: tensorflow-datasets, .npz archives, folders of image files.
 
 Each gives ((x, y) of train, (x, y) of test, class names): images [n, h, w, c], uint8 or
 float32 in [0, 1], and labels int32 [n]. What doesn't fit is refused in one sentence.
 """
 
+import collections
 import difflib
 import os
+import warnings
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import tensorflow as tf
 
+from vfd_tf import image_decoding
 from vfd_tf.part import InputError
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
-BLOCK = 1000  # images that tensorflow-datasets hands over at once
+BLOCK = 1000  # images that are held beside the array they go into
 
 
 def check_memory(name: str, count: int, shape) -> None:
@@ -147,10 +149,13 @@ def read_npz(path: str):
 
     Images are [n, h, w] or [n, h, w, c], uint8 or floats in [0, 1]; labels integers [n] or
     [n, 1], numbered from 0. `class_names` [classes] is optional; without it the names are
-    the numbers, and every class must have training images.
+    the numbers, and every class must have training images. An archive of x_test and
+    y_test alone, to evaluate on, has 0 training images.
     """
     path = os.path.expanduser(path)
     arrays = _arrays(path)
+    if not {"x_train", "y_train"} & arrays.keys():
+        return _test_alone(arrays, path)
     parts = []
     for split in ("train", "test"):
         x, y = f"x_{split}", f"y_{split}"
@@ -164,12 +169,27 @@ def read_npz(path: str):
         )
     names = _class_names(arrays, y_train, path)
     for split, y in (("train", y_train), ("test", y_test)):
-        if y.max() >= len(names):
-            raise InputError(
-                f"y_{split} of {path} has the label {y.max()}, but there are {len(names)} "
-                f"classes, 0 to {len(names) - 1}; number the labels from 0."
-            )
+        _check_range(y, f"y_{split}", names, path)
     return *parts, names
+
+
+def _test_alone(arrays, path):
+    """An archive without training images; its classes are those of the labels, or named."""
+    x = _pixels(arrays["x_test"], f"x_test of {path}")
+    y = _labels(arrays["y_test"], len(x), f"y_test of {path}")
+    names = [str(label) for label in range(max(2, y.max() + 1))]
+    if "class_names" in arrays:
+        names = _class_names(arrays, y, path)
+    _check_range(y, "y_test", names, path)
+    return (x[:0], y[:0]), (x, y), names
+
+
+def _check_range(y, name, class_names, path):
+    if y.max() >= len(class_names):
+        raise InputError(
+            f"{name} of {path} has the label {y.max()}, but there are {len(class_names)} "
+            f"classes, 0 to {len(class_names) - 1}; number the labels from 0."
+        )
 
 
 def _of(x):
@@ -183,10 +203,13 @@ def _arrays(path):
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is not an .npz archive; {how}.")
     with np.load(path, allow_pickle=False) as archive:
-        missing = [name for name in ARRAYS if name not in archive.files]
+        alone = not {"x_train", "y_train"} & set(archive.files)
+        wanted = ARRAYS[2:] if alone and "x_test" in archive.files else ARRAYS
+        missing = [name for name in wanted if name not in archive.files]
         if missing:
             raise InputError(
-                f"{path} has no {', '.join(missing)}; save {', '.join(ARRAYS)} in it."
+                f"{path} has no {', '.join(missing)}; save {', '.join(ARRAYS)} in it, or "
+                "x_test and y_test alone to evaluate on them."
             )
         arrays = {}
         for name in archive.files:
@@ -260,12 +283,13 @@ def _class_names(arrays, y, path):
 
 
 def read_folder(path: str):
-    """The images of FOLDER/train/CLASS/*.png, .jpg, .jpeg and of FOLDER/test/CLASS.
+    """The images of FOLDER/train/CLASS/* and of FOLDER/test/CLASS/*, of any format.
 
     Without either folder, of FOLDER/CLASS: a fixed fifth of every class is the test split.
     The order is that of the sorted paths, the classes are the sorted folder names, and
     names that begin with a dot are passed over. All images have one size, and are all
-    greyscale or all RGB.
+    greyscale or all RGB. What is read of a file says `image_decoding`; files that are not
+    read are counted in a warning.
     """
     path = os.path.expanduser(path)
     roots = [os.path.join(path, split) for split in ("train", "test")]
@@ -286,7 +310,8 @@ def read_folder(path: str):
     else:
         train, test = _held_out(_files(path), path)
     paths = [[p for files in part.values() for p in files] for part in (train, test)]
-    x, count = _decode(sum(paths, []), path), len(paths[0])
+    _say_left_out(path, sum(paths, []))
+    x, count = _decoded(sum(paths, []), path), len(paths[0])
     labels = [np.repeat(range(len(p)), [len(f) for f in p.values()]) for p in (train, test)]
     train_y, test_y = (y.astype("int32") for y in labels)
     return (x[:count], train_y), (x[count:], test_y), list(train)
@@ -312,14 +337,46 @@ def _files(root):
         files[name] = [
             os.path.join(folder, file)
             for file in sorted(os.listdir(folder))
-            if file.lower().endswith(SUFFIXES) and not file.startswith(".")
+            if _suffix(file) in image_decoding.suffixes() and not file.startswith(".")
         ]
         if not files[name]:
             raise InputError(
-                f"{folder} holds no {', '.join(SUFFIXES)} files; put the images of the "
-                "class into it, or remove it."
+                f"{folder} holds no image files (.png, .jpg, .webp, ...); put the images "
+                "of the class directly into it, or remove it."
             )
     return files
+
+
+def _suffix(file):
+    return os.path.splitext(file)[1].lower()
+
+
+def _say_left_out(root, taken):
+    """Warns of the files under a folder that are not among those `taken`."""
+    taken, seen, count = set(taken), set(), collections.Counter()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        seen.add(os.path.realpath(folder))  # links may lead round in a circle
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".")
+            and os.path.realpath(os.path.join(folder, name)) not in seen
+        ]
+        for name in names:
+            if os.path.join(folder, name) not in taken and not name.startswith("."):
+                suffix = _suffix(name)
+                image = suffix in image_decoding.suffixes()
+                kind = f"{suffix} outside the class folders" if image else suffix
+                count[kind or "without a suffix"] += 1
+    if count:
+        order = sorted(count.items(), key=lambda item: (-item[1], item[0]))
+        kinds = [f"{number} {kind}" for kind, number in order]
+        kinds[5:] = ["and others"] if kinds[5:] else []
+        warnings.warn(
+            f"Images are read from {len(taken)} of the {len(taken) + count.total()} files "
+            f"in {root}; left out: {', '.join(kinds)}.",
+            stacklevel=2,
+        )
 
 
 def _held_out(files, path):
@@ -338,34 +395,29 @@ def _held_out(files, path):
     return train, test
 
 
-def _decode(paths, name):
+def _decoded(paths, name):
     """Images [n, h, w, c] uint8 of files that must all have the size of the first."""
-    data = tf.data.Dataset.from_tensor_slices(paths).map(
-        lambda path: tf.io.decode_image(tf.io.read_file(path), expand_animations=False),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
-    decoded, x = data.as_numpy_iterator(), None
-    for i, path in enumerate(paths):
-        try:
-            image = next(decoded)
-        except tf.errors.OpError as error:
-            raise InputError(
-                f"{path} can't be read as an image ({_reason(error.message)}); replace or "
-                "remove it."
-            ) from error
-        if image.shape[-1] not in (1, 3):
-            raise InputError(
-                f"{path} has {image.shape[-1]} channels; save it as greyscale or RGB, "
-                "without transparency."
-            )
-        if x is None:
-            check_memory(name, len(paths), image.shape)
-            x = np.empty((len(paths), *image.shape), np.uint8)
-        if image.shape != x.shape[1:]:
-            sizes = ["x".join(map(str, shape)) for shape in (image.shape, x.shape[1:])]
-            raise InputError(
-                f"{path} is {sizes[0]} pixels where {paths[0]} is {sizes[1]}; resize or "
-                "convert all images to one size and one number of channels beforehand."
-            )
-        x[i] = image
+    x, remarks = None, collections.Counter()
+    with ThreadPoolExecutor() as pool:
+        for first in range(0, len(paths), BLOCK):
+            block = paths[first : first + BLOCK]
+            found = pool.map(image_decoding.decode, block)
+            for i, (image, left_out) in enumerate(found, first):
+                if x is None:
+                    check_memory(name, len(paths), image.shape)
+                    x = np.empty((len(paths), *image.shape), np.uint8)
+                if image.shape != x.shape[1:]:
+                    _refuse_another_size(paths[i], image, paths[0], x)
+                x[i] = image
+                remarks.update(left_out)
+    for remark, count in remarks.items():
+        warnings.warn(f"{count} of {len(paths)} images of {name} {remark}.", stacklevel=2)
     return x
+
+
+def _refuse_another_size(path, image, first, x):
+    sizes = ["x".join(map(str, shape)) for shape in (image.shape, x.shape[1:])]
+    raise InputError(
+        f"{path} is {sizes[0]} pixels where {first} is {sizes[1]}; resize or convert all "
+        "images to one size and one number of channels beforehand."
+    )
