@@ -152,6 +152,12 @@ class Trainable(keras.Model):
             "keras.saving.save_model(trainer.student, path)."
         )
 
+    @property
+    def _fills_batches(self) -> bool:
+        """Whether validation comes in batches of one size, the last one filled up."""
+        fixed = network.batch_size_of(self.student)
+        return fixed is not None or self.distribute_strategy.num_replicas_in_sync > 1
+
     def _validation(self, x, y=None, weight=None, batch_size=None, steps=None):
         replicas = self.distribute_strategy.num_replicas_in_sync
         fixed = network.batch_size_of(self.student)

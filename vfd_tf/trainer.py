@@ -300,7 +300,7 @@ class AdversarialTrainer(Trainable):
         weight = inputs.weights(weight)
         x = inputs.asserted(x, inputs.labels(y), self.num_classes)
         logits = self.student(x, training=False)
-        if weight is not None and self.distribute_strategy.num_replicas_in_sync > 1:
+        if weight is not None and self._fills_batches:
             real = ~tf.math.is_nan(weight)  # not `batching.FILLER`
             x, y, logits, weight = (v[real] for v in (x, y, logits, weight))
         loss = losses.cross_entropy(inputs.labels(y), logits)
