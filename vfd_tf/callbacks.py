@@ -136,6 +136,10 @@ class VFDCallback(keras.callbacks.Callback):
 
         model.make_train_function = adversarial
 
+    def on_train_begin(self, logs=None):
+        if self.trainer is not self.model and self.params.get("verbose"):
+            self.trainer.say_layers()
+
     def on_epoch_begin(self, epoch, logs=None):
         value = self.full_lambda * float(self.schedule(epoch))
         self.trainer.term_weights["vfd"].assign(value)

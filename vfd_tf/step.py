@@ -155,7 +155,18 @@ class Step:
         return shifts
 
 
-class _Shifted(keras.StatelessScope):
+class _Apart(keras.StatelessScope):
+    """Inside, what layers assign to variables stays apart; gradients end there, as ever."""
+
+    def __init__(self, mapping=()):
+        super().__init__(list(mapping), collect_losses=True)
+
+    def add_update(self, update):
+        variable, value = update
+        super().add_update((variable, tf.stop_gradient(tf.cast(value, variable.dtype))))
+
+
+class _Shifted(_Apart):
     """Networks at weights + shifts; nothing that a layer assigns inside is lost.
 
     Attributes:
@@ -167,16 +178,15 @@ class _Shifted(keras.StatelessScope):
         self.at = [[v.value + s] for v, s in zip(variables, shifts, strict=True)]
         self.index = {id(v): i for i, v in enumerate(variables)}
         values = (parts[0] for parts in self.at)
-        super().__init__(list(zip(variables, values, strict=True)), collect_losses=True)
+        super().__init__(zip(variables, values, strict=True))
 
     def add_update(self, update):
-        variable, value = update
+        super().add_update(update)
+        variable, _ = update
         if id(variable) in self.index:
-            # An assigned variable begins anew for the gradient, as it does in Keras.
-            value = tf.stop_gradient(tf.cast(value, variable.dtype))
+            value = self.get_current_value(variable)
             self.tape.watch(value)
             self.at[self.index[id(variable)]].append(value)
-        super().add_update((variable, value))
 
     def move(self, others):
         """Assigns for good what layers assigned: `others` as it is, weights less shifts."""
@@ -193,7 +203,7 @@ class _Shifted(keras.StatelessScope):
 
 def _in_training_mode(network, images):
     """Outputs in training mode; statistics, seeds, ... stay what they were."""
-    with keras.StatelessScope():
+    with _Apart():
         return network(images, training=True)
 
 
