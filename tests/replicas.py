@@ -18,11 +18,21 @@ from vfd_tf.optimizers import SGD
 CASES = {
     "plain": (False, {}),
     "batch_norm": (True, {}),
+    "weighted": (False, {}),
     "options": (
         True,
         {"awp_gamma": 0.01, "clip_norm": 0.5, "average": "ema", "label_smoothing": 0.1},
     ),
 }
+
+
+def ratios():
+    """Ratios whose parts have to be added up over replicas before they are divided."""
+    return [
+        keras.metrics.CategoricalAccuracy("weighted_accuracy"),
+        keras.metrics.AUC(multi_label=False, from_logits=True, name="auc"),
+        keras.metrics.Precision(top_k=2, name="precision"),
+    ]
 
 
 def strategy_of(replicas):
@@ -66,8 +76,12 @@ def main(replicas, case, out):
             seed=3,
             options=vfd_tf.Options(**options),
         )
-        trainer.compile(SGD(0.05, 0.9, weight_decay=5e-4))
-    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+        metrics = {"weighted_metrics": ratios()} if case == "weighted" else {}
+        trainer.compile(SGD(0.05, 0.9, weight_decay=5e-4), **metrics)
+    arrays = [x, y]
+    if case == "weighted":  # uneven, so that a mean over replicas is not one over images
+        arrays = [x, np.eye(10)[y], np.where(np.arange(43) % 8 < 4, 0.1, 3.0)]
+    data = tf.data.Dataset.from_tensor_slices(tuple(arrays)).batch(8)
     seeds = strategy.run(lambda: trainer._seeds(8 // replicas))
     logs = trainer.fit(data, epochs=2, validation_data=data, verbose=0).history
     copies = [
@@ -86,6 +100,7 @@ def main(replicas, case, out):
         loss=logs["loss"],
         gradient_norm=logs["gradient_norm"],
         step=trainer.step.numpy(),
+        **{f"log/{name}": values for name, values in logs.items()},
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 SCRIPT = pathlib.Path(__file__).with_name("replicas.py")
-CASES = ["plain", "batch_norm", "options"]
+CASES = ["plain", "batch_norm", "weighted", "options"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
 
 
@@ -53,3 +53,14 @@ def test_replicas_stay_equal_and_count_a_ragged_rest_once(trained, case):
     run = trained(2, case)
     assert run["apart"] == 0
     np.testing.assert_allclose(run["accuracy"], run["expected"], atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_every_metric_of_two_replicas_is_that_of_one_device(trained, case):
+    one, two = trained(1, case), trained(2, case)
+    logs = [name for name in one.files if name.startswith("log/")]
+    assert {"log/accuracy", "log/val_accuracy", "log/val_loss"} <= set(logs)
+    assert case != "weighted" or {"log/auc", "log/val_precision"} <= set(logs)
+    for name in logs:
+        np.testing.assert_allclose(two[name], one[name], rtol=1e-6, err_msg=name)
