@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import shutil
 
 import keras
 import numpy as np
@@ -185,6 +186,30 @@ def test_taps_and_preactivations_of_our_architectures(tmp_path):
     known = facts(info.describe(str(tmp_path / "a.keras")))
     wanted = {f"layer{i}{end}" for i in (1, 2, 3) for end in ("", "_preact")}
     assert wanted <= set(known) and known["last"].endswith("(layer3)")
+
+
+def test_what_is_broken_is_skipped_with_a_note(run, tmp_path, capsys):
+    assert command.main(["run.py", "info", str(run)]) == 0
+    whole = capsys.readouterr().out
+    broken = []
+    for name in ("run.json", "results.json", "history.csv", "resume.npz", "identity"):
+        broken.append(run.parent / f"broken-{name}")
+        shutil.copytree(run, broken[-1])
+        (broken[-1] / name).write_text("epoch,loss\n1,high\n")
+    (broken[3] / "results.json").unlink()  # what resume.npz is read for
+    owner = json.loads((run / "run.json").read_text())
+    del owner["identity"]["dataset"]
+    (broken[4] / "run.json").write_text(json.dumps(owner))
+    paths = [str(path) for path in (broken[0], run, *broken[1:])]
+    assert command.main(["run.py", "info", *paths]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == whole
+    notes = printed.err.splitlines()
+    assert len(notes) == 5
+    for path, note in zip(broken, notes, strict=True):
+        assert note.startswith(f"Skipped: {path}") and note.endswith(".")
+    assert command.main(["run.py", "info", *map(str, broken)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_what_is_neither_is_refused_in_one_sentence(tmp_path, capsys):

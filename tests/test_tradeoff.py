@@ -156,7 +156,6 @@ def test_points_that_differ_in_several_things_carry_all(tmp_path, capsys):
         (("--plot_y=pgd50",), {}, "--eval_attacks=pgd50"),
         (("--plot_student=averaged",), {}, "'averaged' (best, last)"),
         (("--max_images=10",), {}, "evaluated differently"),
-        (("nowhere",), {}, "nowhere is neither a run directory"),
     ],
 )
 def test_what_can_t_be_compared_is_refused(tmp_path, capsys, words, options, message):
@@ -167,6 +166,36 @@ def test_what_can_t_be_compared_is_refused(tmp_path, capsys, words, options, mes
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
     assert not (tmp_path / "figure").exists()
+
+
+def test_what_is_broken_or_unfinished_is_skipped_with_a_note(runs, tmp_path, capsys):
+    """A folder that isn't there, one that is no run, a damaged file, a run in training."""
+    assert plot(tmp_path, *runs) == 0
+    whole = capsys.readouterr().out
+    (tmp_path / "empty").mkdir()
+    others = [run(tmp_path, "TRADES()", {"clean": 1.0}) for _ in range(3)]
+    (others[0] / "run.json").write_text('{"identity": ')
+    (others[1] / "run.json").write_text('{"identity": [], "fields": {}}')
+    (others[2] / "results.json").unlink()
+    odd = [tmp_path / "nowhere", tmp_path / "empty", *others]
+    assert plot(tmp_path, odd[0], *runs, *odd[1:]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == whole
+    notes = printed.err.splitlines()
+    assert all(
+        note.startswith(f"Skipped: {path}") for note, path in zip(notes, odd, strict=True)
+    )
+    reasons = (
+        "neither a run",
+        "neither a run",
+        "not JSON",
+        "neither",
+        "no test accuracies",
+    )
+    assert all(reason in note for note, reason in zip(notes, reasons, strict=True))
+    assert plot(tmp_path, *odd) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "nowhere" in error and error.count("\n") == 1
 
 
 def test_a_missing_worst_case_names_the_attacks_to_repeat(tmp_path, capsys):

@@ -10,6 +10,8 @@ import json
 import os
 import pathlib
 import re
+import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -24,6 +26,7 @@ from vfd_tf.run_directory import State, key
 _VERSIONS = ("vfd_tf", "tensorflow", "keras", "numpy", "python")
 _PROVENANCE = {"commit": "git_commit", "devices": "devices", "replicas": "replicas"}
 _KEY_CURVE = re.compile(r".*accuracy|(val_)?loss|vfd_share|learning_rate")
+_UNREADABLE = (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile)
 _TAP = re.compile(r"layer\d+(_preact)?")
 
 
@@ -31,7 +34,33 @@ def show(values, paths: list[str]) -> None:
     """What run directories and .keras files hold, at a glance."""
     if not paths:
         raise InputError("Name what to show: python run.py info RUN_DIRECTORY FILE.keras")
-    print("\n\n\n".join(map(describe, paths)))
+    print("\n\n\n".join(readable(paths, describe)))
+
+
+def readable(paths: list[str], read) -> list:
+    """What `read` makes of every path, without those that it refuses: a note on stderr.
+
+    Raises:
+        InputError: It refuses all of them.
+    """
+    found, refused = [], []
+    for path in paths:
+        try:
+            found.append(read(path))
+        except InputError as error:
+            refused.append(error)
+        except (LookupError, TypeError, AttributeError, OSError) as error:
+            refused.append(_damaged(path, error))
+    if not found:
+        raise refused[0]
+    for error in refused:
+        print(f"Skipped: {error}", file=sys.stderr)
+    return found
+
+
+def _damaged(path, error):
+    reason = str(error).strip().split("\n")[0][:160] or type(error).__name__
+    return InputError(f"{path} is damaged ({reason}); restore it or run again.")
 
 
 def describe(path: str) -> str:
@@ -55,7 +84,8 @@ class Record:
     def __init__(self, path: str):
         self.path = os.path.normpath(path)
         owner = self._json("run.json")
-        if not {"identity", "fields"} <= set(owner):
+        parts = (owner.get(part) for part in ("identity", "fields"))
+        if not all(isinstance(part, dict) for part in parts):
             raise InputError(
                 f"{path} is neither a run directory (a folder with run.json) nor a .keras "
                 "file; name one of these."
@@ -101,16 +131,22 @@ class Record:
         """One row an epoch, without the curves that the epoch doesn't have."""
         if not os.path.exists(self.file("history.csv")):
             return []
-        with open(self.file("history.csv"), newline="") as file:
-            rows = list(csv.DictReader(file))
-        return [{name: float(text) for name, text in row.items() if text} for row in rows]
+        try:
+            with open(self.file("history.csv"), newline="") as file:
+                rows = list(csv.DictReader(file))
+            return [{n: float(text) for n, text in row.items() if text} for row in rows]
+        except (ValueError, TypeError, csv.Error) as error:
+            raise _damaged(self.file("history.csv"), error) from error
 
     @functools.cached_property
     def _state(self):
         if not os.path.exists(self.file("resume.npz")):
             return State()
-        with np.load(self.file("resume.npz")) as saved:
-            return State(**json.loads(str(saved["state"])))
+        try:
+            with np.load(self.file("resume.npz")) as saved:
+                return State(**json.loads(str(saved["state"])))
+        except _UNREADABLE as error:
+            raise _damaged(self.file("resume.npz"), error) from error
 
     def name(self, part: str) -> str:
         """The name of a part in its table, `trades`; without a table that of its class."""
@@ -142,11 +178,12 @@ class Record:
             return {}
         with open(self.file(name)) as file:
             try:
-                return json.load(file)
+                found = json.load(file)
             except ValueError as error:
                 raise InputError(
                     f"{self.file(name)} is not JSON ({error}); restore it or run again."
                 ) from error
+        return found if isinstance(found, dict) else {}
 
 
 def parameter_text(name: str, value) -> str:

@@ -12,7 +12,7 @@ import os
 from vfd_tf import evaluation
 from vfd_tf.attacks.attack import radius
 from vfd_tf.distillation import DISTILLATIONS, NoDistillation
-from vfd_tf.info import Record, parameter_text
+from vfd_tf.info import Record, parameter_text, readable
 from vfd_tf.part import InputError, name_of
 
 _FORMATS = (".png", ".pdf", ".svg")
@@ -25,8 +25,9 @@ def plot(values, paths: list[str]) -> None:
         raise InputError(f"--out={values.out} must end in {', '.join(_FORMATS)}.")
     if not paths:
         raise InputError("Name the run directories to plot: python run.py plot runs/*")
-    records = [Record(p) for p in {os.path.realpath(p): p for p in paths}.values()]
     names, student = (values.plot_x, values.plot_y), values.plot_student
+    unique = {os.path.realpath(path): path for path in paths}.values()
+    records = readable(unique, lambda path: _evaluated(Record(path), student))
     epsilon = None if values.eval_epsilon is None else radius(values.eval_epsilon)
     asked = values.eval_norm, epsilon, values.max_images
     key = _evaluation(records, student, names, asked)
@@ -263,14 +264,19 @@ def _refuse_unequal(rows):
             )
 
 
-def _known(record, student, asked):
-    """Evaluations of a run's student: "<threat model> n=<images>" -> accuracies."""
-    if student not in record.accuracies:
+def _evaluated(record, student):
+    """The record of a run whose student has test accuracies."""
+    if not record.accuracies.get(student):
         has = ", ".join(record.accuracies) or "of none yet"
         raise InputError(
             f"{record.path} has no test accuracies of a student {student!r} ({has}); "
             f"finish the run with {record.command}, or choose another --plot_student."
         )
+    return record
+
+
+def _known(record, student, asked):
+    """Evaluations of a run's student: "<threat model> n=<images>" -> accuracies."""
     return {
         key: row
         for key, row in record.accuracies[student].items()
