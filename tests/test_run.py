@@ -185,7 +185,7 @@ def test_a_teacher_file_is_used_and_a_stranger_refused(finished, tmp_path, capsy
         ("--distill=vdf", "Did you mean 'vfd'"),
         ("--dataset=cifar11", "cifar10"),
         ("--arch=resnet19", "resnet18"),
-        ("--vfd_lamda=0.1", "Did you mean: vfd_lambda"),
+        ("--vfd_lamda=0.1", "nearest name is --vfd_lambda"),
         ("--vfd_lambda=-1", "at least 0"),
         ("--epsilon=8", "8/255"),
         ("--pgd_steps=0", "at least 1"),

@@ -4,6 +4,8 @@ import os
 import sys
 import warnings
 
+from vfd_tf import startup
+
 # oneDNN more than doubles convolutions on CPUs where TensorFlow leaves it off; it has to
 # be set before TensorFlow is imported.
 if "tensorflow" in sys.modules and "TF_ENABLE_ONEDNN_OPTS" not in os.environ:
@@ -16,7 +18,10 @@ if "tensorflow" in sys.modules and "TF_ENABLE_ONEDNN_OPTS" not in os.environ:
             stacklevel=2,
         )
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+startup.check_backend()
+if startup.is_command() and "tensorflow" not in sys.modules:
+    with startup.quiet():
+        import tensorflow  # noqa: F401
 
 from vfd_tf import (
     architectures,

@@ -1,11 +1,35 @@
-"""The command line: flags -> experiments -> train -> evaluate -> one table."""
+"""The command line: flags -> experiments -> train -> evaluate -> one table.
 
+Exit codes: 0 done; 1 stopped by Ctrl-C, or by an error nobody expected, whose traceback is
+in a file that is named; 2 bad input, or a file or folder that can't be read or written.
+"""
+
+import difflib
+import os
+import platform
 import sys
+import tempfile
+import time
+import traceback
+import warnings
 
+import keras
 import tensorflow as tf
 from absl import flags
 
-from vfd_tf import config, datasets, evaluating, evaluation, info, running, tradeoff
+import vfd_tf
+from vfd_tf import (
+    config,
+    continuing,
+    datasets,
+    evaluating,
+    evaluation,
+    files,
+    idle,
+    info,
+    running,
+    tradeoff,
+)
 from vfd_tf.part import InputError, choose
 
 USAGE = """Adversarial training with Vanilla Feature Distillation.
@@ -18,47 +42,162 @@ USAGE = """Adversarial training with Vanilla Feature Distillation.
   tensorboard --logdir=runs
 
 The same command again continues a run, or reports it where it is complete.
+Each mode has a help of its own, such as `evaluate --help`; --version tells versions.
 
 modes, as the first word or as --mode:
 """
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command line; 0 done, 1 stopped, 2 bad input (one sentence on stderr)."""
+    """Runs the command line: its exit code, see above; errors are a sentence on stderr."""
     argv = sys.argv if argv is None else argv
-    values = config.define()
+    values, mode = config.define(), None
     values.set_gnu_getopt()  # flags may follow the paths
-    if any(word in ("--help", "-h", "--helpfull", "--helpshort") for word in argv[1:]):
-        modes = "".join(f"  {name:9} {run.__doc__}\n" for name, run in MODES.items())
-        print(USAGE + modes + config.help_text(values))
-        return 0
+    with warnings.catch_warnings():
+        warnings.formatwarning = _formatted
+        try:
+            # Networks are built channels last, whatever ~/.keras/keras.json says.
+            keras.config.set_image_data_format("channels_last")
+            if _told(values, argv[1:]):
+                return 0
+            words = _parsed(values, argv)
+            if words and words[0] in MODES and not values["mode"].present:
+                values.mode = words.pop(0)
+            mode = values.mode
+            choose(MODES, mode, "mode")(values, words, argv)
+            return 0
+        except InputError as error:
+            return _refused(str(error))
+        except KeyboardInterrupt:
+            print(f"\nStopped; {INTERRUPTED.get(mode, 'nothing had begun')}.")
+            return 1
+        except BrokenPipeError:  # of `| head`
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+            return 1
+        except OSError as error:
+            return _refused(f"{files.sentence(error)}, and the same command continues.")
+        except Exception as error:
+            full = _full(error)
+            if full:
+                return _refused(full)
+            print(f"error: {_written_down(error, values)}", file=sys.stderr)
+            return 1
+        finally:
+            warnings.formatwarning = _PLAIN
+
+
+_PLAIN = warnings.formatwarning
+
+
+def _formatted(message, category, *where):
+    if issubclass(category, UserWarning):
+        return f"Warning: {message}\n"
+    return _PLAIN(message, category, *where)
+
+
+def _refused(sentence: str) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
+    return 2
+
+
+def _full(error) -> str | None:
+    """The sentence for what TensorFlow says of a full disk or memory, or None."""
+    if isinstance(error, MemoryError) or "OOM when allocating" in str(error):
+        return "There is not enough memory: choose a smaller --batch_size."
+    if not isinstance(error, tf.errors.OpError):
+        return None
+    for reason in ("No space left on device", "File too large", "Disk quota exceeded"):
+        if reason in error.message:
+            return (
+                f"A file of TensorFlow can't be written ({reason}); make room on the disk, "
+                "and the same command continues."
+            )
+    return None
+
+
+def _written_down(error, values) -> str:
+    """Writes the traceback to a file; one sentence that says what and where."""
+    text = f"{' '.join(sys.argv)}\n{_versions()}\n\n{traceback.format_exc()}"
+    what = (str(error).strip() or "no message").split("\n")[0][:200]
+    name = time.strftime(f"vfd-error-%Y%m%d-%H%M%S-{os.getpid()}.txt")
+    runs = [values["runs"].value] if os.path.isdir(values["runs"].value) else []
+    for folder in (*runs, ".", tempfile.gettempdir()):
+        path = os.path.join(folder, name)
+        try:
+            with open(path, "w") as file:
+                file.write(text)
+        except OSError:
+            continue
+        break
+    else:
+        path = "nowhere, since no folder can be written"
+    return (
+        f"This was not expected: {type(error).__name__}: {what.rstrip('.')}; the traceback "
+        f"is in {path}, to be sent with a report."
+    )
+
+
+def _versions() -> str:
+    return (
+        f"vfd_tf {vfd_tf.__version__}, TensorFlow {tf.__version__}, "
+        f"Keras {keras.__version__}, Python {platform.python_version()}"
+    )
+
+
+def _told(values, words: list[str]) -> bool:
+    """Prints the help or the versions, where these are asked for."""
+    if "--version" in words:
+        print(_versions())
+        return True
+    if not any(word in ("--help", "-h", "--helpfull", "--helpshort") for word in words):
+        return False
+    named = [word.removeprefix("--mode=") for word in words]
+    mode = next((word for word in named if word in MODES), None)
+    if mode:
+        print(f"{mode}: {MODES[mode].__doc__.splitlines()[0]}")
+    else:
+        print(USAGE + "".join(f"  {n:9} {run.__doc__}\n" for n, run in MODES.items()))
+    print(config.help_text(values, mode))
+    return True
+
+
+def _parsed(values, argv: list[str]) -> list[str]:
+    """Reads the flags; the words that are none."""
     try:
-        words = values(argv)[1:]
-        if words and words[0] in MODES and not values["mode"].present:
-            values.mode = words.pop(0)
-        choose(MODES, values.mode, "mode")(values, words)
-    except (InputError, flags.Error) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nStopped; the same command continues after the last whole epoch.")
-        return 1
-    return 0
+        return values(argv)[1:]
+    except flags.UnrecognizedFlagError as error:
+        near = difflib.get_close_matches(error.flagname, list(values), n=1)
+        hint = f"the nearest name is --{near[0]}" if near else "--help lists all"
+        raise InputError(f"Unknown flag --{error.flagname}; {hint}.") from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise InputError(
+            "The --flagfile is no text file; name one with a flag a line, such as "
+            "flags/demo.flags."
+        ) from error
+    except flags.CantOpenFlagFileError as error:
+        reason = str(error).split("]")[-1].strip()
+        raise InputError(f"The --flagfile can't be opened: {reason}.") from error
+    except flags.Error as error:
+        raise InputError(f"{str(error).rstrip('.')}.") from error
 
 
-def train(values, words: list[str]) -> None:
+def train(values, words: list[str], argv: list[str]) -> None:
     """Train, or continue or find, the runs that the flags ask for; evaluate them."""
     if words:
+        near = difflib.get_close_matches(words[0], MODES, n=1)
         raise InputError(
             f"Unexpected argument {words[0]!r}; flags are --name=value, and the modes "
-            f"{', '.join(MODES)}."
+            f"{', '.join(MODES)}{f': did you mean {near[0]}' if near else ''}."
         )
     experiments = config.experiments(values)
-    if values.workdir and len(experiments) > 1:
-        raise InputError(
-            f"--workdir names one run directory, but --method and --distill ask for "
-            f"{len(experiments)} runs; use --runs for the folder of all."
-        )
+    idle.warn(values, argv, "train", experiments)
+    for name in ("workdir", "continue_from"):
+        if values[name].value and len(experiments) > 1:
+            raise InputError(
+                f"--{name} names one run directory, but --method and --distill ask for "
+                f"{len(experiments)} runs; use --runs for the folder of all."
+            )
+    source = continuing.Source(values.continue_from) if values.continue_from else None
     plan = config.evaluating(values)
     for attack in plan.attacks:
         evaluation.protocol(attack, plan.epsilon, plan.norm)
@@ -72,17 +211,35 @@ def train(values, words: list[str]) -> None:
         describe=config.flagfile,
     )
     for each in experiments:
-        running.check(each, setting, values.workdir)
+        running.check(each, setting, values.workdir, source)
+    running.warn_without_gpu(experiments, setting)
     for each in experiments:
-        running.run(each, setting, values.workdir)
+        running.run(each, setting, values.workdir, source)
     print(setting.report())
+
+
+def _other(mode, run):
+    """A mode that trains nothing, behind its warnings."""
+
+    def warned(values, words, argv):
+        idle.warn(values, argv, mode)
+        run(values, words)
+
+    warned.__doc__ = run.__doc__
+    return warned
 
 
 MODES = {
     "train": train,
-    "evaluate": evaluating.run,
-    "info": info.show,
-    "plot": tradeoff.plot,
+    "evaluate": _other("evaluate", evaluating.run),
+    "info": _other("info", info.show),
+    "plot": _other("plot", tradeoff.plot),
+}
+INTERRUPTED = {
+    "train": "the same command continues after the last whole epoch",
+    "evaluate": "the same command continues: the attacks that were finished are kept",
+    "info": "nothing was being changed",
+    "plot": "nothing is lost, the same command begins again",
 }
 
 

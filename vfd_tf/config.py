@@ -20,13 +20,24 @@ from vfd_tf.callbacks import LambdaSchedule
 from vfd_tf.distillation import DISTILLATIONS
 from vfd_tf.experiment import Evaluating, Experiment, Recipe
 from vfd_tf.methods import METHODS
-from vfd_tf.part import InputError, check_range, choose, name_of, read
+from vfd_tf.part import LARGEST, InputError, check_range, choose, name_of, read
 
 _THREAT_MODEL = ("epsilon", "norm")
 TRAINING_ATTACKS = {name: cls for name, cls in ATTACKS.items() if cls.trains}
 _AXES = {"method": METHODS, "distill": DISTILLATIONS, "attack": TRAINING_ATTACKS}
 SCHEDULED = ("lambda", "beta")
+# Sections of the help and the modes that take their flags; all others are of training.
+SECTIONS = {
+    "all modes": ("train", "evaluate", "info", "plot"),
+    "runs": ("train",),
+    "data": ("train", "evaluate"),
+    "evaluation": ("train", "evaluate"),
+    "evaluate": ("evaluate",),
+    "plot": ("plot",),
+}
+_ELSEWHERE = {"plot": ("eval_epsilon", "eval_norm", "max_images")}
 STRATEGIES = ("one_device", "mirrored")
+_LARGEST = LARGEST[int]
 
 
 class Value(flags.ArgumentParser):
@@ -86,9 +97,8 @@ def define() -> flags.FlagValues:
     values = flags.FlagValues()
     _define_run(values)
     for name, field in (*parameters(Experiment), *parameters(Recipe)):
-        _define_parameter(values, name, field, "training")
-    _define_parameter(values, *_parameter(PGD, "epsilon"), "training")
-    _define_parameter(values, *_parameter(PGD, "norm"), "training")
+        section = "data" if name == "dataset" else "training"
+        _define_parameter(values, name, field, section)
     for prefix in SCHEDULED:
         for name, field in parameters(LambdaSchedule, prefix):
             _define_parameter(values, name, field, "training")
@@ -104,18 +114,29 @@ def _define_run(values):
     def names(table):
         return ", ".join(table)
 
-    add, run = flags.DEFINE_list, {"flag_values": values, "module_name": "run"}
-    add("method", "hat", f"base methods, one run each: {names(METHODS)}", **run)
-    add("distill", "vfd", f"distillations: {names(DISTILLATIONS)}", **run)
-    text = flags.DEFINE_string
-    text("mode", "train", "what to do; also the first word: vfd info PATH", **run)
-    text("attack", "pgd", f"training attack: {names(TRAINING_ATTACKS)}", **run)
-    text("runs", "runs", "folder of the run directories", **run)
-    text("workdir", None, "run directory; default: named by the flags, in --runs", **run)
-    text("data_dir", None, "folder of tensorflow-datasets", **run)
-    flags.DEFINE_enum("strategy", "one_device", STRATEGIES, "replicas", **run)
-    add("eval_attacks", "fgsm,pgd20", "protocols on the test split, in order", **run)
-    text("eval_norm", None, "norm of the evaluation; default: --norm", **run)
+    def of(section):
+        return {"flag_values": values, "module_name": section}
+
+    add, text, integer = flags.DEFINE_list, flags.DEFINE_string, flags.DEFINE_integer
+    help_ = "what to do; also the first word: vfd info PATH"
+    text("mode", "train", help_, **of("all modes"))
+    own = of("runs")
+    add("method", "hat", f"base methods, one run each: {names(METHODS)}", **own)
+    add("distill", "vfd", f"distillations: {names(DISTILLATIONS)}", **own)
+    text("attack", "pgd", f"training attack: {names(TRAINING_ATTACKS)}", **own)
+    text("runs", "runs", "folder of the run directories", **own)
+    text("workdir", None, "run directory; default: named by the flags, in --runs", **own)
+    help_ = "run of fewer epochs and else the same flags, to train longer from there"
+    text("continue_from", None, help_, **own)
+    flags.DEFINE_enum("strategy", "one_device", STRATEGIES, "replicas", **own)
+    help_ = "epochs between panels of images in TensorBoard; 0: none"
+    integer("panel_every", 5, help_, 0, _LARGEST, **own)
+    text("data_dir", None, "folder of tensorflow-datasets", **of("data"))
+    own = of("evaluation")
+    for name in _THREAT_MODEL:
+        _define_parameter(values, *_parameter(PGD, name), "evaluation")
+    add("eval_attacks", "fgsm,pgd20", "protocols on the test split, in order", **own)
+    text("eval_norm", None, "norm of the evaluation; default: --norm", **own)
     flags.DEFINE(
         Value("--eval_epsilon", _parameter(PGD, "epsilon")[1]),
         "eval_epsilon",
@@ -123,30 +144,26 @@ def _define_run(values):
         "radius of the evaluation; default: --epsilon",
         values,
         _Serializer(),
-        module_name="run",
+        module_name="evaluation",
     )
-    text("out", "tradeoff.png", "plot: the figure, .png, .pdf or .svg", **run)
-    text("plot_x", "clean", "plot: column of the x axis", **run)
-    text("plot_y", "worst", "plot: column of the y axis", **run)
-    text("plot_student", "last", "plot: student, as results.json calls it", **run)
-    integer = flags.DEFINE_integer
-    integer("eval_batch_size", 128, "images a batch of evaluation", 1, **run)
-    integer(
-        "panel_every",
-        5,
-        "epochs between panels of images in TensorBoard; 0: none",
-        0,
-        **run,
-    )
-    integer("max_images", None, "evaluate on the first n test images", 1, **run)
-    _define_evaluate({"flag_values": values, "module_name": "evaluate"})
+    help_ = "images a batch of evaluation"
+    integer("eval_batch_size", 128, help_, 1, _LARGEST, **own)
+    help_ = "evaluate on the first n test images; none: all"
+    integer("max_images", None, help_, 1, _LARGEST, **own)
+    own = of("plot")
+    text("out", "tradeoff.png", "the figure, .png, .pdf or .svg", **own)
+    text("plot_x", "clean", "column of the x axis", **own)
+    text("plot_y", "worst", "column of the y axis", **own)
+    text("plot_student", "last", "student, as results.json calls it", **own)
+    _define_evaluate(of("evaluate"))
 
 
 def _define_evaluate(own):
     text, enum, boolean = flags.DEFINE_string, flags.DEFINE_enum, flags.DEFINE_boolean
     text("model", None, "the .keras file to evaluate", **own)
     text("eval_dir", None, "folder of the results; default: beside the model", **own)
-    flags.DEFINE_integer("eval_seed", 0, "seed of all attacks", 0, **own)
+    flags.DEFINE_integer("eval_seed", 0, "seed of all attacks", 0, _LARGEST, **own)
+    text("bounds", "0,1", "lowest and highest pixel value of the model's images", **own)
     boolean("eval_early_stop", True, "leave broken images, to the same verdicts", **own)
     text("save_adversarial", None, "file.npz for the adversarial examples", **own)
     text("surrogate", None, "black box: a .keras file to craft on, or auto", **own)
@@ -262,14 +279,29 @@ def flagfile(experiment: Experiment) -> str:
     return "".join(f"--{name}={text_of(value)}\n" for name, value in flat.items())
 
 
-def help_text(values: flags.FlagValues) -> str:
-    """Every flag with meaning and default, by section."""
-    lines = []
+def taken(values: flags.FlagValues, mode: str) -> set[str]:
+    """The flags that a mode takes."""
+    found = set(_ELSEWHERE.get(mode, ()))
     for section, members in values.flags_by_module_dict().items():
-        lines.append(f"\n{section}:")
-        for flag in sorted(members, key=lambda f: f.name) if section == "run" else members:
+        if mode in SECTIONS.get(section, ("train",)):
+            found |= {flag.name for flag in members}
+    surrogate = mode == "evaluate" and values["surrogate"].value == "auto"
+    return found | taken(values, "train") if surrogate else found
+
+
+def help_text(values: flags.FlagValues, mode: str | None = None) -> str:
+    """Every flag, or those that a mode takes, with meaning and default, by section."""
+    lines, wanted = [], taken(values, mode) if mode else set(values)
+    for section, members in values.flags_by_module_dict().items():
+        members = [flag for flag in members if flag.name in wanted]
+        if section in SECTIONS:
+            members.sort(key=lambda flag: flag.name)
+        lines += [f"\n{section}:"] if members else []
+        for flag in members:
             value = flag.default
             value = ",".join(value) if isinstance(value, list) else text_of(value)
-            default = "" if value in ("none", "") else f" [{value}]"
+            default = f" [{value}]" if value else ""
             lines.append(f"  --{flag.name:24} {flag.help}{default}")
+    if mode == "evaluate":
+        lines.append("\n--surrogate=auto trains: it also takes what `train --help` shows.")
     return "\n".join(lines)

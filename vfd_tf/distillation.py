@@ -64,6 +64,7 @@ class NoDistillation(Distillation):
 
 
 TEACHERS = {"both": ("teacher", "robust_teacher"), "vanilla": ("teacher",)}
+_BOTH, _VANILLA = {"teachers": ("both",)}, {"teachers": ("vanilla",)}
 
 
 @part
@@ -79,12 +80,14 @@ class KD(Distillation):
     (1 - rho) * CE + rho * KD_vanilla(x'); hard, vanilla and robust are then not used.
     """
 
-    hard: float = hyper(0.3, "share of the hard-label cross-entropy", minimum=0.0)
-    vanilla: float = hyper(0.1, "share of the vanilla teacher's labels", minimum=0.0)
-    robust: float = hyper(0.6, "share of the robust teacher's labels", minimum=0.0)
+    hard: float = hyper(0.3, "share of the hard-label cross-entropy", 0.0, when=_BOTH)
+    vanilla: float = hyper(0.1, "share of the vanilla teacher's labels", 0.0, when=_BOTH)
+    robust: float = hyper(0.6, "share of the robust teacher's labels", 0.0, when=_BOTH)
     temperature: float = hyper(2.0, "softmax temperature T", minimum=1e-3)
     teachers: str = hyper("both", "teachers", choices=tuple(TEACHERS))
-    rho: float = hyper(0.5, "teachers=vanilla: share of its labels, eq. 2", 0.0, 1.0)
+    rho: float = hyper(
+        0.5, "teachers=vanilla: share of its labels, eq. 2", 0.0, 1.0, when=_VANILLA
+    )
     reads = ("adv",)
 
     @property

@@ -23,12 +23,22 @@ class Recipe(Options):
     learning_rate: float = hyper(0.1, "learning rate, the peak of its schedule", 0.0)
     schedule: str = hyper("piecewise", "learning-rate schedule", choices=tuple(SCHEDULES))
     lr_milestones: tuple[int, ...] = hyper(
-        (100, 105), "piecewise: whole epochs after which the learning rate changes"
+        (100, 105),
+        "piecewise: whole epochs after which the learning rate changes",
+        when={"schedule": ("piecewise",)},
     )
     lr_factors: tuple[float, ...] = hyper(
-        (), "piecewise: factors on the learning rate; empty: 1, 0.1, 0.01, ..."
+        (),
+        "piecewise: factors on the learning rate; empty: 1, 0.1, 0.01, ...",
+        when={"schedule": ("piecewise",)},
     )
-    lr_rise: float = hyper(0.25, "one-cycle: share of the steps that rise", 0.0, 1.0)
+    lr_rise: float = hyper(
+        0.25,
+        "one-cycle: share of the steps that rise",
+        0.0,
+        1.0,
+        when={"schedule": ("one-cycle",)},
+    )
     momentum: float = hyper(0.9, "momentum of SGD", minimum=0.0, maximum=1.0)
     nesterov: bool = hyper(False, "Nesterov momentum")
     weight_decay: float = hyper(5e-4, "coupled weight decay, as PyTorch's", minimum=0.0)
@@ -63,7 +73,7 @@ class Experiment(Part):
         None, "images held out of training; none: 1,000, at most a tenth", minimum=1
     )
     arch: str = hyper("resnet18", "architecture", choices=tuple(ARCHITECTURES))
-    width: float = hyper(1.0, "factor on the channels of the architecture", minimum=0.01)
+    width: float = hyper(1.0, "factor on the channels of the architecture", 0.01, 100.0)
     normalize: bool = hyper(True, "first layer: the data set's mean and variance")
     seed: int = hyper(0, "seed of weights, order, augmentation and noise", minimum=0)
     teacher: str = hyper("auto", "vanilla teacher: a .keras file, or auto (find or train)")

@@ -5,6 +5,7 @@ float32 in [0, 1], and labels int32 [n]. What doesn't fit is refused in one sent
 """
 
 import collections
+import contextlib
 import difflib
 import os
 import warnings
@@ -44,14 +45,21 @@ def _reason(error):
 def read_tfds(name: str, data_dir: str | None = None):
     """Any image classification set of tensorflow-datasets, prepared if need be.
 
-    It has the features `image`, uint8 of one fixed shape with 1 or 3 channels, and
+    A folder that is named has to be there. It has the features `image`, uint8 of one fixed shape with 1 or 3 channels, and
     `label`, and the splits `train` and `test`, or else `validation`. The order is by `id`
     where there is one, because tensorflow-datasets shuffles; else that of its files.
     """
+    if data_dir and "://" not in data_dir:
+        if not os.path.isdir(os.path.expanduser(data_dir)):
+            raise InputError(
+                f"There is no folder {data_dir} for --data_dir: correct it, or make it first "
+                f"to have {name} downloaded into it."
+            )
     builder = _builder(name, data_dir)
     shape = _image_shape(name, builder.info.features)
     try:
-        builder.download_and_prepare()
+        with _few_retries():
+            builder.download_and_prepare()
     except Exception as error:
         raise InputError(
             f"The data set {name} is not in {builder.data_dir} and can't be downloaded "
@@ -75,6 +83,23 @@ def read_tfds(name: str, data_dir: str | None = None):
                 "have one as npz:FILE."
             )
     return train, test, class_names
+
+
+@contextlib.contextmanager
+def _few_retries():
+    """Inside, tensorflow-datasets gives up on a host within seconds.
+
+    Its ten retries, each after twice the wait of the one before, take 200 s without a
+    network.
+    """
+    from tensorflow_datasets.core.download import downloader
+
+    before = getattr(downloader, "MAX_RETRIES", None)
+    downloader.MAX_RETRIES = RETRIES
+    try:
+        yield
+    finally:
+        downloader.MAX_RETRIES = before
 
 
 def _builder(name, data_dir):

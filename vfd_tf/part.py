@@ -18,9 +18,16 @@ class InputError(ValueError):
     """Something the user can mend: one sentence that says what is wrong and what to do."""
 
 
-def hyper(default, meaning: str, minimum=None, maximum=None, choices=None):
-    """A hyper-parameter: a dataclass field with its default, its meaning and its range."""
-    metadata = {"meaning": meaning, "minimum": minimum, "maximum": maximum}
+LARGEST = {float: 3.4028234e38, int: 2**32 - 1}  # of float32, and of seeds
+
+
+def hyper(default, meaning: str, minimum=None, maximum=None, choices=None, when=None):
+    """A hyper-parameter: a dataclass field with its default, its meaning and its range.
+
+    `when`: the only values of another field of the part, {name: values}, under which it
+    has an effect.
+    """
+    metadata = {"meaning": meaning, "minimum": minimum, "maximum": maximum, "when": when}
     return dataclasses.field(default=default, metadata={**metadata, "choices": choices})
 
 
@@ -80,18 +87,24 @@ def read(kind, text: str) -> Any:
 
 
 def check_range(label: str, field: dataclasses.Field, value) -> None:
-    """Raises `InputError` unless `value` is in the range the field declares."""
+    """Raises `InputError` unless `value` is in the range the field declares.
+
+    Numbers, those in tuples too, are finite in float32, and no integer exceeds 2^32 - 1.
+    """
     minimum, maximum = field.metadata.get("minimum"), field.metadata.get("maximum")
     choices = field.metadata.get("choices")
     if choices and value not in choices:
         allowed = ", ".join(map(str, choices))
         raise InputError(f"{label} must be one of {allowed}; got {value!r}.")
-    if value is None or isinstance(value, (str, bool, tuple)):
-        return
-    if minimum is not None and not value >= minimum:
+    ranged = not (value is None or isinstance(value, (str, bool, tuple)))
+    if ranged and minimum is not None and not value >= minimum:
         raise InputError(f"{label} must be at least {minimum}; got {value}.")
-    if maximum is not None and not value <= maximum:
+    if ranged and maximum is not None and not value <= maximum:
         raise InputError(f"{label} must be at most {maximum}; got {value}.")
+    for number in value if isinstance(value, tuple) else (value,):
+        largest = next((v for k, v in LARGEST.items() if isinstance(number, k)), None)
+        if largest and not abs(number) <= largest:
+            raise InputError(f"{label} must be finite, at most {largest}; got {number}.")
 
 
 def choose(table: dict[str, Any], name: str, axis: str) -> Any:

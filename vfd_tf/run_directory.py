@@ -9,8 +9,10 @@ resume.npz        weights, optimizer, step, history: the end of the last whole e
 tensorboard/      events
 verdicts.npz      which test images each student got right, under each attack
 results.json      accuracies on the test split, versions, commit, seed, wall time
+lock.json         only while a process has the directory: which, where, since when
 """
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -18,14 +20,28 @@ import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 import time
 
 import keras
 import numpy as np
 
+from vfd_tf import files
 from vfd_tf.evaluation import accuracies
 from vfd_tf.part import InputError
+
+# What a damaged file is answered with.
+REMEDIES = {
+    "run.json": "restore it from a copy, or choose another --workdir",
+    "resume.npz": "restore it from a copy, or remove it to train again from the first "
+    "epoch; best.keras and last.keras are good until that epoch ends",
+    "results.json": "remove it, and the same command makes it again",
+    "verdicts.npz": "remove it, and the same command evaluates again",
+}
+_OWN = {files.LOCK}  # what a directory that is claimed by nobody may hold
+_PROGRESS = ("best.keras", "last.keras", "average.keras", "history.csv", "metrics.jsonl")
+_PROGRESS += ("resume.npz",)
 
 
 @dataclasses.dataclass
@@ -40,10 +56,18 @@ class State:
 
 
 class RunDirectory:
-    """One run on disk. Files are replaced whole, so that a crash leaves the older one."""
+    """One run on disk. Files are replaced whole, so that a crash leaves the older one.
+
+    Raises:
+        InputError: A file that was damaged, naming it and what to do.
+    """
 
     def __init__(self, path: str, label: str = "run"):
         self.path, self.label = path, label
+
+    def owned(self, wait: bool = False):
+        """Context in which no other process has the directory: `vfd_tf.files.owned`."""
+        return files.owned(self.path, wait)
 
     def file(self, name: str) -> str:
         return os.path.join(self.path, name)
@@ -68,34 +92,30 @@ class RunDirectory:
         return "wall_time_s" in self._json("results.json")
 
     def check_owner(self, identity: dict, fields: dict[str, dict]) -> None:
-        """Raises `InputError` if something else than this run has the directory.
-
-        Fields count where both know them, so that one added later doesn't.
-        """
-        owner = self._json("run.json")
-        if not owner and os.path.isdir(self.path) and os.listdir(self.path):
+        """Raises `InputError` if something else than this run has the directory."""
+        owner = self.owner
+        if not owner and os.path.isdir(self.path) and set(os.listdir(self.path)) - _OWN:
             raise InputError(
                 f"{self.path} holds files but no run; choose another --workdir."
             )
-        theirs = owner.get("fields", {})
-        other = [
-            f"{part}.{name.rstrip('_')} {theirs[part][name]} (now {value})"
-            for part in fields.keys() & theirs.keys()
-            for name, value in fields[part].items()
-            if name in theirs[part] and theirs[part][name] != value
-        ]
-        known = owner.get("identity", identity)
-        parts = {*known, *identity}
-        other += [
-            f"{name} {known.get(name)} (now {identity.get(name)})"
-            for name in parts
-            if known.get(name) != identity.get(name)
-        ]
+        other = differences(owner, identity, fields) if owner else []
         if other:
             raise InputError(
-                f"{self.path} holds a run with {', '.join(sorted(other))}; choose another "
+                f"{self.path} holds a run with {', '.join(other)}; choose another "
                 "--workdir, or leave it out for a directory of its own."
             )
+
+    @property
+    def owner(self) -> dict:
+        """What run.json says: "identity" and "fields" of the run; {} without one."""
+        owner = self._json("run.json")
+        for name in ("identity", "fields") if owner else ():
+            if not isinstance(owner.get(name), dict):
+                raise InputError(
+                    f"{self.file('run.json')} has no {name!r}, which names the run: "
+                    f"{REMEDIES['run.json']}."
+                )
+        return owner
 
     def claim(self, identity: dict, fields: dict[str, dict], flags: str) -> None:
         """Writes down whose directory this is."""
@@ -104,53 +124,81 @@ class RunDirectory:
         owner = {"identity": identity, "fields": fields}
         self._write("run.json", json.dumps(owner, indent=2) + "\n")
 
+    def adopt(self, source: "RunDirectory") -> None:
+        """Copies what another run has come to, to go on from there; its state last."""
+        for name in _PROGRESS:
+            if os.path.exists(source.file(name)):
+                with files.replaced(self.file(name)) as part:
+                    shutil.copyfile(source.file(name), part)
+
     def save(self, trainer, state: State) -> None:
         """Writes what `restore` needs to go on after this epoch."""
         arrays = {f"v{i}": v.numpy() for i, v in enumerate(_variables(trainer))}
         arrays["state"] = np.array(json.dumps(dataclasses.asdict(state)))
-        with open(self.file("resume.npz.part"), "wb") as file:
+        with files.replaced(self.file("resume.npz")) as part, open(part, "wb") as file:
             np.savez(file, **arrays)
-        os.replace(self.file("resume.npz.part"), self.file("resume.npz"))
+
+    def state(self) -> State:
+        """How far the run has come; epoch 0 where nothing was saved."""
+        return self._saved()[0]
 
     def restore(self, trainer) -> State:
         """Puts a saved state, if there is one, into the trainer."""
-        if not os.path.exists(self.file("resume.npz")):
-            return State()
+        state, saved = self._saved()
+        if not saved:
+            return state
         variables = _variables(trainer)
-        with np.load(self.file("resume.npz"), allow_pickle=False) as saved:
-            shapes = [saved[n].shape for n in saved.files if n != "state"]
-            if shapes != [tuple(v.shape) for v in variables]:
-                raise InputError(
-                    f"{self.path} was begun by another version: its resume.npz has other "
-                    "variables. Remove the directory to start again."
-                )
-            for i, variable in enumerate(variables):
-                variable.assign(saved[f"v{i}"])
-            return State(**json.loads(str(saved["state"])))
+        shapes = [saved[name].shape for name in saved]
+        if shapes != [tuple(v.shape) for v in variables] or "v0" not in saved:
+            raise InputError(
+                f"{self.path} was begun by another version: its resume.npz has other "
+                "variables. Remove the directory to start again."
+            )
+        for i, variable in enumerate(variables):
+            variable.assign(saved[f"v{i}"])
+        return state
+
+    def _saved(self):
+        """The state and the arrays of resume.npz."""
+        path, remedy = self.file("resume.npz"), REMEDIES["resume.npz"]
+        saved = files.read_arrays(path, remedy)
+        if not saved:
+            return State(), {}
+        with files.read_or_refused(path, remedy):
+            return State(**json.loads(str(saved.pop("state")))), saved
 
     def saver(self, monitor: str, state: State) -> "Saver":
         """Callback that keeps this directory up to date; `monitor` chooses the best."""
         return Saver(self, monitor, state)
 
     def save_student(self, student, which: str) -> None:
-        part = self.file(f"{which}.part.keras")
-        student.save(part)
-        os.replace(part, self.student(which))
+        with files.replaced(self.student(which), ".part.keras") as part:
+            student.save(part)
 
     def write_history(self, history: list[dict]) -> None:
         lines = "".join(json.dumps(row) + "\n" for row in history)
         self._write("metrics.jsonl", lines)
         columns = list(dict.fromkeys(name for row in history for name in row))
-        with open(self.file("history.csv.part"), "w", newline="") as file:
+        with (
+            files.replaced(self.file("history.csv")) as part,
+            open(part, "w", newline="") as file,
+        ):
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(history)
-        os.replace(self.file("history.csv.part"), self.file("history.csv"))
 
-    def finish(self, seed: int, strategy) -> None:
-        """Marks training as complete and records what made it."""
-        with np.load(self.file("resume.npz")) as saved:
-            state = State(**json.loads(str(saved["state"])))
+    def finish(self, epochs: int, seed: int, strategy) -> None:
+        """Marks training as complete and records what made it.
+
+        Raises:
+            InputError: It ended before so many epochs.
+        """
+        state = self.state()
+        if state.epoch < epochs:
+            raise InputError(
+                f"{self.path}: training ended after {state.epoch} of {epochs} epochs, and "
+                "the run is not complete; the same command continues it."
+            )
         self._merge(
             seed=seed,
             best_epoch=state.best_epoch,
@@ -166,30 +214,33 @@ class RunDirectory:
 
     def keep_only(self, test_data: str) -> None:
         """Drops verdicts on other test images than those of this digest."""
-        if self._json("results.json").get("test_data", test_data) != test_data:
+        known = self._json("results.json").get("test_data")
+        if known not in (None, test_data):
             self._merge(accuracies={})
-            os.remove(self.file("verdicts.npz"))
-        self._merge(test_data=test_data)
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(self.file("verdicts.npz"))
+        if known != test_data:
+            self._merge(test_data=test_data)
 
     def verdicts(self, which: str, threat: str, count: str) -> dict[str, np.ndarray]:
         """Column -> bool [n] known for a student: which test images it got right."""
-        prefix, path = f"{which}|{threat} {count}|", self.file("verdicts.npz")
-        if not os.path.exists(path):
-            return {}
-        with np.load(path) as saved:
-            names = [name for name in saved.files if name.startswith(prefix)]
-            return {name[len(prefix) :]: saved[name] for name in names}
+        prefix, everything = f"{which}|{threat} {count}|", self._verdicts()
+        return {
+            name[len(prefix) :]: right
+            for name, right in everything.items()
+            if name.startswith(prefix)
+        }
+
+    def _verdicts(self):
+        path = self.file("verdicts.npz")
+        return files.read_arrays(path, REMEDIES["verdicts.npz"])
 
     def add_verdicts(self, which, threat, count, verdicts) -> None:
         """Adds columns of verdicts, and the accuracies they amount to."""
-        path, everything = self.file("verdicts.npz"), {}
-        if os.path.exists(path):
-            with np.load(path) as saved:
-                everything = dict(saved)
+        everything = self._verdicts()
         new = {f"{which}|{threat} {count}|{name}": v for name, v in verdicts.items()}
-        with open(path + ".part", "wb") as file:
+        with files.replaced(self.file("verdicts.npz")) as part, open(part, "wb") as file:
             np.savez_compressed(file, **{**everything, **new})
-        os.replace(path + ".part", path)
         known = self._json("results.json").get("accuracies", {})
         row = known.setdefault(which, {}).setdefault(f"{threat} {count}", {})
         row.update(accuracies(self.verdicts(which, threat, count)))
@@ -200,15 +251,11 @@ class RunDirectory:
         self._write("results.json", json.dumps(results, indent=2) + "\n")
 
     def _json(self, name: str) -> dict:
-        if not os.path.exists(self.file(name)):
-            return {}
-        with open(self.file(name)) as file:
-            return json.load(file)
+        return files.read_json(self.file(name), REMEDIES[name])
 
     def _write(self, name: str, text: str) -> None:
-        with open(self.file(name + ".part"), "w") as file:
+        with files.replaced(self.file(name)) as part, open(part, "w") as file:
             file.write(text)
-        os.replace(self.file(name + ".part"), self.file(name))
 
 
 class Saver(keras.callbacks.Callback):
@@ -237,6 +284,27 @@ class Saver(keras.callbacks.Callback):
                 self.directory.save_student(student, "average")
         self.directory.write_history(state.history)
         self.directory.save(self.model, state)
+
+
+def differences(owner: dict, identity: dict, fields: dict[str, dict]) -> list[str]:
+    """What a run.json has otherwise than a run of this identity and these fields.
+
+    Fields count where both know them, so that one added later doesn't.
+    """
+    theirs = owner["fields"]
+    other = [
+        f"{part}.{name.rstrip('_')} {theirs[part][name]} (now {value})"
+        for part in fields.keys() & theirs.keys()
+        for name, value in fields[part].items()
+        if name in theirs[part] and theirs[part][name] != value
+    ]
+    known = owner["identity"]
+    other += [
+        f"{name} {known.get(name)} (now {identity.get(name)})"
+        for name in {*known, *identity}
+        if known.get(name) != identity.get(name)
+    ]
+    return sorted(other)
 
 
 def _variables(trainer):

@@ -13,7 +13,16 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from vfd_tf import callbacks, datasets, evaluation, network, roles
+from vfd_tf import (
+    callbacks,
+    continuing,
+    datasets,
+    evaluation,
+    files,
+    forecast,
+    network,
+    roles,
+)
 from vfd_tf.architectures import ARCHITECTURES
 from vfd_tf.attacks.attack import radius
 from vfd_tf.distillation import DISTILLATIONS, VFD
@@ -42,6 +51,8 @@ class Setting:
         default_factory=lambda: 1 if sys.stdout.isatty() else 2
     )
     done: list[RunDirectory] = dataclasses.field(default_factory=list)
+    # Path -> work of what is still to be trained, as far as `check` has seen it.
+    pending: dict[str, forecast.Work] = dataclasses.field(default_factory=dict)
 
     def report(self) -> str:
         """One table of the students of all runs, teachers included, and their folders."""
@@ -57,39 +68,110 @@ class Setting:
         return f"\n{title}\n\n{evaluation.table(rows)}\n{folders}"
 
 
-def run(experiment: Experiment, setting: Setting, workdir: str | None = None):
-    """Trains, continues or finds `experiment`, evaluates it: its `RunDirectory`.
+def run(experiment, setting, workdir=None, source=None, helper=False) -> RunDirectory:
+    """Trains, continues or finds an experiment, evaluates it: its `RunDirectory`.
 
-    Teachers that are wanted as "auto" are run first, the same way.
+    Teachers that are wanted as "auto" are run first, the same way. No two processes have
+    one directory at once.
+
+    Args:
+        experiment: The `Experiment`.
+        setting: The `Setting` of the command.
+        workdir: Its directory; default: named by what the result depends on.
+        source: The `continuing.Source` that it goes on from, or None.
+        helper: Waits for another process that trains the same, instead of refusing.
     """
-    files = {role: _helper(experiment, role, setting) for role in experiment.helpers}
-    identity, fields = _identity(experiment, setting), experiment.fields()
-    name = "-".join((*_labels(experiment), key(identity)))
-    directory = RunDirectory(
-        workdir or f"{setting.root}/{name}", label="+".join(_labels(experiment)[2:])
-    )
-    directory.check_owner(identity, fields)
-    if directory.complete:
-        print(f"{directory.path}: complete")
-    else:
-        trainer = make_trainer(experiment, setting, files)
-        describe = setting.describe or (lambda _: "")
-        directory.claim(identity, fields, describe(experiment))
-        _train(experiment, setting, directory, trainer)
-    _evaluate(setting, directory)
+    first = source.first(experiment) if source else experiment
+    helpers = {role: _helper(first, role, setting) for role in experiment.helpers}
+    identity, fields = _identity(experiment, setting, source), experiment.fields()
+    directory = _directory(experiment, setting, workdir, source)
+    with directory.owned(wait=helper):
+        directory.check_owner(identity, fields)
+        if directory.complete:
+            print(f"{directory.path}: complete")
+        else:
+            trainer = make_trainer(experiment, setting, helpers)
+            directory.claim(identity, fields, _flags(experiment, setting, source))
+            if source:
+                source.hand_over(directory)
+                steps = len(setting.data.train) // experiment.recipe.batch_size
+                print(f"{directory.path}: {source.describe(experiment, steps)}")
+            _train(experiment, setting, directory, trainer)
+        setting.pending.pop(directory.path, None)
+        _evaluate(setting, directory)
     if directory.path not in [d.path for d in setting.done]:
         setting.done.append(directory)
     return directory
 
 
-def check(experiment: Experiment, setting: Setting, workdir: str | None = None) -> None:
+def _directory(experiment, setting, workdir=None, source=None):
+    labels = _labels(experiment)
+    name = "-".join((*labels, key(_identity(experiment, setting, source))))
+    return RunDirectory(workdir or f"{setting.root}/{name}", label="+".join(labels[2:]))
+
+
+def _flags(experiment, setting, source):
+    """The flags that repeat a run."""
+    text = setting.describe(experiment) if setting.describe else ""
+    return text + (f"--continue_from={source.path}\n" if source else "")
+
+
+def check(experiment, setting, workdir=None, source=None) -> None:
     """Raises `InputError` for what would fail later, before anything is trained."""
     for role in experiment.helpers:
         if experiment[role] != "auto":
             _refuse_stranger(network.load(experiment[role]), role, experiment, setting)
-    if workdir:
-        identity = _identity(experiment, setting)
-        RunDirectory(workdir).check_owner(identity, experiment.fields())
+    first = source.first(experiment) if source else experiment
+    if source:
+        helpers = _helper_keys(first, setting)
+        source.check(experiment, setting.data.digest, helpers)
+    _check_recipe(experiment, setting)
+    stand_ins = {role: _stand_in(first, role, setting.data) for role in roles.WANTED}
+    student = _build(experiment, setting.data)
+    roles.assemble(student, stand_ins, experiment.method, experiment.distillation)
+    _check_directories(experiment, setting, workdir, source)
+    for role in first.helpers:
+        if first[role] == "auto":
+            _plan_work(first.helper(role), setting, _directory(first.helper(role), setting))
+    directory = _directory(experiment, setting, workdir, source)
+    _plan_work(experiment, setting, directory, student, stand_ins)
+
+
+def _check_directories(experiment, setting, workdir, source):
+    """Refuses directories of others, damaged ones, and ones that can't be written."""
+    identity = _identity(experiment, setting, source)
+    directory = _directory(experiment, setting, workdir, source)
+    for path in dict.fromkeys((directory.path, setting.root)):
+        files.check_writable(path)
+    directory.check_owner(identity, experiment.fields())
+    if not directory.complete and not directory.state().epoch and not source:
+        hint = continuing.hint(experiment, identity, setting.root)
+        if hint:
+            print(f"Note: {hint}")
+
+
+def _plan_work(experiment, setting, directory, student=None, stand_ins=None):
+    """Notes the work of a run that is not complete."""
+    if directory.complete:
+        return
+    student = student or _build(experiment, setting.data)
+    teachers = [model for model in (stand_ins or {}).values() if model is not None]
+    setting.pending[directory.path] = forecast.Work(
+        experiment, setting.data, setting.evaluating, student, teachers
+    )
+
+
+def warn_without_gpu(experiments: list[Experiment], setting: Setting) -> None:
+    """A note before training where what is pending takes a CPU days."""
+    student = _build(experiments[0], setting.data)
+    images = setting.data.train[: experiments[0].recipe.batch_size].floats()
+    note = forecast.without_gpu(student, setting.pending.values(), images)
+    if note:
+        print(f"Note: {note}", flush=True)
+
+
+def _check_recipe(experiment, setting):
+    """Refuses what doesn't fit the data or the number of epochs."""
     data, size = setting.data, experiment.recipe.batch_size
     replicas = setting.strategy.num_replicas_in_sync
     if size > len(data.train) or size % replicas:
@@ -113,12 +195,8 @@ def check(experiment: Experiment, setting: Setting, workdir: str | None = None) 
         )
     augmentation = data.augmentation.replace(cutout=recipe.cutout, cutmix=recipe.cutmix)
     augmentation.check(data.input_shape, size, data.num_classes)
-    roles.assemble(
-        _build(experiment, data),
-        {role: _stand_in(experiment, role, data) for role in roles.WANTED},
-        experiment.method,
-        experiment.distillation,
-    )
+    if experiment.method.adversarial:
+        roles.refuse_no_attack(experiment.attack)
 
 
 def _stand_in(experiment, role, data):
@@ -148,11 +226,17 @@ def _helper(experiment, role, setting):
     if experiment[role] != "auto":
         return experiment[role]
     print(f"--{role}=auto: {type(experiment.helper(role).method).__name__} first")
-    return run(experiment.helper(role), setting).student("best")
+    return run(experiment.helper(role), setting, helper=True).student("best")
 
 
-def _identity(experiment, setting):
+def _identity(experiment, setting, source=None):
     """What the result depends on, helpers by their own identity or their file's hash."""
+    helpers = _helper_keys(source.first(experiment) if source else experiment, setting)
+    identity = experiment.identity(setting.data.digest, helpers)
+    return identity | source.mark if source else identity
+
+
+def _helper_keys(experiment, setting):
     helpers = {}
     for role in experiment.helpers:
         if experiment[role] == "auto":
@@ -160,7 +244,7 @@ def _identity(experiment, setting):
         else:
             with open(experiment[role], "rb") as file:
                 helpers[role] = hashlib.sha256(file.read()).hexdigest()
-    return experiment.identity(setting.data.digest, helpers)
+    return helpers
 
 
 def _refuse_stranger(model, role, experiment, setting):
@@ -234,10 +318,19 @@ def _train(experiment, setting, directory, trainer):
         validation_data=data.validation.batches(
             recipe.batch_size, data.num_classes if recipe.cutmix else None
         ),
-        callbacks=_callbacks(experiment, setting, directory, state),
+        callbacks=[
+            *_callbacks(experiment, setting, directory, state),
+            *_forecast(setting, directory, recipe.epochs - state.epoch),
+        ],
         verbose=setting.verbose,
     )
-    directory.finish(experiment.seed, setting.strategy)
+    directory.finish(recipe.epochs, experiment.seed, setting.strategy)
+
+
+def _forecast(setting, directory, epochs):
+    """The callback that says how long it will take; none where nobody counted the work."""
+    work = setting.pending.pop(directory.path, None)
+    return [forecast.Forecast(work, epochs, setting.pending.values())] if work else []
 
 
 def _callbacks(experiment, setting, directory, state):
@@ -302,6 +395,8 @@ def _evaluate(setting, directory):
         known = directory.verdicts(which, threat, count)
         missing = [a for a in evaluating.attacks if a not in known]
         if not missing and "clean" in known:
+            if not directory.accuracies(which, threat, count):  # results.json is new
+                directory.add_verdicts(which, threat, count, {})
             continue
         print(f"{directory.path}: evaluating {which}.keras on {len(test)} test images")
         result = evaluation.evaluate(

@@ -1,0 +1,161 @@
+"""Files of runs: replaced whole, refused where they are damaged, one process a folder."""
+
+import contextlib
+import errno
+import json
+import os
+import pathlib
+import socket
+import tempfile
+import time
+import zipfile
+import zlib
+
+import numpy as np
+
+from vfd_tf.part import InputError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: nothing is locked there
+    fcntl = None
+
+LOCK = "lock.json"
+# What NumPy and zipfile raise for a file that was cut short, damaged or is another's.
+DAMAGED = (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, TypeError)
+DAMAGED += (NotImplementedError, MemoryError)  # a header's bits turned
+
+
+@contextlib.contextmanager
+def replaced(path: str, ending: str = ".part"):
+    """A path beside `path` to write to, which takes its place if nothing is raised."""
+    part = path + ending
+    try:
+        yield part
+        os.replace(part, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(part)
+        raise
+
+
+def check_writable(path: str) -> None:
+    """Raises `InputError` unless files can be written into this folder; leaves nothing."""
+    there = pathlib.Path(path).absolute()
+    while not os.path.lexists(there):
+        there = there.parent
+    if not os.path.isdir(there):
+        raise InputError(f"{there} is a file, no folder: choose another place for {path}.")
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".vfd", dir=there))
+    except OSError as error:
+        raise InputError(
+            f"{path} can't be written ({error.strerror}): choose another --workdir or "
+            "--runs."
+        ) from error
+
+
+@contextlib.contextmanager
+def read_or_refused(path: str, remedy: str):
+    """Inside, what a damaged file raises becomes an `InputError` with the remedy."""
+    try:
+        yield
+    except (*DAMAGED, OSError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0][:120]
+        raise InputError(f"{path} can't be read ({reason}): {remedy}.") from error
+
+
+def read_json(path: str, remedy: str) -> dict:
+    """The object in a JSON file; {} where there is no file."""
+    if not os.path.lexists(path):
+        return {}
+    with read_or_refused(path, remedy), open(path) as file:
+        found = json.load(file)
+        if not isinstance(found, dict):
+            raise ValueError(f"a {type(found).__name__} instead of an object")
+        return found
+
+
+def read_arrays(path: str, remedy: str) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file, read to the end; {} where there is no file."""
+    if not os.path.lexists(path):
+        return {}
+    with read_or_refused(path, remedy), np.load(path, allow_pickle=False) as saved:
+        return {name: saved[name] for name in saved.files}
+
+
+def sentence(error: OSError) -> str:
+    """What the system says about a file, and what to do: no space, no right, too large."""
+    reason = (error.strerror or str(error) or type(error).__name__).split("\n")[0]
+    where = f"{error.filename}: " if error.filename else ""
+    full = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+    if error.errno in full or "too large" in str(error).lower():
+        return f"{where}{reason}; make room on the disk"
+    return f"{where}{reason}; see that it can be read and written"
+
+
+@contextlib.contextmanager
+def owned(folder: str, wait: bool = False):
+    """Inside, no other process has this folder; it is made if it isn't there.
+
+    The lock is the kernel's, on a file that says who has it: it ends with its process,
+    and the file is removed.
+
+    Args:
+        folder: A run directory.
+        wait: Waits for the other process instead of refusing.
+
+    Raises:
+        InputError: Another process has it.
+    """
+    if fcntl is None:
+        os.makedirs(folder, exist_ok=True)
+        yield
+        return
+    path, told = os.path.join(folder, LOCK), False
+    while (file := _locked(path)) is None:
+        holder = _holder(path)
+        if not wait:
+            raise InputError(
+                f"{folder} is in use by {holder}: wait for it, or choose another --workdir."
+            )
+        if not told:
+            print(f"{folder}: another process trains it, {holder}; waiting", flush=True)
+        told = True
+        time.sleep(1)
+    try:
+        yield
+    finally:
+        os.remove(path)
+        file.close()
+
+
+def _locked(path):
+    """The lock's open file, or None where another process has it."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    file = open(path, "a+")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.exists(path) or not os.path.samestat(
+            os.fstat(file.fileno()), os.stat(path)
+        ):
+            file.close()  # of the process before, which has just removed it
+            return _locked(path)
+    except BlockingIOError:
+        file.close()
+        return None
+    file.truncate(0)
+    started = time.strftime("%Y-%m-%d %H:%M:%S")
+    json.dump({"host": socket.gethostname(), "pid": os.getpid(), "started": started}, file)
+    file.flush()
+    return file
+
+
+def _holder(path):
+    try:
+        with open(path) as file:
+            return "started {started} as process {pid} on {host}".format(**json.load(file))
+    except (OSError, ValueError, KeyError):
+        return "started just now"

@@ -1,0 +1,150 @@
+"""How long a run will take: from the steps it has made and the work that is left.
+
+Work is counted in multiply-adds. The gradient of an image costs two forwards, that of the
+weights three. Validation and evaluation are counted as if no image were misclassified, so
+that they are at most this long. All of it is a rough estimate.
+"""
+
+import math
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from vfd_tf import evaluation
+from vfd_tf.progress import duration
+
+IMAGE_GRADIENT, WEIGHT_GRADIENT = 2, 3  # in forwards
+TOO_LONG = 24 * 3600  # seconds from which a run without a GPU is worth a word
+_SKIPPED, _STEPS, _SECONDS = 2, 10, 3.0  # compiled in the first; then as many, as long
+
+
+def multiply_adds(model: keras.Model) -> int:
+    """Multiply-adds of a forward of one image: kernel weights times output positions."""
+    total = 0
+    for layer in model._flatten_layers(include_self=False):
+        kernel = getattr(layer, "kernel", None)
+        if kernel is not None:
+            positions = tuple(layer.output.shape[1:-1])
+            total += math.prod(kernel.shape) * math.prod(positions)
+    return total
+
+
+def step_forwards(experiment) -> tuple[int, int]:
+    """Forwards of the student, and of every teacher, that one image costs in a step."""
+    views = {*experiment.method.reads, *experiment.distillation.reads}
+    attack, gradient = 0, WEIGHT_GRADIENT * len(views)
+    if experiment.method.adversarial:
+        attack = _attack_forwards(experiment.attack)
+    passes = 2 if experiment.recipe.awp_gamma else 1
+    return attack + passes * gradient, passes * len(views)
+
+
+def _attack_forwards(attack):
+    runs = getattr(attack, "restarts", 1) * getattr(attack, "eot", 1)
+    return IMAGE_GRADIENT * getattr(attack, "steps", 1) * runs
+
+
+def evaluation_forwards(plan, classes: int) -> int:
+    """Forwards an image of an evaluation, where no attack succeeds."""
+    protocols = [evaluation.protocol(a, plan.epsilon, plan.norm) for a in plan.attacks]
+    runs = [run for p in protocols for stage in p.stages(classes).values() for run in stage]
+    return 1 + sum(_attack_forwards(run.attack) for run in runs)
+
+
+class Work:
+    """The multiply-adds of one run, of networks that are known."""
+
+    def __init__(self, experiment, data, plan, student, teachers=()):
+        own, each = step_forwards(experiment)
+        forward = multiply_adds(student)
+        theirs = sum(map(multiply_adds, teachers))
+        recipe = experiment.recipe
+        self.steps = len(data.train) // recipe.batch_size
+        self.step = recipe.batch_size * (own * forward + each * theirs)
+        attacked = 10 * IMAGE_GRADIENT if experiment.method.adversarial else 0
+        validation = len(data.validation) * (1 + attacked) * forward
+        self.epoch = self.steps * self.step + validation
+        self.training = recipe.epochs * self.epoch
+        students = 2 if recipe.average == "none" else 3
+        images = len(data.test[: plan.max_images])
+        self.evaluation = (
+            students * images * evaluation_forwards(plan, data.num_classes) * forward
+        )
+
+    @property
+    def total(self) -> float:
+        return self.training + self.evaluation
+
+
+class Forecast(keras.callbacks.Callback):
+    """Prints, once, how long the run and what comes after it will take.
+
+    Args:
+        work: The work of this run.
+        epochs: Its epochs that are left.
+        later: The work of other runs that this command will train after it.
+    """
+
+    def __init__(self, work, epochs, later=()):
+        super().__init__()
+        self.work, self.epochs, self.later = work, epochs, list(later)
+        self.steps, self.since, self.told = 0, None, False
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.told:
+            return
+        self.steps += 1
+        now = time.perf_counter()
+        if self.steps == _SKIPPED:
+            self.since = now
+        elif self.since is not None:
+            count, seconds = self.steps - _SKIPPED, now - self.since
+            if count >= _STEPS or seconds >= _SECONDS or self.steps == self.work.steps:
+                self._tell(seconds / count, count)
+
+    def _tell(self, seconds, count):
+        self.told = True
+        rate = seconds / self.work.step
+        training = rate * (self.epochs * self.work.epoch - self.steps * self.work.step)
+        judging = rate * self.work.evaluation
+        text = (
+            f"Expected: about {duration(training + judging)} for this run (training "
+            f"{duration(training)}, evaluation at most {duration(judging)})"
+        )
+        if self.later:
+            runs = "run" if len(self.later) == 1 else f"{len(self.later)} runs"
+            rest = rate * sum(work.total for work in self.later)
+            text += (
+                f", about {duration(rest)} for the {runs} after it, about "
+                f"{duration(training + judging + rest)} in all"
+            )
+        text += f"; roughly, from {count} steps of {seconds:.3g} s, without compiling."
+        print(f"\n{text}", flush=True)
+
+
+def without_gpu(student, works, images) -> str | None:
+    """A sentence for runs that a CPU takes days for, or None; times one forward.
+
+    Args:
+        student: A network that takes the images.
+        works: What the command is going to train.
+        images: Images of one batch, in [0, 1].
+    """
+    if tf.config.list_physical_devices("GPU") or not works:
+        return None
+    images, seconds = tf.convert_to_tensor(images, "float32"), []
+    for _ in range(2):  # the first one also sets up
+        since = time.perf_counter()
+        np.asarray(student(images, training=False))
+        seconds.append(time.perf_counter() - since)
+    rate = seconds[-1] / (len(images) * multiply_adds(student))
+    total = rate * sum(work.total for work in works)
+    if total < TOO_LONG:
+        return None
+    return (
+        f"there is no GPU, and this will take about {duration(total)} (roughly, from a "
+        f"forward of {len(images)} images in {seconds[-1]:.2g} s): a recipe for a CPU is "
+        "--flagfile=flags/cifar10_cpu.flags, and `make demo` takes minutes."
+    )

@@ -1,0 +1,80 @@
+"""What has to be settled before TensorFlow and Keras are imported; imports neither."""
+
+import contextlib
+import os
+import pathlib
+import sys
+import tempfile
+
+MODULE = "vfd_tf.command"
+
+
+def is_command() -> bool:
+    """Whether this process is the command line: `vfd`, `python -m`, or run.py."""
+    script = pathlib.Path(sys.argv[0] if sys.argv else "")
+    if script.stem == "vfd" or script == pathlib.Path(__file__).with_name("command.py"):
+        return True
+    words = sys.orig_argv
+    if "-m" in words and words[words.index("-m") + 1 :][:1] == [MODULE]:
+        return True
+    beside = pathlib.Path(__file__).resolve().parents[1] / "run.py"
+    return script.name == "run.py" and script.resolve() == beside
+
+
+def check_backend() -> None:
+    """Refuses another Keras backend than TensorFlow, in one sentence.
+
+    Raises:
+        ImportError: Keras runs on another backend, or is told to by KERAS_BACKEND. The
+            command line exits with code 2 instead.
+    """
+    named = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    refusal = None
+    if named != "tensorflow":
+        refusal = (
+            f"vfd_tf trains on TensorFlow and KERAS_BACKEND is {named!r}: unset it, or set "
+            "KERAS_BACKEND=tensorflow."
+        )
+    elif "keras" in sys.modules:
+        running = getattr(sys.modules["keras"], "config", None)
+        running = running.backend() if running else "tensorflow"
+        if running != "tensorflow":
+            refusal = (
+                f"Keras was imported before vfd_tf and runs on {running!r}: set "
+                "KERAS_BACKEND=tensorflow or import vfd_tf first."
+            )
+    if refusal and is_command():
+        print(f"error: {refusal}", file=sys.stderr)
+        raise SystemExit(2)
+    if refusal:
+        raise ImportError(refusal)
+
+
+@contextlib.contextmanager
+def quiet():
+    """Inside, TensorFlow is imported without the lines that it writes to stderr.
+
+    They come from C++ before logging is configured, past TF_CPP_MIN_LOG_LEVEL. Where the
+    import fails they are shown.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if os.environ["TF_CPP_MIN_LOG_LEVEL"] < "2":  # asked for
+        yield
+        return
+    try:
+        stderr = os.dup(2)
+    except OSError:  # closed
+        yield
+        return
+    with tempfile.TemporaryFile() as said:
+        sys.stderr.flush()
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            said.seek(0)
+            os.write(stderr, said.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
