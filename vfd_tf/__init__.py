@@ -19,9 +19,7 @@ if "tensorflow" in sys.modules and "TF_ENABLE_ONEDNN_OPTS" not in os.environ:
         )
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 startup.check_backend()
-if startup.is_command() and "tensorflow" not in sys.modules:
-    with startup.quiet():
-        import tensorflow  # noqa: F401
+startup.import_tensorflow()
 
 from vfd_tf import (
     architectures,

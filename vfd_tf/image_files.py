@@ -20,6 +20,7 @@ from vfd_tf.part import InputError
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 BLOCK = 1000  # images that are held beside the array they go into
+RETRIES = 3  # of a download
 
 
 def check_memory(name: str, count: int, shape) -> None:
@@ -45,16 +46,17 @@ def _reason(error):
 def read_tfds(name: str, data_dir: str | None = None):
     """Any image classification set of tensorflow-datasets, prepared if need be.
 
-    A folder that is named has to be there. It has the features `image`, uint8 of one fixed shape with 1 or 3 channels, and
-    `label`, and the splits `train` and `test`, or else `validation`. The order is by `id`
-    where there is one, because tensorflow-datasets shuffles; else that of its files.
+    A `data_dir` has to be there. The set has the features `image`, uint8 of one fixed
+    shape with 1 or 3 channels, and `label`, and the splits `train` and `test`, or else
+    `validation`. The order is by `id` where there is one, because tensorflow-datasets
+    shuffles; else that of its files.
     """
-    if data_dir and "://" not in data_dir:
-        if not os.path.isdir(os.path.expanduser(data_dir)):
-            raise InputError(
-                f"There is no folder {data_dir} for --data_dir: correct it, or make it first "
-                f"to have {name} downloaded into it."
-            )
+    local = data_dir and "://" not in str(data_dir)
+    if local and not os.path.isdir(os.path.expanduser(data_dir)):
+        raise InputError(
+            f"There is no folder {data_dir} for --data_dir: correct it, or make it first to "
+            f"have {name} downloaded into it."
+        )
     builder = _builder(name, data_dir)
     shape = _image_shape(name, builder.info.features)
     try:

@@ -1,6 +1,5 @@
 """What has to be settled before TensorFlow and Keras are imported; imports neither."""
 
-import contextlib
 import os
 import pathlib
 import sys
@@ -50,27 +49,24 @@ def check_backend() -> None:
         raise ImportError(refusal)
 
 
-@contextlib.contextmanager
-def quiet():
-    """Inside, TensorFlow is imported without the lines that it writes to stderr.
+def import_tensorflow() -> None:
+    """At the command line, imports TensorFlow without the lines that it writes to stderr.
 
-    They come from C++ before logging is configured, past TF_CPP_MIN_LOG_LEVEL. Where the
-    import fails they are shown.
+    They come from C++ before logging is configured, past TF_CPP_MIN_LOG_LEVEL. They are
+    shown where the import fails, and where that level is set to 0 or 1.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if os.environ["TF_CPP_MIN_LOG_LEVEL"] < "2":  # asked for
-        yield
+    if not is_command() or "tensorflow" in sys.modules:
+        return
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") < "2":
         return
     try:
         stderr = os.dup(2)
     except OSError:  # closed
-        yield
         return
     with tempfile.TemporaryFile() as said:
-        sys.stderr.flush()
         os.dup2(said.fileno(), 2)
         try:
-            yield
+            import tensorflow  # noqa: F401
         except BaseException:
             said.seek(0)
             os.write(stderr, said.read())
