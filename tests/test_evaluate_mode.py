@@ -41,6 +41,20 @@ def run(path, *words):
     return command.main(["run.py", "--mode=evaluate", f"--model={path}", *COMMON, *words])
 
 
+def columns(folder, title):
+    """Attack -> verdicts of one table of a report."""
+    with np.load(folder / "verdicts.npz") as saved:
+        prefix = f"{title}|"
+        names = [name for name in saved.files if name.startswith(prefix)]
+        return {name.removeprefix(prefix): saved[name] for name in names}
+
+
+def table(folder, title):
+    """Attack -> row of one table of a report."""
+    rows = json.loads((folder / "results.json").read_text())["rows"]
+    return {row["attack"]: row for row in rows if row["table"] == title}
+
+
 def test_one_command_prints_a_table_and_writes_it_four_times(saved, capsys, tmp_path):
     examples = tmp_path / "examples.npz"
     words = f"--eval_attacks={ATTACKS}", f"--save_adversarial={examples}"
@@ -67,7 +81,8 @@ def test_one_command_prints_a_table_and_writes_it_four_times(saved, capsys, tmp_
     tex = (folder / "results.tex").read_text()
     assert r"\toprule" in tex and r"accuracy (\%)" in tex
     assert tex.count(r"\\") == 1 + len(results["rows"])
-    with np.load(examples) as arrays, np.load(folder / "verdicts.npz") as verdicts:
+    verdicts = columns(folder, "digits, 48 test images, linf:0.1")
+    with np.load(examples) as arrays:
         model, x, y = linear(), arrays["x"], arrays["y"]
         for name in ATTACKS.split(","):
             x_adv = arrays[f"x_adv/{name}"]
@@ -115,7 +130,7 @@ def test_an_evaluation_that_was_killed_goes_on_where_it_stopped(saved, monkeypat
     assert run(saved, "--eval_attacks=apgd-t:steps=5") == 0
     ranks = [r.rank for r in after if r.rank]
     assert ranks[0] == seen[2].rank == 4  # the two runs before are not repeated
-    resumed = np.load(folder / "verdicts.npz")["apgd-t:steps=5"]
+    resumed = columns(folder, "digits, 48 test images, linf:0.1")["apgd-t:steps=5"]
     monkeypatch.undo()
     test = datasets.load("digits").test[:48]
     fresh = evaluation.evaluate(linear(), test, ["apgd-t:steps=5"], 0.1)
@@ -175,6 +190,200 @@ def test_files_without_logits_are_refused(tmp_path, capsys, outputs):
     keras.Model(model.inputs, odd).save(path)
     assert run(path, "--eval_attacks=fgsm") == 2
     assert "logits" in capsys.readouterr().err
+
+
+def test_results_of_one_model_accumulate(saved, capsys):
+    """Attacks join their table; other counts, radii and seeds stand beside it."""
+    folder, one = saved.with_suffix(".eval"), "digits, 48 test images, linf:0.1"
+    assert run(saved, "--eval_attacks=fgsm,pgd5,cw:steps=10") == 0
+    first = table(folder, one)
+    for words in (
+        ("--eval_attacks=mim5",),
+        ("--eval_attacks=fgsm", "--max_images=12"),
+        ("--eval_attacks=fgsm", "--eval_epsilon=0.05"),
+        ("--eval_attacks=pgd5", "--eval_seed=3"),
+        ("--eval_attacks=fgsm,pgd5", "--eval_batch_size=16"),
+    ):
+        assert run(saved, *words) == 0
+        assert "differ" not in capsys.readouterr().out
+    found = table(folder, one)
+    for name in ("clean", "fgsm", "pgd5", "cw:steps=10"):
+        known, now = (dict(rows[name], seconds=0) for rows in (first, found))
+        assert known == now
+    test = datasets.load("digits").test[:48]
+    names = ["fgsm", "pgd5", "cw:steps=10", "mim5"]
+    whole = evaluation.evaluate(linear(), test, names, 0.1)
+    for name, verdict in whole.verdicts().items():
+        np.testing.assert_array_equal(columns(folder, one)[name], verdict)
+    rows = {row["attack"]: row["accuracy"] for row in whole.rows()}
+    assert {name: row["accuracy"] for name, row in found.items()} == rows
+    assert list(found)[-2:] == ["worst", "worst of bounded"]
+    others = [
+        "digits, 12 test images, linf:0.1",
+        "digits, 48 test images, linf:0.05",
+        "digits, 48 test images, linf:0.1, seed 3",
+    ]
+    for title in others:
+        assert set(table(folder, title)) <= {"clean", "fgsm", "pgd5"}
+    text = (folder / "results.md").read_text()
+    places = [text.index(f"\n{title}\n") for title in (one, *others)]
+    assert places == sorted(places)
+    tex = (folder / "results.tex").read_text()
+    assert tex.count(r"\toprule") == 4 and f"% {one}\n" in tex
+    with open(folder / "results.csv") as file:
+        assert {row["table"] for row in csv.DictReader(file)} == {one, *others}
+
+
+def test_a_row_that_changes_is_told(saved):
+    verdicts = {"clean": np.ones(4, bool), "fgsm": np.array([1, 1, 0, 0], bool)}
+    known = evaluation.Report()
+    found = evaluation.Evaluation(verdicts["clean"], {"fgsm": verdicts["fgsm"]}, {})
+    assert known.add("t", {}, found) == [] == known.add("t", {}, found)
+    found.robust["fgsm"] = np.array([1, 0, 0, 1], bool)
+    (note,) = known.add("t", {}, found)
+    assert note == (
+        "2 of 4 verdicts of fgsm differ from those in the report (t), which are replaced."
+    )
+    np.testing.assert_array_equal(known.verdicts["t|fgsm"], found.robust["fgsm"])
+
+
+def test_a_damaged_journal_is_begun_anew_with_a_note(saved, capsys):
+    folder = saved.with_suffix(".eval")
+    title = "digits, 48 test images, linf:0.1"
+    assert run(saved, "--eval_attacks=fgsm,pgd5") == 0
+    before = columns(folder, title)
+    entries = sorted((folder / "journal").glob("*.npz"))
+    assert len(entries) == 2
+    entries[0].write_bytes(entries[0].read_bytes()[:200])
+    np.savez(entries[1], runs=1, seconds=0.0, open=np.ones(3, bool), sizes=np.ones(0))
+    capsys.readouterr()
+    assert run(saved, "--eval_attacks=fgsm,pgd5") == 0
+    printed = capsys.readouterr().out
+    for entry in entries:
+        assert f"Note: {entry} is damaged; " in printed
+    for name, verdict in columns(folder, title).items():
+        np.testing.assert_array_equal(verdict, before[name])
+    assert run(saved, "--eval_attacks=fgsm,pgd5") == 0
+    assert "is damaged" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name, content, hint",
+    [
+        ("results.json", '{"tables": ', "can't be read"),
+        ("results.json", "[]", "can't be read"),
+        ("results.json", '{"rows": []}', "another version"),
+        ("verdicts.npz", "no archive", "can't be read"),
+    ],
+)
+def test_a_damaged_report_is_told_before_the_work(saved, capsys, name, content, hint):
+    assert run(saved, "--eval_attacks=fgsm") == 0
+    folder = saved.with_suffix(".eval")
+    (folder / name).write_text(content)
+    capsys.readouterr()
+    assert run(saved, "--eval_attacks=fgsm") == 2
+    printed = capsys.readouterr()
+    (line,) = printed.err.strip().split("\n")
+    assert hint in line and f"remove {folder}, or choose another --eval_dir" in line
+    assert (folder / name).read_text() == content and "clean" not in printed.out
+
+
+def test_a_place_that_is_no_folder_is_refused(saved, tmp_path, capsys):
+    (tmp_path / "file").write_text("precious")
+    assert run(saved, "--eval_attacks=fgsm", f"--eval_dir={tmp_path / 'file'}") == 2
+    assert "another --eval_dir" in capsys.readouterr().err
+
+
+def test_a_run_directory_stands_for_its_best_student(saved, tmp_path, capsys):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "run.json").write_text("{}")
+    assert run(folder, "--eval_attacks=fgsm") == 2
+    assert "no best.keras yet" in capsys.readouterr().err
+    (folder / "best.keras").write_bytes(saved.read_bytes())
+    assert run(folder, "--eval_attacks=fgsm") == 0
+    assert (
+        f"{folder} is a run directory: its best.keras is taken." in capsys.readouterr().out
+    )
+    results = json.loads((folder / "best.eval/results.json").read_text())
+    sha = hashlib.sha256(saved.read_bytes()).hexdigest()
+    assert results["owner"]["model_sha256"] == sha
+
+
+def test_a_saved_model_is_judged_as_the_model_it_was_exported_from(saved, tmp_path, capsys):
+    linear().export(tmp_path / "v1.0", verbose=False)
+    for path in (saved, tmp_path / "v1.0"):
+        assert run(path, "--eval_attacks=fgsm,pgd5") == 0
+    title = "digits, 48 test images, linf:0.1"
+    one, two = (columns(tmp_path / n, title) for n in ("model.eval", "v1.0.eval"))
+    assert set(one) == {"clean", "fgsm", "pgd5"}
+    for name, verdict in one.items():
+        np.testing.assert_array_equal(two[name], verdict)
+    linear(1).export(tmp_path / "v1.0", verbose=False)
+    assert run(tmp_path / "v1.0", "--eval_attacks=fgsm") == 2
+    assert "model_sha256" in capsys.readouterr().err
+
+
+def test_models_of_images_without_channels_are_evaluated(tmp_path):
+    model = keras.Sequential([keras.Input((8, 8)), L.LSTM(8), L.Dense(10)])
+    model.save(tmp_path / "rows.keras")
+    assert run(tmp_path / "rows.keras", "--eval_attacks=fgsm") == 0
+    test = datasets.load("digits").test[:48]
+    right = model.predict(test.floats()[..., 0], verbose=0).argmax(-1) == test.y
+    found = columns(tmp_path / "rows.eval", "digits, 48 test images, linf:0.1")
+    np.testing.assert_array_equal(found["clean"], right)
+
+
+def test_test_images_are_enough_and_a_model_may_know_more_classes(saved, tmp_path, capsys):
+    test = datasets.load("digits").test
+    kept = test[test.y < 7][:40]
+    np.savez(tmp_path / "seven.npz", x_test=kept.x, y_test=kept.y)
+    words = f"--dataset=npz:{tmp_path / 'seven.npz'}", "--eval_attacks=fgsm"
+    assert run(saved, *words) == 0
+    printed = capsys.readouterr().out
+    assert "has 10 classes and" in printed and "which are taken for" in printed
+    results = json.loads((tmp_path / "model.eval/results.json").read_text())
+    right = linear().predict(kept.floats(), verbose=0).argmax(-1) == kept.y
+    (row,) = [row for row in results["rows"] if row["attack"] == "clean"]
+    assert row["accuracy"] == pytest.approx(100 * right.mean())
+    assert row["images"] == 40
+    assert command.main(["run.py", *words[:1], "--epochs=1", "--arch=resnet8"]) == 2
+    assert "test images alone; save x_train" in capsys.readouterr().err
+
+
+def test_a_model_of_another_range_is_attacked_in_its_own(saved, tmp_path, capsys):
+    """The same classifier for [-1, 1]: the same verdicts, and examples in [-1, 1]."""
+    kernel, bias = linear().get_weights()
+    other = linear()
+    other.set_weights([kernel / 2, bias + kernel.sum(0) / 2])
+    other.save(tmp_path / "other.keras")
+    path = tmp_path / "x.npz"
+    words = "--eval_attacks=fgsm", f"--save_adversarial={path}"
+    assert run(saved, *words) == 0
+    with np.load(path) as arrays:
+        x, x_adv = arrays["x"], arrays["x_adv/fgsm"]
+    assert run(tmp_path / "other.keras", *words, "--bounds=-1,1") == 0
+    with np.load(path) as arrays:
+        np.testing.assert_allclose(arrays["x"], 2 * x - 1, 0, 1e-6)
+        np.testing.assert_allclose(arrays["x_adv/fgsm"], 2 * x_adv - 1, 0, 1e-6)
+    title = "digits, 48 test images, linf:0.1"
+    one = columns(tmp_path / "model.eval", title)
+    two = columns(tmp_path / "other.eval", f"{title}, images in [-1, 1]")
+    assert {n: v.tolist() for n, v in one.items()} == {
+        n: v.tolist() for n, v in two.items()
+    }
+    for text in ("1,-1", "0", "low,high", "0,1,2"):
+        assert run(saved, *words, f"--bounds={text}") == 2
+        assert "two numbers" in (error := capsys.readouterr().err) or "rise" in error
+
+
+def test_print_shows_the_table_and_the_warnings():
+    found = evaluation.evaluate(linear(), datasets.load("digits").test[:16], "fgsm", 0.1)
+    found.warnings = ["Something is odd."]
+    head, _, clean, fgsm, *rest = str(found).split("\n")
+    assert "95% interval" in head and "| clean " in clean and "linf:0.1" in fgsm
+    assert f" {found.accuracies()['fgsm']:.2f} " in fgsm
+    assert rest == ["", "- Warning: Something is odd."]
 
 
 def test_verdicts_of_other_code_are_not_reused(saved, monkeypatch, capsys):
@@ -263,10 +472,10 @@ def test_a_surrogate_adds_columns_of_examples_that_were_crafted_on_it(saved, tmp
     words = "--eval_attacks=fgsm,pgd10", f"--surrogate={other}"
     assert run(saved, *words, f"--save_adversarial={tmp_path / 'x.npz'}") == 0
     test = datasets.load("digits").test[:48]
-    with (
-        np.load(tmp_path / "x.npz") as arrays,
-        np.load(tmp_path / "model.eval/verdicts.npz") as verdicts,
-    ):
+    results = json.loads((tmp_path / "model.eval/results.json").read_text())
+    (title,) = results["tables"]
+    verdicts = columns(tmp_path / "model.eval", title)
+    with np.load(tmp_path / "x.npz") as arrays:
         x, y = test.floats(), test.y
         # FGSM of a linear classifier, by hand: the sign of its own input gradient.
         kernel, bias = linear(1).get_weights()
@@ -280,7 +489,7 @@ def test_a_surrogate_adds_columns_of_examples_that_were_crafted_on_it(saved, tmp
         expected = right & verdicts["clean"]
         np.testing.assert_array_equal(verdicts["transfer-fgsm"], expected)
         assert verdicts["pgd10"].sum() <= verdicts["transfer-pgd10"].sum()
-    surrogate = json.loads((tmp_path / "model.eval/results.json").read_text())["surrogate"]
+    surrogate = results["surrogate"]
     right = linear(1).predict(test.floats(), verbose=0).argmax(-1) == test.y
     assert surrogate["accuracy"] == pytest.approx(100 * right.mean())
     assert surrogate["sha256"] == hashlib.sha256(other.read_bytes()).hexdigest()

@@ -196,7 +196,7 @@ def _reader(name):
     return choose({**DATASETS, **sources}, name, "data set")
 
 
-def load(name: str, data_dir: str | None = None, validation: int | None = None):
+def load(name, data_dir=None, validation=None, training=True) -> Dataset:
     """The data set called `name`.
 
     The data sets of `DATASETS` keep their official order. Others may be sorted by class,
@@ -207,19 +207,25 @@ def load(name: str, data_dir: str | None = None, validation: int | None = None):
         data_dir: Where tensorflow-datasets finds or prepares it; default: its own folder.
         validation: How many images at the end of the training split are held out;
             default: 1,000, at most a tenth.
+        training: Refuse data sets without enough images to train and validate on.
     """
     train, test, class_names, augmentation = _reader(name)(data_dir)
     if name not in DATASETS:
         train, test = _shuffled(train), _shuffled(test)
     if validation is None:
         validation = min(1000, len(train) // 10)
-    if not 0 < validation < len(train):
+    if training and not len(train):
+        raise InputError(
+            f"{name} has test images alone; save x_train and y_train in it, to train on."
+        )
+    if training and not 0 < validation < len(train):
         raise InputError(
             f"A validation split of {validation} images doesn't fit the {len(train)} "
             f"training images of {name}; choose between 1 and {len(train) - 1}."
         )
     kept = train[: len(train) - validation]
-    mean, variance = (np.round(values, 4).tolist() for values in kept.statistics())
+    some = kept if len(kept) else test
+    mean, variance = (np.round(values, 4).tolist() for values in some.statistics())
     return Dataset(
         name=name,
         train=kept,

@@ -8,6 +8,7 @@ from vfd_tf.batching import batches
 from vfd_tf.evaluation.evaluate import evaluate
 from vfd_tf.evaluation.journal import Journal
 from vfd_tf.evaluation.protocols import PRESETS, Protocol, protocol
+from vfd_tf.evaluation.report import Report
 from vfd_tf.evaluation.result import Evaluation, accuracies, table, wilson
 from vfd_tf.evaluation.target import Target
 
@@ -16,6 +17,7 @@ __all__ = [
     "Evaluation",
     "Journal",
     "Protocol",
+    "Report",
     "Target",
     "accuracies",
     "batches",

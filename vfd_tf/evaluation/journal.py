@@ -7,6 +7,7 @@ import os
 import numpy as np
 
 from vfd_tf.evaluation.target import Progress
+from vfd_tf.files import DAMAGED
 from vfd_tf.part import InputError
 
 
@@ -15,23 +16,29 @@ class Journal:
 
     Args:
         folder: Made where there is none.
-        owner: What all of it depends on, attacks aside: model, data, seed, ...
-        plan: Attack -> its description: part of what an attack's file depends on.
+        owner: What all of it depends on: model, versions.
+        plan: Attack -> its description and settings: what its files depend on beside
+            images, labels and seeds.
 
     Raises:
-        InputError: The folder holds the evaluation of another model, or other data.
+        InputError: The folder holds evaluations of another model, or is no folder.
     """
 
     def __init__(self, folder: str, owner: dict, plan: dict[str, str]):
         self.folder, self.plan = folder, plan
-        os.makedirs(folder, exist_ok=True)
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"{folder} can't be made ({error.strerror}); choose another --eval_dir."
+            ) from error
         path = os.path.join(folder, "owner.json")
         if os.path.exists(path):
             known = _read(path)
             other = [
-                f"{k} {known.get(k)} (now {owner.get(k)})"
-                for k in {**known, **owner}
-                if known.get(k) != owner.get(k)
+                f"{k} {_short(known.get(k))} (now {_short(value)})"
+                for k, value in owner.items()
+                if known.get(k) != value
             ]
             if other:
                 raise InputError(
@@ -59,12 +66,13 @@ class Journal:
         path = self._path(name, number, window)
         if not os.path.exists(path):
             return None
-        with np.load(path) as saved:
-            known = dict(saved)
-        after = {k.removeprefix("after/"): v for k, v in known.items() if "after/" in k}
-        parts = (known.get(part) for part in ("open", "x_adv", "tried"))
-        progress = Progress(*parts, int(known["runs"]), after)
-        return progress, known.get("sizes"), float(known["seconds"])
+        try:
+            with np.load(path, allow_pickle=False) as saved:
+                known = {name: saved[name] for name in saved.files}
+            return _saved(known, len(window))
+        except (*DAMAGED, OSError):
+            print(f"Note: {path} is damaged; {name} begins anew on these images.")
+            return None
 
     def write(self, name, number, window, progress, seconds, sizes=None) -> None:
         """Keeps how far an attack on a window has come; `sizes` when it is done."""
@@ -79,11 +87,37 @@ class Journal:
         os.replace(path + ".part", path)
 
 
+def _saved(known, count):
+    """(`Progress`, sizes, seconds) of the arrays of a file, those of `count` images.
+
+    Raises:
+        KeyError, ValueError: They are not.
+    """
+    after = {k.removeprefix("after/"): v for k, v in known.items() if "after/" in k}
+    progress = Progress(
+        *(known.get(part) for part in ("open", "x_adv", "tried")),
+        int(known["runs"]),
+        after,
+    )
+    sizes, images = known.get("sizes"), [known["open"], *after.values()]
+    images += [part for part in (progress.x_adv, progress.tried) if part is not None]
+    unfinished = sizes is None and progress.x_adv is None
+    if unfinished or any(len(array) != count for array in images):
+        raise ValueError("arrays of other images")
+    return progress, sizes, float(known["seconds"])
+
+
+def _short(value):
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."
+
+
 def _read(path):
     with open(path) as file:
         try:
-            return json.load(file)
-        except json.JSONDecodeError:
-            raise InputError(
-                f"{path} is damaged; remove its folder, or choose another --eval_dir."
-            ) from None
+            found = json.load(file)
+            if isinstance(found, dict):
+                return found
+        except ValueError:
+            pass
+    raise InputError(f"{path} is damaged; remove its folder, or choose another --eval_dir.")

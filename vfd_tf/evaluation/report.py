@@ -1,11 +1,28 @@
-"""The report of an evaluation: a table on paper, and the same as JSON, CSV and LaTeX."""
+"""The report of the evaluations of one model, in a folder where they accumulate.
+
+A table is of one data set, number of test images, threat model and settings (seed, range
+of the images, surrogate, precision): its title names them. Attacks that are evaluated
+later join the rows of their table; other settings open another one.
+
+results.json   what the latest call depends on, its command, versions, warnings, and
+               tables: title -> {dataset, images, norm, epsilon, seed, warnings, ...}
+               rows: one a table and attack, {table: title, attack, accuracy, ...}
+results.csv    the rows
+results.md     the tables, with their warnings; results.tex: the same as LaTeX
+verdicts.npz   "<title>|<attack>" -> which images the model got right: bool [n]
+"""
 
 import csv
+import dataclasses
 import io
 import json
 import os
 
 import numpy as np
+
+from vfd_tf import files
+from vfd_tf.evaluation.result import Evaluation
+from vfd_tf.part import InputError
 
 _COLUMNS = {
     "attack": "attack",
@@ -15,6 +32,8 @@ _COLUMNS = {
     "distance": "distance (mean / median)",
     "seconds": "seconds",
 }
+WORST = ("worst", "worst of bounded")
+UNBOUNDED = ", unbounded"
 _SPECIAL = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#"}
 
 
@@ -56,35 +75,122 @@ def latex(rows: list[dict]) -> str:
 def comma_separated(rows: list[dict]) -> str:
     """The rows as CSV, numbers as they are."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, [*rows[0]], lineterminator="\n")
+    columns = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, [*columns], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
 
 
-def write(folder: str, evaluation, facts: dict, title: str) -> str:
-    """Writes results.json, .csv, .md, .tex and verdicts.npz; returns the Markdown."""
-    rows = evaluation.rows()
-    text = markdown(rows, title, evaluation.warnings)
-    whole = {
-        **facts,
-        "rows": rows,
-        "warnings": evaluation.warnings,
-        "referee": evaluation.referee,
-    }
-    files = {
-        "results.json": json.dumps(whole, indent=2) + "\n",
-        "results.csv": comma_separated(rows),
-        "results.md": text + "\n",
-        "results.tex": latex(rows),
-    }
-    for name, content in files.items():
-        path = os.path.join(folder, name)
-        with open(path + ".part", "w") as file:
-            file.write(content)
-        os.replace(path + ".part", path)
-    np.savez_compressed(os.path.join(folder, "verdicts.npz"), **evaluation.verdicts())
-    return text
+@dataclasses.dataclass
+class Report:
+    """What the evaluations of a model have come to so far; `read` begins with a folder's.
+
+    Attributes:
+        tables: Title -> what the table is of.
+        rows: Those of all tables, `Evaluation.rows` with their table's title.
+        verdicts: "<title>|<attack>" -> bool [n].
+    """
+
+    tables: dict[str, dict] = dataclasses.field(default_factory=dict)
+    rows: list[dict] = dataclasses.field(default_factory=list)
+    verdicts: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: str) -> "Report":
+        """The report in a folder, or an empty one.
+
+        Raises:
+            InputError: Files that are damaged, or of another version.
+        """
+        remedy = f"remove {folder}, or choose another --eval_dir"
+        path = os.path.join(folder, "results.json")
+        whole = files.read_json(path, remedy)
+        if not whole:
+            return cls()
+        tables, rows = whole.get("tables"), whole.get("rows")
+        if not isinstance(tables, dict) or not isinstance(rows, list):
+            raise InputError(f"{path} is of another version of vfd_tf: {remedy}.")
+        verdicts = files.read_arrays(os.path.join(folder, "verdicts.npz"), remedy)
+        return cls(tables, rows, verdicts)
+
+    def add(self, title: str, table: dict, evaluation) -> list[str]:
+        """Joins an evaluation to the table of that title.
+
+        Returns:
+            A sentence for every row that now says something else.
+        """
+        notes, found = [], evaluation.verdicts()
+        for name, verdict in found.items():
+            before = self.verdicts.get(f"{title}|{name}", verdict)
+            changed = int((before != verdict).sum())
+            if changed:
+                notes.append(
+                    f"{changed} of {len(verdict)} verdicts of {name} differ from those in "
+                    f"the report ({title}), which are replaced."
+                )
+        self.verdicts |= {f"{title}|{name}": verdict for name, verdict in found.items()}
+        old = [row for row in self.rows if row["table"] == title]
+        warnings = self.tables.get(title, {}).get("warnings", [])
+        warnings = [*dict.fromkeys([*warnings, *evaluation.warnings])]
+        self.tables[title] = {**table, "warnings": warnings}
+        rows = self._joined(title, old, evaluation)
+        others = [row for row in self.rows if row["table"] != title]
+        self.rows = [*others, *({"table": title, **row} for row in rows)]
+        return notes
+
+    def _joined(self, title, old, evaluation):
+        """The rows of a table with those of an evaluation, and the worst of all anew."""
+        new = {row["attack"]: row for row in evaluation.rows()}
+        rows = {row["attack"]: row for row in old} | new
+        prefix = f"{title}|"
+        columns = {
+            name.removeprefix(prefix): verdict
+            for name, verdict in self.verdicts.items()
+            if name.startswith(prefix)
+        }
+        unbounded = [n for n in columns if rows[n]["threat"].endswith(UNBOUNDED)]
+        whole = Evaluation(
+            columns.pop("clean"), columns, {}, distances=dict.fromkeys(unbounded, ())
+        )
+        worst = {row["attack"]: row for row in whole.rows() if row["attack"] in WORST}
+        rows = {n: row for n, row in rows.items() if n not in WORST} | worst
+        return [{k: v for k, v in row.items() if k != "table"} for row in rows.values()]
+
+    def markdown(self, title: str = "") -> str:
+        """All tables, each under its title, below the title of the whole."""
+        parts = [title] if title else []
+        for name, table in self.tables.items():
+            rows = [row for row in self.rows if row["table"] == name]
+            parts.append(markdown(rows, name, table["warnings"]))
+        return "\n\n".join(parts)
+
+    def latex(self) -> str:
+        """All tables, a comment with its title above each."""
+        parts = []
+        for name in self.tables:
+            rows = [row for row in self.rows if row["table"] == name]
+            parts.append(f"% {name}\n{latex(rows)}")
+        return "\n".join(parts)
+
+    def write(self, folder: str, facts: dict, title: str = "") -> str:
+        """Writes results.json, .csv, .md, .tex and verdicts.npz; returns the Markdown."""
+        text = self.markdown(title)
+        whole = {**facts, "tables": self.tables, "rows": self.rows}
+        contents = {
+            "results.csv": comma_separated(self.rows),
+            "results.md": text + "\n",
+            "results.tex": self.latex(),
+            "results.json": json.dumps(whole, indent=2) + "\n",
+        }
+        path = os.path.join(folder, "verdicts.npz")
+        with files.replaced(path) as part, open(part, "wb") as file:
+            np.savez_compressed(file, **self.verdicts)
+        for name, content in contents.items():
+            path = os.path.join(folder, name)
+            with files.replaced(path) as part, open(part, "w") as file:
+                file.write(content)
+        return text
 
 
 def _cells(row):

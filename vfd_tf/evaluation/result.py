@@ -49,6 +49,12 @@ class Evaluation:
         """Percent correct: clean, under each attack, and under the worst for each image."""
         return accuracies(self.verdicts())
 
+    def __str__(self):
+        """The rows as a Markdown table, warnings below it."""
+        from vfd_tf.evaluation import report
+
+        return report.markdown(self.rows(), "", self.warnings)
+
     def table(self) -> str:
         """The accuracies as a Markdown table."""
         return table({"model": self.accuracies()})
