@@ -119,10 +119,12 @@ def owned(folder: str, wait: bool = False):
         holder = _holder(path)
         if not wait:
             raise InputError(
-                f"{folder} is in use by {holder}: wait for it, or choose another --workdir."
+                f"{folder} is in use, {holder}: wait for it, or choose another --workdir."
             )
         if not told:
-            print(f"{folder}: another process trains it, {holder}; waiting", flush=True)
+            print(
+                f"{folder}: another process trains it, {holder}; waiting for it", flush=True
+            )
         told = True
         time.sleep(1)
     try:
@@ -156,6 +158,6 @@ def _locked(path):
 def _holder(path):
     try:
         with open(path) as file:
-            return "started {started} as process {pid} on {host}".format(**json.load(file))
+            return "started {started} by process {pid} on {host}".format(**json.load(file))
     except (OSError, ValueError, KeyError):
         return "started just now"

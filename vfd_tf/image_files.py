@@ -54,8 +54,8 @@ def read_tfds(name: str, data_dir: str | None = None):
     local = data_dir and "://" not in str(data_dir)
     if local and not os.path.isdir(os.path.expanduser(data_dir)):
         raise InputError(
-            f"There is no folder {data_dir} for --data_dir: correct it, or make it first to "
-            f"have {name} downloaded into it."
+            f"There is no folder {data_dir} for --data_dir: correct it, or make it first "
+            f"to have {name} downloaded into it."
         )
     builder = _builder(name, data_dir)
     shape = _image_shape(name, builder.info.features)
