@@ -38,7 +38,7 @@ def test_every_n_epochs_and_the_last(make_network, toy, tmp_path):
     callback = ImagePanel(toy, str(tmp_path), "fgsm", every=2, images=1)
     model.fit(*toy, epochs=5, batch_size=24, callbacks=[callback], verbose=0)
     assert {tag: [s for s, _ in found] for tag, found in events(tmp_path).items()} == {
-        tag: [1, 3, 4] for tag in ("panel", "margin/clean", "margin/adversarial")
+        tag: [2, 4, 5] for tag in ("panel", "margin/clean", "margin/adversarial")
     }
     assert callback.examine.experimental_get_tracing_count() == 1
 
@@ -52,14 +52,14 @@ def test_the_last_epoch_of_a_fit_that_ends_early(make_network, toy, tmp_path):
     model = plain(make_network)
     callbacks = [ImagePanel(toy, str(tmp_path), "fgsm", images=1), StopsAfterSecond()]
     model.fit(*toy, epochs=4, batch_size=24, callbacks=callbacks, verbose=0)
-    assert steps(tmp_path) == [1]
+    assert steps(tmp_path) == [2]
 
 
 def test_it_writes_while_keras_records_only_some_steps(make_network, toy, tmp_path):
     board = keras.callbacks.TensorBoard(tmp_path, update_freq=1000)
     callbacks = [ImagePanel(toy, str(tmp_path), "fgsm", images=1), board]
     plain(make_network).fit(*toy, batch_size=24, callbacks=callbacks, verbose=0)
-    assert steps(tmp_path) == [0]
+    assert steps(tmp_path) == [1]
 
 
 def test_margins_are_those_of_the_whole_data_set(make_network, toy, tmp_path):
@@ -74,7 +74,7 @@ def test_margins_are_those_of_the_whole_data_set(make_network, toy, tmp_path):
         others = np.where(np.eye(10)[y] > 0, -np.inf, z).max(-1)
         margins = z[np.arange(len(y)), y] - others
         ((step, bins),) = events(tmp_path)[f"margin/{view}"]
-        assert step == 4 and bins[:, 2].sum() == len(y)
+        assert step == 5 and bins[:, 2].sum() == len(y)
         np.testing.assert_allclose(bins[0, 0], margins.min(), rtol=1e-3)
         np.testing.assert_allclose(bins[-1, 1], margins.max(), rtol=1e-3)
         counts, _ = np.histogram(margins, [*bins[:, 0], bins[-1, 1]])
@@ -109,7 +109,7 @@ def test_the_student_of_a_trainer_is_shown_and_left_alone(make_network, toy, tmp
         found.append([v.numpy() for v in trainer.student.weights])
     for one, other in zip(*found, strict=True):
         np.testing.assert_array_equal(one, other)
-    assert steps(tmp_path) == [0]
+    assert steps(tmp_path) == [1]
 
 
 def test_a_perturbation_is_amplified_to_the_full_range():

@@ -79,10 +79,20 @@ def test_tensorboard_has_every_curve(finished):
     more |= {f"{term}_share" for term in ("clean", "adv", "helper", "vfd")}
     more |= {"clean_distance_last", "adv_distance_last", "images_per_second"}
     more |= {"catastrophic_overfitting"}
-    assert {f"epoch_{name}" for name in terms | more} <= tags["train"]
+    found = {tag.split("/")[1] for tag in tags["train"]}
+    assert terms | more <= found
+    groups = {tag.split("/")[0] for tag in tags["train"]}
+    assert groups == {"loss", "accuracy", "vfd", "schedule", "speed"}
     assert {"panel", "margin/clean", "margin/adversarial"} <= tags["panel"]
     wanted = {"accuracy", "loss", "pgd10_accuracy"}
-    assert {f"epoch_{name}" for name in wanted} <= tags["validation"]
+    assert wanted <= {tag.split("/")[1] for tag in tags["validation"]}
+    events = EventAccumulator(str(path / "train"), size_guidance={"tensors": 0})
+    events.Reload()
+    assert [event.step for event in events.Tensors("loss/loss")] == [1, 2]
+    events = EventAccumulator(str(path))
+    events.Reload()
+    assert "test/best/linf:0.2 n=64/fgsm" in events.Tags()["tensors"]
+    assert "_hparams_/session_start_info" in events.PluginTagToContent("hparams")
 
 
 @pytest.mark.slow

@@ -131,6 +131,20 @@ class Experiment(Part):
         parts = self._parts()
         return json.loads(json.dumps({n: dataclasses.asdict(p) for n, p in parts.items()}))
 
+    def hyperparameters(self) -> dict:
+        """All that counts, flat: "recipe.epochs" -> 110, "method" -> its class."""
+        named = {name: type(part).__name__ for name, part in self._parts().items()}
+        plain = {name: self[name] for name in ("dataset", "arch", "width", "seed")}
+        return (
+            plain
+            | named
+            | {
+                f"{part}.{name.rstrip('_')}": value
+                for part, fields in self.fields().items()
+                for name, value in fields.items()
+            }
+        )
+
     def _parts(self) -> dict[str, Part]:
         """The parts that decide the result: no attack where nothing is attacked."""
         parts = {"method": self.method, "distillation": self.distillation}

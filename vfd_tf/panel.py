@@ -17,9 +17,9 @@ _BATCH = 128
 class ImagePanel(keras.callbacks.Callback):
     """A panel of adversarial images, and histograms of margins, every few epochs.
 
-    Writes to `<log_dir>/panel`, so that with the `log_dir` of `keras.callbacks.TensorBoard`
-    the run has them beside `train` and `validation`, at the step of that epoch's curves
-    (0 for the first epoch):
+    Writes to `<log_dir>/panel`, so that with the `log_dir` of `vfd_tf.tensorboard.Curves`
+    the run has them beside `train` and `validation`, at the epoch as it is printed (1 for
+    the first; `keras.callbacks.TensorBoard` begins at 0):
 
         panel               the first images: clean, perturbation, adversarial; the true
                             class on top, the predicted one below, red where wrong
@@ -103,12 +103,12 @@ class ImagePanel(keras.callbacks.Callback):
             self.writer = None
 
     def write(self, epoch: int) -> None:
-        """Writes panel and margins of the model as it is, at step `epoch`."""
+        """Writes panel and margins of the model as it is; epoch 0 is step 1."""
         margins, shown = self._examine_all()
         if self.writer is None:
             self.writer = tf.summary.create_file_writer(self.log_dir)
         picture = panel(*shown, self.class_names, f"epoch {epoch + 1}")
-        with self.writer.as_default(epoch), tf.summary.record_if(True):
+        with self.writer.as_default(epoch + 1), tf.summary.record_if(True):
             tf.summary.image("panel", picture[None])
             for view, values in margins.items():
                 tf.summary.histogram(f"margin/{view}", values)

@@ -22,6 +22,7 @@ from vfd_tf import (
     forecast,
     network,
     roles,
+    tensorboard,
 )
 from vfd_tf.architectures import ARCHITECTURES
 from vfd_tf.attacks.attack import radius
@@ -31,6 +32,7 @@ from vfd_tf.methods import METHODS
 from vfd_tf.optimizers import SGD, learning_rate
 from vfd_tf.panel import ImagePanel
 from vfd_tf.part import InputError, choose, name_of
+from vfd_tf.progress import ProgressBar
 from vfd_tf.run_directory import RunDirectory, key
 from vfd_tf.trainer import AdversarialTrainer
 
@@ -304,6 +306,8 @@ def _train(experiment, setting, directory, trainer):
     steps = len(data.train) // recipe.batch_size
     augmentation = data.augmentation if recipe.augment else datasets.Augmentation()
     augmentation = augmentation.replace(cutout=recipe.cutout, cutmix=recipe.cutmix)
+    if setting.verbose:
+        trainer.say_layers()
     trainer.fit(
         data.train.train_batches(
             recipe.batch_size,
@@ -322,7 +326,7 @@ def _train(experiment, setting, directory, trainer):
             *_callbacks(experiment, setting, directory, state),
             *_forecast(setting, directory, recipe.epochs - state.epoch),
         ],
-        verbose=setting.verbose,
+        verbose=0,  # the bar is among the callbacks
     )
     directory.finish(recipe.epochs, experiment.seed, setting.strategy)
 
@@ -355,7 +359,7 @@ def _callbacks(experiment, setting, directory, state):
     listed.append(callbacks.Throughput(recipe.batch_size))
     if importlib.util.find_spec("tensorboard"):
         events = f"{directory.path}/tensorboard"
-        listed.append(keras.callbacks.TensorBoard(events))
+        listed.append(tensorboard.Curves(events, experiment.hyperparameters()))
         if experiment.method.adversarial and setting.panel_every:
             every, names = setting.panel_every, data.class_names
             panel = ImagePanel(
@@ -364,7 +368,7 @@ def _callbacks(experiment, setting, directory, state):
             listed.append(panel)
     else:
         print("TensorBoard is not installed (pip install tensorboard): no curves.")
-    return listed
+    return [*listed, ProgressBar(setting.verbose)]
 
 
 def _schedules(experiment):
@@ -410,3 +414,7 @@ def _evaluate(setting, directory):
         for warning in result.warnings:
             print(f"Warning: {warning}")
         directory.add_verdicts(which, threat, count, result.verdicts())
+        if importlib.util.find_spec("tensorboard"):
+            known = directory.accuracies(which, threat, count)
+            events = f"{directory.path}/tensorboard"
+            tensorboard.write_accuracies(events, which, f"{threat} {count}", known)
