@@ -219,10 +219,13 @@ class _Job:
             write(progress)
 
         target, count = self.targets[name], len(window)
-        self.screen.begin(name, sum(map(len, self.clean)) - count, count)
+        stages = self.plan[name].stages(window.clean.shape[-1])
+        runs, done = sum(map(len, stages.values())), progress.runs if progress else 0
+        self.screen.begin(name, sum(map(len, self.clean)) - count, count, runs, done)
         target.watch = self.screen.step
         progress = target.attacked(self.plan[name], window, progress, save)
         target.watch = None
+        self.screen.end()
         sizes = _sizes(progress, window)
         if not self.keep:
             progress = dataclasses.replace(progress, x_adv=None, tried=None)

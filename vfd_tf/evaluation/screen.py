@@ -1,14 +1,18 @@
 """What an evaluation prints as it goes."""
 
-import sys
+import time
 
 import numpy as np
 
-from vfd_tf.batching import count_of
+from vfd_tf.datasets import Images
+from vfd_tf.progress import Line, duration
 
 
 class Screen:
     """A line for every attack on a window, and on a terminal a moving one inside.
+
+    The moving line ends with the time left: for the attack at hand at the pace of its runs
+    so far, and for others at that of the windows behind them, as far as there are any.
 
     Args:
         verbose: 0 prints nothing.
@@ -16,32 +20,57 @@ class Screen:
     """
 
     def __init__(self, verbose, data):
-        self.verbose, self.moving = bool(verbose), bool(verbose) and sys.stdout.isatty()
-        known = count_of(data)
+        self.verbose, self.line = bool(verbose), Line()
+        known = len(data) if isinstance(data, Images) else None
+        if isinstance(data, (tuple, list)) and data and hasattr(data[0], "shape"):
+            known = len(data[0])  # arrays, no batches
         self.known, self.total = known, "" if known is None else f" of {known}"
-        self.head = self.share = ""
+        self.pace = {}  # attack -> seconds an image
+        self.behind = {}  # attack -> images it is done with
 
-    def begin(self, name, first, count):
-        """An attack on the images of a window begins."""
-        self.head = f"{name}, images {first + 1} to {first + count}{self.total}"
-        self.share = ""
+    def begin(self, name, first, count, runs=1, done=0):
+        """An attack of so many runs, `done` of them before, begins on a window's images."""
+        self.name, self.last, self.count, self.share = name, first + count, count, ""
+        self.head = f"{name}, images {first + 1} to {self.last}{self.total}"
+        self.runs, self.done, self.before = runs, done, done
+        self.began = time.monotonic()
 
     def run(self, progress):
         """One of its runs is done."""
         share = 100 * progress.open.mean()
-        self.share = f", run {progress.runs} done, {share:.2f}% still robust"
+        self.done = progress.runs
+        self.share = f", run {progress.runs} of {self.runs} done, {share:.2f}% still robust"
 
     def step(self, step, steps):
         """The run has come to a step."""
-        if self.moving:
-            text = f"{self.head}{self.share}, step {step} of {steps}"
-            print(f"\r{text:100}", end="\r", flush=True)
+        if not self.verbose or not self.line.moving:
+            return
+        left = self._left(self.done + step / steps)
+        end = f", step {step} of {steps}" + (f", {left} left" if left else "")
+        texts = (f"{self.head}{self.share}{end}", f"{self.head}{end}", f"{self.name}{end}")
+        self.line.draw(next(filter(self.line.fits, texts), texts[-1]))
+
+    def end(self):
+        """The attack is done with the window."""
+        self.pace[self.name] = (time.monotonic() - self.began) / self.count
+        self.behind[self.name] = self.last
+
+    def _left(self, done):
+        """The time left, once so many runs are done; None where images aren't counted."""
+        if self.known is None or done <= self.before:
+            return None
+        run = (time.monotonic() - self.began) / (done - self.before)
+        later = (self.known - self.last) / self.count  # windows like this one
+        seconds = run * max(0.0, self.runs - done + self.runs * later)
+        for name, pace in self.pace.items():
+            if name != self.name:
+                seconds += pace * (self.known - self.behind[name])
+        return duration(seconds)
 
     def say(self, label, verdicts):
         """The share of true verdicts [n], one array a window, so far."""
         if self.verbose:
             done = np.concatenate(verdicts)
-            clear = f"\r{'':100}\r" if self.moving else ""
             share = f"{100 * done.mean():.2f}% of {len(done)} images"
             rest = "" if self.known in (None, len(done)) else f", {self.known} in all"
-            print(f"{clear}{label}: {share}{rest}")
+            self.line.end(f"{label}: {share}{rest}")
