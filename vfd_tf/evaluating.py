@@ -32,7 +32,7 @@ def run(values, words: list[str]) -> None:
     """Accuracy of a .keras file under attack: --model=FILE --eval_attacks=autoattack."""
     path = values.model or (words[0] if len(words) == 1 else None)
     if not path:
-        raise InputError("Name the model: python run.py evaluate --model=FILE.keras")
+        raise InputError("Name the model: python run.py evaluate --model=FILE.keras.")
     plan, bounds = config.evaluating(values), _bounds(values)
     described = {
         name: evaluation.protocol(name, plan.epsilon, plan.norm).describe()

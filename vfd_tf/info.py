@@ -33,7 +33,7 @@ _TAP = re.compile(r"layer\d+(_preact)?")
 def show(values, paths: list[str]) -> None:
     """What run directories and .keras files hold, at a glance."""
     if not paths:
-        raise InputError("Name what to show: python run.py info RUN_DIRECTORY FILE.keras")
+        raise InputError("Name what to show: python run.py info RUN_DIRECTORY FILE.keras.")
     print("\n\n\n".join(readable(paths, describe)))
 
 

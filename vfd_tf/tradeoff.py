@@ -24,7 +24,7 @@ def plot(values, paths: list[str]) -> None:
     if not values.out.lower().endswith(_FORMATS):
         raise InputError(f"--out={values.out} must end in {', '.join(_FORMATS)}.")
     if not paths:
-        raise InputError("Name the run directories to plot: python run.py plot runs/*")
+        raise InputError("Name the run directories to plot: python run.py plot runs/*.")
     names, student = (values.plot_x, values.plot_y), values.plot_student
     unique = {os.path.realpath(path): path for path in paths}.values()
     records = readable(unique, lambda path: _evaluated(Record(path), student))
@@ -301,7 +301,7 @@ def _adding(record, key, name, row):
     norm, epsilon, images = _facets(key)
     return (
         f"{record.command} --eval_norm={norm} --eval_epsilon={epsilon} "
-        f"--max_images={images} --eval_attacks={','.join(wanted)}"
+        f"--max_images={images} --eval_attacks={','.join(wanted)}."
     )
 
 
