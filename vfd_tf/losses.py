@@ -35,6 +35,8 @@ def cross_entropy(y, logits):
     y = tf.convert_to_tensor(y)
     if y.shape.rank == 2:
         y = tf.cast(y, logits.dtype)
+        # A class that is masked with -inf has no loss where it has no share of the label.
+        logits = tf.maximum(logits, logits.dtype.min)
         return tf.nn.softmax_cross_entropy_with_logits(labels=y, logits=logits)
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits)
 
@@ -45,7 +47,10 @@ def kl_divergence(p_logits, q_logits):
     Gradients flow through both arguments, as in TRADES, https://arxiv.org/abs/1901.08573.
     """
     log_p, log_q = tf.nn.log_softmax(p_logits), tf.nn.log_softmax(q_logits)
-    return tf.reduce_sum(tf.exp(log_p) * (log_p - log_q), axis=-1)
+    p = tf.exp(log_p)
+    # 0 log 0 = 0, for classes that are masked with -inf.
+    ratio = tf.where(p > 0, log_p - log_q, tf.zeros_like(p))
+    return tf.reduce_sum(p * ratio, axis=-1)
 
 
 def soft_cross_entropy(teacher_logits, logits, temperature: float = 1.0):
@@ -62,6 +67,19 @@ def soft_cross_entropy(teacher_logits, logits, temperature: float = 1.0):
 def true_logit(y, logits):
     """The logit of the label: [n], [n, c] -> [n]."""
     return tf.gather(logits, hard(y), axis=-1, batch_dims=1)
+
+
+def correct(y, logits):
+    """Whether the label is the first of the largest logits, as argmax has it: bool [n].
+
+    -inf is the logit of a class that can't be. NaN or +inf anywhere in a row predicts
+    nothing, and is never correct.
+    """
+    logits, y = tf.convert_to_tensor(logits), hard(y)
+    own = true_logit(y, logits)[:, None]
+    before = tf.range(tf.shape(logits)[-1])[None] < tf.cast(y, tf.int32)[:, None]
+    beaten = tf.where(before, logits < own, logits <= own)
+    return tf.reduce_all(beaten & tf.math.is_finite(own), -1)
 
 
 def best_other(y, logits):

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 
+import numpy as np
 import tensorflow as tf
 
 from vfd_tf import noise
@@ -145,10 +146,12 @@ class Run:
         return seeds if self.stream is None else noise.fork(seeds, self.stream)
 
     def target(self, clean_logits):
-        """The class it aims at [n], or None."""
+        """The class it aims at [n], or None; the second for ranks of masked classes."""
         if self.rank is None:
             return None
-        return tf.math.top_k(clean_logits, self.rank).indices[:, -1]
+        top = tf.math.top_k(clean_logits, self.rank)
+        possible = top.values[:, -1] > -np.inf
+        return tf.where(possible, top.indices[:, -1], top.indices[:, min(1, self.rank - 1)])
 
 
 class Iterated(Attack):

@@ -3,9 +3,10 @@
 Croce & Hein 2020, https://arxiv.org/abs/1907.02044
 """
 
+import numpy as np
 import tensorflow as tf
 
-from vfd_tf.attacks.attack import Composite, Iterated, Run, ascent, box, choose_images
+from vfd_tf.attacks.attack import Composite, Iterated, Run, box, choose_images, slope
 from vfd_tf.attacks.norms import BALLS
 from vfd_tf.attacks.threat import epsilon_field, norm_field
 from vfd_tf.part import hyper, part
@@ -29,9 +30,9 @@ def nearest_on_plane(x, w, c, rate):
     """
     side = tf.where(c >= 0, tf.ones_like(c), -tf.ones_like(c))
     w, c = w * side[:, None], tf.abs(c)
-    slope, rate = tf.abs(w), rate(w)
+    steep, rate = tf.abs(w), rate(w)
     room = tf.abs(tf.cast(w <= 0, x.dtype) - x)  # x, or 1 - x
-    most, fastest = slope * room, slope * rate
+    most, fastest = steep * room, steep * rate
 
     def newton(i, level, previous):
         full = tf.cast(level[:, None] * rate >= room, x.dtype)
@@ -90,9 +91,8 @@ class FAB(Iterated):
 
     def step(self, logits_fn, x, objective, state, i):
         ball, x_adv = BALLS[self.norm], state["x_adv"]
-        rise, gradient = _boundary(logits_fn, x_adv, objective, ball)
         flat = [-1, x_adv.shape[1:].num_elements()]
-        w = tf.reshape(gradient, flat)
+        rise, w = _plane(*_boundary(logits_fn, x_adv, objective, ball), flat)
         # The plane rise + <w, x' - x_adv> = 0, seen from x_adv and from x.
         here = rise
         there = rise + tf.reduce_sum(w * tf.reshape(x - x_adv, flat), -1)
@@ -128,8 +128,10 @@ class FAB(Iterated):
 def _boundary(logits_fn, x, objective, ball):
     """Lead of the other class at the nearest linearised boundary [n], and its gradient."""
     if objective.target is not None:
-        _, rise, gradient = ascent(logits_fn, x, _lead(objective))
-        return rise, gradient
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(x)
+            rise = _lead(objective)(logits_fn(x))
+        return rise, slope(tape, rise, x)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x)
         logits = logits_fn(x)
@@ -146,14 +148,25 @@ def _boundary(logits_fn, x, objective, ball):
     )
     flat = tf.reshape(slopes, [-1, *x.shape[1:]])
     length = tf.reshape(ball.dual(flat), [-1, classes])
-    distance = tf.abs(rise) / (1e-12 + length)
+    distance = tf.math.divide_no_nan(tf.abs(rise), length)
+    # Neither the label, nor classes that are masked or that no pixel moves.
     is_label = tf.one_hot(y, classes, on_value=True, off_value=False)
-    distance = tf.where(is_label, tf.cast(_FAR, x.dtype), distance)
+    possible = tf.math.is_finite(rise) & (length > 0) & ~is_label
+    distance = tf.where(possible, distance, tf.cast(np.inf, x.dtype))
     nearest = tf.argmin(distance, -1)
     return (
         tf.gather(rise, nearest, axis=1, batch_dims=1),
         tf.gather(slopes, nearest, axis=1, batch_dims=1),
     )
+
+
+def _plane(rise, gradient, flat):
+    """The plane rise + <gradient, d> = 0 [n], [n, d], its steepest slope scaled to 1."""
+    w = tf.reshape(gradient, flat)
+    steepest = tf.reduce_max(tf.abs(w), -1)
+    rise = tf.where(tf.math.is_finite(rise), rise, tf.zeros_like(rise))
+    rise = tf.clip_by_value(tf.math.divide_no_nan(rise, steepest), -_FAR, _FAR)
+    return rise, tf.math.divide_no_nan(w, steepest[:, None])
 
 
 def _lead(objective):

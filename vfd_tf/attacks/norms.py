@@ -31,6 +31,17 @@ class Ball:
 
 def l2_norm(delta):
     """||delta||_2 of each example, kept broadcastable: [n, ...] -> [n, 1, ...]."""
+    parts, largest = _scaled(delta)
+    return largest * _root(parts)
+
+
+def _scaled(delta):
+    """Each example in units of its largest entry, and that: squares stay in range."""
+    largest = linf_norm(delta)
+    return tf.math.divide_no_nan(delta, largest), largest
+
+
+def _root(delta):
     axes = list(range(1, delta.shape.rank))
     return tf.sqrt(tf.reduce_sum(tf.square(delta), axis=axes, keepdims=True))
 
@@ -65,7 +76,8 @@ def _l2_project(x, x_adv, epsilon):
 
 
 def _l2_direction(gradient):
-    return gradient / tf.maximum(l2_norm(gradient), 1e-12)
+    parts, _ = _scaled(gradient)
+    return tf.math.divide_no_nan(parts, _root(parts))
 
 
 def _l2_sample(seeds, shape, epsilon, dtype):

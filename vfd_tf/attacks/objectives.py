@@ -7,6 +7,7 @@
 import dataclasses
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 from vfd_tf import losses
@@ -30,19 +31,47 @@ class Objective:
         return self.score(logits)
 
 
+def _with_softmax_slope(loss, log_target):
+    """A score of logits with the gradient softmax(z) - target, as floats can hold it.
+
+    The largest class has what the others lack together, as p - 1 is rounded to 0 long
+    before the other p are; what leaves the range of floats is lifted back into it.
+    """
+
+    @tf.custom_gradient
+    def score(logits):
+        def gradient(upstream):
+            return upstream[:, None] * _softmax_slope(logits, log_target(logits))
+
+        return loss(logits), gradient
+
+    return score
+
+
+def _softmax_slope(logits, log_t):
+    log_p = tf.nn.log_softmax(logits)
+    first = tf.one_hot(tf.argmax(logits, -1), logits.shape[-1], dtype=logits.dtype)
+    rest = tf.where(first > 0, logits.dtype.min, tf.maximum(log_p, log_t))
+    least = 0.5 * np.log(np.finfo(logits.dtype.as_numpy_dtype).tiny)
+    lift = tf.nn.relu(least - tf.reduce_max(rest, -1, keepdims=True))
+    rise = (tf.exp(log_p + lift) - tf.exp(log_t + lift)) * (1 - first)
+    return rise - first * tf.reduce_sum(rise, -1, keepdims=True)
+
+
 def _of_labels(score, y, target=None) -> Objective:
-    """The objective whose success is any class but the label."""
+    """The objective whose success is any prediction but the label, or none at all."""
     y = losses.hard(y)
-
-    def success(logits):
-        return tf.argmax(logits, axis=-1) != tf.cast(y, tf.int64)
-
-    return Objective(score, success, y, target)
+    return Objective(score, lambda z: ~losses.correct(y, z), y, target)
 
 
 def cross_entropy(y) -> Objective:
     """CE(z, y) for labels [n]: untargeted, the objective of PGD."""
-    return _of_labels(lambda logits: losses.cross_entropy(y, logits), y)
+
+    def log_target(logits):
+        return tf.math.log(losses.soft(y, logits.shape[-1], logits.dtype))
+
+    score = _with_softmax_slope(lambda logits: losses.cross_entropy(y, logits), log_target)
+    return _of_labels(score, y)
 
 
 def margin(y) -> Objective:
@@ -52,11 +81,12 @@ def margin(y) -> Objective:
 
 def targeted_margin(y, target) -> Objective:
     """z_t - z_y for labels and targets [n]; success is any misclassification."""
+    return _of_labels(lambda logits: _rise(y, target, logits), y, target)
 
-    def score(logits):
-        return losses.true_logit(target, logits) - losses.true_logit(y, logits)
 
-    return _of_labels(score, y, target)
+def _rise(y, target, logits):
+    """z_t - z_y [n]."""
+    return losses.true_logit(target, logits) - losses.true_logit(y, logits)
 
 
 def dlr(y) -> Objective:
@@ -68,7 +98,7 @@ def dlr(y) -> Objective:
     def score(logits):
         _need_classes(logits, 3, "dlr", "margin")
         top = tf.math.top_k(logits, k=3).values
-        return losses.margin(y, logits) / (top[:, 0] - top[:, 2] + 1e-12)
+        return losses.margin(y, logits) / _spread(top[:, 0], top[:, 2])
 
     return _of_labels(score, y)
 
@@ -82,10 +112,16 @@ def targeted_dlr(y, target) -> Objective:
     def score(logits):
         _need_classes(logits, 4, "targeted_dlr", "targeted_margin")
         top = tf.math.top_k(logits, k=4).values
-        rise = losses.true_logit(target, logits) - losses.true_logit(y, logits)
-        return rise / (top[:, 0] - 0.5 * (top[:, 2] + top[:, 3]) + 1e-12)
+        below = 0.5 * (top[:, 2] + top[:, 3])
+        return _rise(y, target, logits) / _spread(top[:, 0], below)
 
     return _of_labels(score, y, target)
+
+
+def _spread(top, below):
+    """What DLR divides by; 1 where masked classes leave it too few."""
+    spread = top - below + 1e-12
+    return tf.where(tf.math.is_inf(spread), tf.ones_like(spread), spread)
 
 
 def _need_classes(logits, least, name, instead):
@@ -103,7 +139,12 @@ def kl(clean_logits, y=None) -> Objective:
     """
     clean_logits = tf.stop_gradient(clean_logits)
     y = tf.argmax(clean_logits, -1, output_type=tf.int32) if y is None else y
-    return _of_labels(lambda logits: losses.kl_divergence(clean_logits, logits), y)
+    log_p = tf.nn.log_softmax(clean_logits)
+    score = _with_softmax_slope(
+        lambda logits: losses.kl_divergence(clean_logits, logits),
+        lambda logits: tf.cast(log_p, logits.dtype),
+    )
+    return _of_labels(score, y)
 
 
 # Name -> objective of labels [n], clean logits [n, c] and target classes [n].

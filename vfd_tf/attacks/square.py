@@ -26,9 +26,9 @@ _CELLS = _START + 1
 class Square(Iterated):
     """Square attack: a proposal that raises the margin is kept, anything else forgotten.
 
-    L-inf: starts at x + epsilon * vertical stripes of +-1, proposes +-2 epsilon in a
-    square of each channel; L2: moves the perturbation's mass into a square, in the shape
-    of a dent. Squares are drawn for every image by itself and cover a share `p_init` of
+    L-inf: starts at x + epsilon * stripes of +-1 across the longer side, proposes +-2
+    epsilon in a square of each channel; L2: moves the perturbation's mass into a square,
+    in the shape of a dent. Squares are drawn for every image by itself and cover a share `p_init` of
     it at first, less by a fixed schedule later. https://arxiv.org/abs/1912.00049
     """
 
@@ -44,26 +44,36 @@ class Square(Iterated):
         return self.queries + 1  # the start is evaluated, too
 
     def begin(self, x, start, seeds):
-        zeros = tf.zeros(tf.shape(x)[0], x.dtype)
-        start = NORMS[self.norm].start(x, self.epsilon, seeds) if start is None else start
-        return {"x_adv": start, "margin": zeros - np.inf, "seeds": seeds}
+        count, turn = tf.shape(x)[0], _turn(x)
+        if start is None:
+            start = turn(NORMS[self.norm].start(turn(x), self.epsilon, seeds))
+        return {
+            "x_adv": start,
+            "margin": tf.zeros(count, x.dtype) - np.inf,
+            "broken": tf.zeros(count, bool),
+            "seeds": seeds,
+        }
 
     def step(self, logits_fn, x, objective, state, i):
         seeds = noise.fork(state["seeds"], i)
-        side = tf.constant(self.sides(x.shape[1:3]))[tf.maximum(i - 1, 0)]
-        proposal = NORMS[self.norm].propose(x, state["x_adv"], self.epsilon, side, seeds)
+        turn, sides = _turn(x), self.sides(x.shape[1:3])
+        side = tf.constant(sides)[tf.maximum(i - 1, 0)]
+        wide = turn(x), turn(state["x_adv"])
+        propose = NORMS[self.norm].propose
+        proposal = turn(propose(*wide, self.epsilon, side, seeds, np.unique(sides)))
         return self.accept(logits_fn, objective, state, proposal, i)
 
     def accept(self, logits_fn, objective, state, proposal, i):
         """The state once a proposal (at i = 0 the start itself) was tried."""
         proposal = tf.cond(tf.equal(i, 0), lambda: state["x_adv"], lambda: proposal)
-        margin = losses.margin(objective.labels, logits_fn(proposal))
-        open_ = ~self.done(state)
-        take = open_ & ((margin > state["margin"]) | (margin >= 0))
+        logits = logits_fn(proposal)
+        margin, success = losses.margin(objective.labels, logits), objective.success(logits)
+        take = ~self.done(state) & ((margin > state["margin"]) | success)
         return {
             **state,
             "x_adv": choose_images(take, proposal, state["x_adv"]),
             "margin": tf.where(take, margin, state["margin"]),
+            "broken": state["broken"] | success,
         }
 
     def sides(self, size) -> np.ndarray:
@@ -75,7 +85,13 @@ class Square(Iterated):
         return NORMS[self.norm].sides(wanted, min(size)).astype("int32")
 
     def done(self, state):
-        return state["margin"] >= 0
+        return state["broken"]
+
+
+def _turn(x):
+    """What makes tall images wide, and them tall again; others stay as they are."""
+    tall = x.shape[1] > x.shape[2]
+    return (lambda images: tf.transpose(images, [0, 2, 1, 3])) if tall else tf.identity
 
 
 def window(row, column, side, shape):
@@ -125,7 +141,7 @@ class LinfSquares:
         return box(x + epsilon * signs)
 
     @classmethod
-    def propose(cls, x, x_adv, epsilon, side, seeds):
+    def propose(cls, x, x_adv, epsilon, side, seeds, sides=None):
         sign, *place, _ = _draws(seeds, x.shape[-1], squares=1)
         where = window(*_corner(*place, side, x.shape[1:]), side, x.shape[1:])
         return cls.shift(x, x_adv, epsilon, where, tf.cast(sign, x.dtype))
@@ -151,22 +167,27 @@ class L2Squares:
         height, width, channels = x.shape[1:]
         side = max(height // 5, 1)
         offset = (height - 5 * side) // 2 if height >= 5 else 0
-        delta = tf.zeros_like(x)
-        cells = [
-            (offset + r * side, offset + c * side)
-            for r in range(height // side)
-            for c in range(width // side)
-        ]
-        table = tf.constant(dents([side]), x.dtype)
-        for k, corner in enumerate(cells):
-            sign, turn = _draws(noise.fork(seeds, _CELLS + k), channels, squares=0)
-            row, column = (tf.fill(tf.shape(x)[:1], value) for value in corner)
-            shape = _dent(turn, table[0], row, column, x)
-            delta += shape * tf.cast(sign, x.dtype)
-        return box(x + _unit(delta) * epsilon)
+        rows, columns = height // side, width // side
+        cells, count = rows * columns, tf.shape(x)[0]
+        streams = tf.tile(_CELLS + tf.range(cells), [count])
+        seeds = noise.fork(tf.repeat(seeds, cells, 0), streams)
+        sign, turn = _draws(seeds, channels, squares=0)
+        dent = tf.constant(dents([side])[0], x.dtype)[..., None]
+        turned = tf.transpose(dent, [1, 0, 2])
+        every = tf.where(turn[:, None, None, None] > 0.5, turned, dent)
+        every = tf.reshape(
+            every * tf.cast(sign, x.dtype), [-1, rows, columns, side, side, channels]
+        )
+        grid = tf.reshape(
+            tf.transpose(every, [0, 1, 3, 2, 4, 5]),
+            [-1, rows * side, columns * side, channels],
+        )
+        grid = tf.pad(grid, [[0, 0], [offset, side], [offset, side], [0, 0]])
+        return box(x + _unit(grid[:, :height, :width]) * epsilon)
 
     @staticmethod
-    def propose(x, x_adv, epsilon, side, seeds):
+    def propose(x, x_adv, epsilon, side, seeds, sides):
+        """`sides` are those that may come, in order."""
         delta, shape, channels = x_adv - x, x.shape[1:], x.shape[-1]
         sign, *places, turn = _draws(seeds, channels, squares=2)
         row, column = _corner(*places[:2], side, shape)
@@ -175,9 +196,8 @@ class L2Squares:
         out_of = tf.cast(out_of, x.dtype)
         mass = _mass(delta * tf.maximum(into, out_of))
         unused = tf.nn.relu(epsilon**2 - tf.square(l2_norm(delta)))
-        largest = min(shape[:2])
-        table = tf.constant(dents(range(1, largest + 1)), x.dtype)
-        new = _dent(turn, table[side - 1], row, column, x) * tf.cast(sign, x.dtype)
+        pattern = tf.constant(dents(sides), x.dtype)[tf.searchsorted(sides, [side])[0]]
+        new = _dent(turn, pattern, row, column, x) * tf.cast(sign, x.dtype)
         new += delta * into / (1e-12 + _mass(delta * into))
         new *= tf.sqrt(unused / channels + tf.square(mass)) / (1e-12 + _mass(new))
         kept = delta * (1 - tf.maximum(into, out_of))
