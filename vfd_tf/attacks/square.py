@@ -28,8 +28,9 @@ class Square(Iterated):
 
     L-inf: starts at x + epsilon * stripes of +-1 across the longer side, proposes +-2
     epsilon in a square of each channel; L2: moves the perturbation's mass into a square,
-    in the shape of a dent. Squares are drawn for every image by itself and cover a share `p_init` of
-    it at first, less by a fixed schedule later. https://arxiv.org/abs/1912.00049
+    in the shape of a dent. Squares are drawn for every image by itself and cover a share
+    `p_init` of it at first, less by a fixed schedule later.
+    https://arxiv.org/abs/1912.00049
     """
 
     epsilon: float = epsilon_field()
