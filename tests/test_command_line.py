@@ -350,6 +350,12 @@ def test_no_radius_is_no_adversarial_training(method, tmp_path, capsys):
     assert "epsilon=0" in capsys.readouterr().err and not (tmp_path / "r").exists()
 
 
+def test_a_step_size_of_zero_is_no_adversarial_training(tmp_path, capsys):
+    words = "--method=trades", "--distill=none", "--pgd_step_size=0"
+    assert run(*words, f"--runs={tmp_path / 'r'}") == 2
+    assert "step_size=0" in capsys.readouterr().err and not (tmp_path / "r").exists()
+
+
 # --- messages and help --------------------------------------------------------------------
 
 

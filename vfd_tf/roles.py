@@ -102,11 +102,16 @@ def training_attack(value):
 
 
 def refuse_no_attack(attack) -> None:
-    """Raises `InputError` for an attack in a ball of radius 0: clean images."""
+    """Raises `InputError` for an attack of radius 0, clean images, or of step size 0."""
     if getattr(attack, "epsilon", None) == 0:
         raise InputError(
             "An attack with epsilon=0 trains on clean images: use method='natural', or a "
             "radius such as 8 / 255."
+        )
+    if getattr(attack, "step_size", None) == 0:
+        raise InputError(
+            "An attack with step_size=0 takes no step: leave it out for the attack's own, or "
+            "name one such as 2 / 255."
         )
 
 
