@@ -101,6 +101,13 @@ refused_at_once(
     "--epsilon=0",
 )
 refused_at_once(
+    "adversarial training without a step",
+    r"An attack with step_size=0 takes no step: .*, or name one such as 2 / 255\.",
+    *TRADES,
+    "--epsilon=0.2",
+    "--pgd_step_size=0",
+)
+refused_at_once(
     "a data_dir with a typo",
     r"There is no folder nowhere for --data_dir: correct it, or make it first.*",
     "--dataset=cifar10",

@@ -110,8 +110,8 @@ def refuse_no_attack(attack) -> None:
         )
     if getattr(attack, "step_size", None) == 0:
         raise InputError(
-            "An attack with step_size=0 takes no step: leave it out for the attack's own, or "
-            "name one such as 2 / 255."
+            "An attack with step_size=0 takes no step: leave it out for the attack's own, "
+            "or name one such as 2 / 255."
         )
 
 
