@@ -66,7 +66,8 @@ class CarliniWagner(Iterated):
             margin = -losses.margin(objective.labels, logits)
             cost = distance + state["c"] * tf.maximum(margin, -self.kappa)
         gradient = slope(tape, cost, state["w"])
-        sure = ~(margin > -self.kappa)  # NaN is misclassified, at any confidence
+        # NaN is misclassified, at any confidence.
+        sure = (margin <= -self.kappa) | tf.math.is_nan(margin)
         success = objective.success(logits) & sure & ~state["stopped"]
         better = success & (distance < state["size"])
         new = {

@@ -52,9 +52,9 @@ def _softmax_slope(logits, log_t):
     log_p = tf.nn.log_softmax(logits)
     first = tf.one_hot(tf.argmax(logits, -1), logits.shape[-1], dtype=logits.dtype)
     rest = tf.where(first > 0, logits.dtype.min, tf.maximum(log_p, log_t))
-    least = 0.5 * np.log(np.finfo(logits.dtype.as_numpy_dtype).tiny)
-    lift = tf.nn.relu(least - tf.reduce_max(rest, -1, keepdims=True))
-    rise = (tf.exp(log_p + lift) - tf.exp(log_t + lift)) * (1 - first)
+    lift = tf.nn.relu(_least(logits) - tf.reduce_max(rest, -1, keepdims=True))
+    rise = tf.exp(log_p + lift) - tf.exp(log_t + lift)  # infinite for the largest class
+    rise = tf.where(first > 0, tf.zeros_like(rise), rise)
     return rise - first * tf.reduce_sum(rise, -1, keepdims=True)
 
 
@@ -70,8 +70,28 @@ def cross_entropy(y) -> Objective:
     def log_target(logits):
         return tf.math.log(losses.soft(y, logits.shape[-1], logits.dtype))
 
-    score = _with_softmax_slope(lambda logits: losses.cross_entropy(y, logits), log_target)
-    return _of_labels(score, y)
+    return _of_labels(_with_softmax_slope(lambda z: _ordered_ce(y, z), log_target), y)
+
+
+def _ordered_ce(y, logits):
+    """CE(z, y) of labels, told apart where it is rounded to 0.
+
+    CE = softplus(m) with m = log sum_{j != y} exp z_j - z_y; from sqrt(tiny) on down a
+    function that rises with m as well, but stays in the range of floats.
+    """
+    if tf.convert_to_tensor(y).shape.rank == 2:
+        return losses.cross_entropy(y, logits)
+    least = _least(logits)
+    is_label = tf.one_hot(y, logits.shape[-1], on_value=True, off_value=False)
+    others = tf.where(is_label, tf.cast(-np.inf, logits.dtype), logits)
+    m = tf.reduce_logsumexp(others, -1) - losses.true_logit(y, logits)
+    below = np.exp(least) / (1 + tf.nn.relu(least - m))
+    return tf.where(m < least, below, tf.nn.softplus(m))
+
+
+def _least(logits):
+    """Where cross-entropy and its gradient, of size exp of that, leave the safe range."""
+    return 0.5 * np.log(np.finfo(logits.dtype.as_numpy_dtype).tiny)
 
 
 def margin(y) -> Objective:
