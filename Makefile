@@ -8,7 +8,7 @@ demo: .venv/installed  ## train and compare on scikit-learn's digits, under 4 mi
 	$(BIN)/python run.py --flagfile=flags/demo.flags
 
 test: .venv/installed  ## the whole test suite
-	$(BIN)/python -m pytest -q -rs
+	$(BIN)/python -m pytest -q -rs -n 2 --dist worksteal
 
 test-fast: .venv/installed  ## without the slow tests
 	$(BIN)/python -m pytest -q -m "not slow"

@@ -33,7 +33,7 @@ setup(
         "scikit-learn",
     ],
     extras_require={
-        "dev": ["pytest", "ruff"],
+        "dev": ["pytest", "pytest-xdist", "ruff"],
         "bench": ["foolbox", "adversarial-robustness-toolbox"],
         "bench-torch": ["torch", "torchattacks"],
     },

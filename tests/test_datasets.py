@@ -343,12 +343,19 @@ def offline(monkeypatch):
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn_cropped"])
 def test_missing_data_is_refused_with_the_folder_tried(name, tmp_path, offline):
+    (tmp_path / "here").mkdir()
     with pytest.raises(InputError, match="--data_dir") as refusal:
         datasets.load(name, data_dir=str(tmp_path / "here"))
     message = str(refusal.value)
     assert str(tmp_path / "here") in message
     assert "no network" in message
     assert "\n" not in message
+
+
+def test_a_folder_of_data_that_does_not_exist_is_not_made(tmp_path, offline):
+    with pytest.raises(InputError, match="There is no folder"):
+        datasets.load("cifar10", data_dir=str(tmp_path / "typo"))
+    assert not (tmp_path / "typo").exists()
 
 
 class FakeSvhn(FakeCifar, skip_registration=True):

@@ -95,18 +95,33 @@ def check_labels(y, num_classes: int, soft: bool = False) -> None:
         )
 
 
+def predicts(logits) -> np.ndarray:
+    """Which rows name a class: no NaN, no +inf, not -inf throughout: bool [n]."""
+    return ~np.isnan(logits).any(-1) & np.isfinite(logits.max(-1))
+
+
 def check_logits(model, logits) -> None:
-    """Raises `InputError` if the model returns probabilities, or infinite or NaN logits."""
+    """Raises `InputError` if the model returns probabilities, or infinite or NaN logits.
+
+    -inf is the logit of a masked class.
+    """
     logits = np.asarray(logits)
-    if not np.isfinite(logits).all():
+    if not predicts(logits).all():
         raise InputError(f"The model {model.name!r} returns logits that are not finite.")
-    sums = np.abs(logits.sum(-1) - 1).max() if logits.size else 1.0
-    # Rows that differ: a constant model may return any logits.
-    looks = logits.size and logits.min() >= 0 and sums < 1e-3 and np.ptp(logits, 0).any()
-    if network.ends_in_probabilities(model) or looks:
+    refuse_probabilities(model)
+    # Outputs that differ: a constant model may return any logits.
+    varied = bool(logits.size) and np.ptp(logits, 0).any()
+    if varied and logits.min() >= 0 and np.abs(logits.sum(-1) - 1).max() < 1e-3:
         raise InputError(
-            f"The model {model.name!r} returns probabilities; remove its final softmax, so "
-            "that it returns logits: attacks and losses need their gradients."
+            f"The model {model.name!r} returns probabilities, though not from a final "
+            "softmax: of an ensemble, return the mean of its members' logits, or "
+            "keras.ops.log of the mean probability; attacks and losses need logits."
+        )
+    if varied and 0 <= logits.min() < 0.01 and 0.99 < logits.max() <= 1:
+        raise InputError(
+            f"The model {model.name!r} returns numbers between 0 and 1, as a sigmoid does: "
+            "leave it out, so that the model returns logits; attacks and losses need their "
+            "gradients."
         )
 
 
@@ -198,7 +213,11 @@ def as_input_errors():
 def refuse_probabilities(model) -> None:
     """Raises `InputError` if the model ends in a softmax or a sigmoid."""
     if network.ends_in_probabilities(model):
-        check_logits(model, [])
+        raise InputError(
+            f"The model {model.name!r} returns probabilities; remove its final softmax or "
+            "sigmoid (activation=None in its last layer), so that it returns logits: "
+            "attacks and losses need their gradients."
+        )
 
 
 def warn_of_onednn(model) -> None:

@@ -47,8 +47,11 @@ class LogitsNetwork(keras.Model):
             outputs = {"logits": outputs}
         if "logits" not in outputs:
             raise InputError(_nameless(self.model, outputs))
-        if len(getattr(outputs["logits"], "shape", ())) != 2:
+        shape = getattr(outputs["logits"], "shape", ())
+        if len(shape) != 2:
             raise InputError(_no_classifier(self.model))
+        if shape[-1] == 1:
+            raise InputError(_one_logit(self.model))
         return outputs
 
 
@@ -258,11 +261,22 @@ def _outputs(model) -> dict:
         return dict(output)
     if isinstance(output, (list, tuple)) or len(output.shape) != 2:
         raise InputError(_no_classifier(model))
+    if output.shape[-1] == 1:
+        raise InputError(_one_logit(model))
     return {"logits": output}
 
 
 def _nameless(model, outputs) -> str:
     return f"The model {model.name!r} returns {sorted(outputs)}; name one output 'logits'."
+
+
+def _one_logit(model) -> str:
+    return (
+        f"The model {model.name!r} returns one number an image: give it a logit for each "
+        "of the two classes, with keras.Model(model.inputs, keras.ops.concatenate("
+        "[keras.ops.zeros_like(model.output), model.output], -1)), where model.output is a "
+        "logit and no probability."
+    )
 
 
 def _no_classifier(model) -> str:

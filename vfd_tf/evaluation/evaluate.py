@@ -8,7 +8,7 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from vfd_tf import classifiers, precision
+from vfd_tf import classifiers, losses, precision
 from vfd_tf.attacks import Attack, Composite
 from vfd_tf.evaluation import referee, sanity
 from vfd_tf.evaluation.protocols import Protocol, protocol
@@ -179,6 +179,7 @@ class _Job:
         targets = (self.target,) if self.other is None else (self.target, self.other)
         complaints = [text for target in targets for text in target.complaints]
         found = found + sanity.of_gradients(np.concatenate(self.dead))
+        found += sanity.of_undefined(self.target.undefined)
         found += sanity.of_few_classes(self.plan, self.classes)
         found += sanity.of_verdicts(result, self.plan)
         return [*dict.fromkeys(complaints + found)]
@@ -188,7 +189,8 @@ class _Job:
         if first:
             self.other.flat = self.target.flat
             self.other.check_craft(window)
-        return self.other.logits(window.x, craft=True).argmax(-1) == window.y
+        logits = self.other.logits(window.x, craft=True)
+        return losses.correct(window.y, logits).numpy()
 
     def _attack(self, name, number, window):
         """An attack on a window, from where the journal says."""

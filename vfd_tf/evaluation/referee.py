@@ -5,6 +5,7 @@ import importlib.util
 import numpy as np
 import tensorflow as tf
 
+from vfd_tf import losses
 from vfd_tf.attacks import FGSM, MIM, PGD
 from vfd_tf.batching import batches
 from vfd_tf.evaluation.protocols import Protocol
@@ -94,7 +95,8 @@ def _compared(target, data, attack, logits_fn, images):
             break
         x, y = target.images(x[:rest]), np.reshape(y[:rest], -1).astype("int32")
         for side, x_adv in both(tf.constant(x), tf.constant(y)).items():
-            right[side].append(target.logits(x_adv.numpy()).argmax(-1) == y)
+            logits = target.logits(x_adv.numpy())
+            right[side].append(losses.correct(y, logits).numpy())
     ours, theirs = (np.concatenate(right[side]) for side in ("ours", "theirs"))
     return {
         "images": len(ours),

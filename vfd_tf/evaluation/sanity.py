@@ -7,7 +7,7 @@ https://arxiv.org/abs/1902.06705, and the checks of AutoAttack.
 import numpy as np
 import tensorflow as tf
 
-from vfd_tf.attacks import PGD, Square, cross_entropy
+from vfd_tf.attacks import PGD, Square, cross_entropy, objectives
 from vfd_tf.evaluation.protocols import Protocol
 from vfd_tf.part import InputError
 
@@ -26,7 +26,8 @@ def complaint(check, *values) -> list[str]:
 def of_model(target, window) -> list[str]:
     """A warning of random outputs."""
     index = _some(window)
-    again, first = target.logits(window.x[index]), window.clean[index]
+    pair = target.logits(window.x[index]), window.clean[index]
+    again, first = (np.where(np.isfinite(z), z, 0.0) for z in pair)  # masked classes
     change = np.linalg.norm(again - first, axis=-1)
     change = change / np.maximum(np.linalg.norm(first, axis=-1), 1e-10)
     if change.max() > 1e-4:
@@ -35,6 +36,17 @@ def of_model(target, window) -> list[str]:
             "little about it; use autoattack-rand, or eot=20 in the attacks."
         ]
     return []
+
+
+def of_undefined(count: int) -> list[str]:
+    """A warning where logits of NaN or infinity predict no class."""
+    if not count:
+        return []
+    return [
+        f"The model returned NaN or infinite logits {count} times, for clean or "
+        "adversarial images: these count as misclassified; look for a division, a root or "
+        "a logarithm."
+    ]
 
 
 def of_gradients(dead) -> list[str]:
@@ -75,10 +87,10 @@ def of_few_classes(protocols, classes: int) -> list[str]:
     found = []
     for name, protocol in protocols.items():
         wanted, own = (_objectives(protocol, count) for count in (10, classes))
-        if wanted - own:
+        for missing in sorted(wanted - own):
             found.append(
-                f"{name}: {' and '.join(sorted(wanted - own))} is not defined on {classes} "
-                f"classes; {' and '.join(sorted(own - wanted))} stands in for it."
+                f"{name}: {missing} is not defined on {classes} classes; "
+                f"{objectives.possible(missing, classes)} stands in for it."
             )
     return found
 
@@ -135,7 +147,8 @@ def _masked(name, more, count):
 
 
 def of_radius(target, window, found, protocols) -> list[str]:
-    """A warning if no robust image of a window falls to twice the radius.
+    """A warning if no robust image of a window falls, neither to twice the radius nor half
+    of the range of images, where a small radius says nothing.
 
     Args:
         found: Attack -> which images of the window are robust under it.
@@ -150,10 +163,13 @@ def of_radius(target, window, found, protocols) -> list[str]:
     if len(index) < 10 or not epsilon:
         return []
     doubled = min(2 * epsilon, 1.0) if norm == "linf" else 2 * epsilon
-    attack = Protocol(PGD(doubled, norm=norm))
-    if target.attacked(attack, window.part(index)).robust.all():
-        return [
-            f"None of {len(index)} robust images falls to PGD-10 at twice the radius: "
-            "robust accuracy should fall as epsilon grows; the gradients may be masked."
-        ]
-    return []
+    half = 0.5 if norm == "linf" else 0.5 * float(np.sqrt(window.x[0].size))
+    for size in (doubled, max(doubled, half)):
+        attack = Protocol(PGD(size, norm=norm))
+        if not target.attacked(attack, window.part(index)).robust.all():
+            return []
+    return [
+        f"None of {len(index)} robust images falls to PGD-10 at twice the radius, nor at "
+        f"{size:.2g}: robust accuracy should fall as epsilon grows; the gradients may be "
+        "masked."
+    ]

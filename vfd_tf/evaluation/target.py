@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vfd_tf import folding, inputs, network, noise, precision
+from vfd_tf import folding, inputs, losses, network, noise, precision
 from vfd_tf.attacks.objectives import named
 from vfd_tf.batching import batches
 from vfd_tf.evaluation import sanity
@@ -57,6 +57,7 @@ class Target:
         self.dtype = precision.dtype_of(self.model)
         self.watch = None  # called with (step, steps) as a run goes on
         self.flat = False  # whether the model takes images [n, h, w]
+        self.undefined = 0  # how often an image had logits that predict no class
         self.strict, self.complaints, self._compiled = strict, [], {}
 
     def correct(self, data, attack=None, seed=0, batch_size=None, progress=None):
@@ -166,14 +167,8 @@ class Target:
             return {"logits": self.logits_fn(craft)(x)}
 
         found = self.in_batches(("forward", craft), forward, {"x": x})["logits"]
-        if craft:
-            return found
-        if not np.isfinite(found).all():
-            count = int((~np.isfinite(found).all(-1)).sum())
-            raise InputError(
-                f"The model {self.model.name!r} returns logits that are not finite for "
-                f"{count} images; nothing can be said about their robustness."
-            )
+        if not craft:
+            self.undefined += int((~inputs.predicts(found)).sum())
         return found
 
     def logits_fn(self, craft=False):
@@ -220,15 +215,15 @@ class Target:
         if stage:
             batch["seeds"] = noise.fork(batch["seeds"], _STAGES + stage).numpy()
         found = self.examples(run, batch)
-        broken = self.logits(found).argmax(-1) != batch["y"]
+        broken = ~_correct(batch["y"], self.logits(found))
         left = np.flatnonzero(~broken)
         if len(left) and not transfer:
             # Where rounding took an image for broken too early: on the network itself.
-            early = self.logits(found[left], craft=True).argmax(-1) != batch["y"][left]
+            early = ~_correct(batch["y"][left], self.logits(found[left], craft=True))
             again = left[early]
             if len(again):
                 found[again] = self.examples(run, _take(batch, again), craft=False)
-                broken[again] = self.logits(found[again]).argmax(-1) != batch["y"][again]
+                broken[again] = ~_correct(batch["y"][again], self.logits(found[again]))
         first = broken | ~progress.tried[index]
         progress.x_adv[index[first]] = found[first]
         progress.tried[index] = True
@@ -304,6 +299,10 @@ class Target:
         return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
 
 
+def _correct(y, logits) -> np.ndarray:
+    return losses.correct(y, logits).numpy()
+
+
 def _compiled(function):
     """The function compiled: one trace of full batches, and one of any other size."""
     compiled = tf.function(function, reduce_retracing=True, autograph=False)
@@ -354,7 +353,7 @@ class Window:
     @property
     def right(self) -> np.ndarray:
         """Which images are classified correctly: bool [n]."""
-        return self.clean.argmax(-1) == self.y
+        return _correct(self.y, self.clean)
 
     def __len__(self):
         return len(self.x)
