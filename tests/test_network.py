@@ -9,7 +9,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from vfd_tf import AdversarialTrainer, InputError, network
+from vfd_tf import AdversarialTrainer, InputError, network, outputs
 from vfd_tf.architectures import ARCHITECTURES
 
 # isort: split
@@ -457,7 +457,7 @@ def test_probabilities_are_recognised_by_the_last_operation(end, probabilities, 
         model = keras.Sequential([keras.Input(SHAPE), L.Flatten(), *end])
     if kind == "tapped":
         model = network.tap(model, ["flat"])
-    assert network.ends_in_probabilities(model) is probabilities
+    assert outputs.ends_in_probabilities(model) is probabilities
 
 
 @pytest.mark.parametrize(

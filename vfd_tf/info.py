@@ -16,7 +16,7 @@ import zipfile
 import keras
 import numpy as np
 
-from vfd_tf import config, evaluation, network
+from vfd_tf import config, evaluation, network, outputs
 from vfd_tf.attacks import ATTACKS
 from vfd_tf.distillation import DISTILLATIONS
 from vfd_tf.methods import METHODS
@@ -287,7 +287,7 @@ def describe_student(path: str) -> str:
         ("classes", str(getattr(network.classifier(model), "output_shape", "?")[-1])),
         ("weights", f"{model.count_params():,} ({trainable:,} trainable)"),
         ("float policy", ", ".join(sorted({layer.dtype_policy.name for layer in layers}))),
-        ("output", unfit if network.ends_in_probabilities(model) else "logits"),
+        ("output", unfit if outputs.ends_in_probabilities(model) else "logits"),
         ("sha-256", digest),
     ]
     return "\n\n".join([path, _columns(facts), _columns(_taps(model))])

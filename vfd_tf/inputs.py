@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vfd_tf import losses, network
+from vfd_tf import losses, network, outputs
 from vfd_tf.part import InputError
 
 _ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
@@ -100,15 +100,18 @@ def predicts(logits) -> np.ndarray:
     return ~np.isnan(logits).any(-1) & np.isfinite(logits.max(-1))
 
 
-def check_logits(model, logits) -> None:
+def check_logits(model, logits, images=None) -> None:
     """Raises `InputError` if the model returns probabilities, or infinite or NaN logits.
 
     -inf is the logit of a masked class.
+
+    Args:
+        images: Some images, as the model takes them.
     """
     logits = np.asarray(logits)
     if not predicts(logits).all():
         raise InputError(f"The model {model.name!r} returns logits that are not finite.")
-    refuse_probabilities(model)
+    refuse_probabilities(model, images)
     # Outputs that differ: a constant model may return any logits.
     varied = bool(logits.size) and np.ptp(logits, 0).any()
     if varied and logits.min() >= 0 and np.abs(logits.sum(-1) - 1).max() < 1e-3:
@@ -133,16 +136,16 @@ def takes(shape, images) -> bool:
 
 
 def check_shape(model, x) -> None:
-    """Raises `InputError` for images [n, h, w, c] of a shape that a model doesn't take."""
+    """Raises `InputError` for images of a shape that a model doesn't take."""
     graph = network.graph_of(model)
     if graph is None:
         return
-    shape = tuple(graph.inputs[0].shape[1:])
-    own = shape if len(shape) == 3 else (*shape, 1)
-    if not takes(own, x.shape[1:]):
+    shapes = tuple(graph.inputs[0].shape[1:]), tuple(x.shape[1:])
+    own, given = (shape if len(shape) == 3 else (*shape, 1) for shape in shapes)
+    if not takes(own, given):
         raise InputError(
-            f"The model {model.name!r} takes images {shape}, the data has "
-            f"{tuple(x.shape[1:])}: resize the images, or put layers.Resizing before it."
+            f"The model {model.name!r} takes images {shapes[0]}, the data has "
+            f"{shapes[1]}: resize the images, or put layers.Resizing before it."
         )
 
 
@@ -151,7 +154,7 @@ def check_batch(model, x, y, soft=False, weight=None) -> int:
     check_images(x)
     some = x if network.batch_size_of(model) else x[:16]
     logits = model(tf.convert_to_tensor(some), training=False)
-    check_logits(model, logits)
+    check_logits(model, logits, tf.convert_to_tensor(some))
     check_labels(y, logits.shape[-1], soft)
     if weight is not None and tuple(weight.shape) not in ((len(x),), (len(x), 1)):
         raise InputError(
@@ -210,9 +213,13 @@ def as_input_errors():
         raise InputError(found[0]) from error
 
 
-def refuse_probabilities(model) -> None:
-    """Raises `InputError` if the model ends in a softmax or a sigmoid."""
-    if network.ends_in_probabilities(model):
+def refuse_probabilities(model, images=None) -> None:
+    """Raises `InputError` if the model ends in a softmax or a sigmoid.
+
+    Args:
+        images: Some images, as the model takes them, for one whose graph can't be seen.
+    """
+    if outputs.ends_in_probabilities(model, images):
         raise InputError(
             f"The model {model.name!r} returns probabilities; remove its final softmax or "
             "sigmoid (activation=None in its last layer), so that it returns logits: "

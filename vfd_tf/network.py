@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from vfd_tf import feature_layer
 from vfd_tf.keras_graph import functional, graph_of, has_graph
+from vfd_tf.outputs import is_single, refusal_of_single
 from vfd_tf.part import InputError
 
 _NUMBERED = re.compile(r"layer(\d+)")
@@ -47,11 +48,7 @@ class LogitsNetwork(keras.Model):
             outputs = {"logits": outputs}
         if "logits" not in outputs:
             raise InputError(_nameless(self.model, outputs))
-        shape = getattr(outputs["logits"], "shape", ())
-        if len(shape) != 2:
-            raise InputError(_no_classifier(self.model))
-        if shape[-1] == 1:
-            raise InputError(_one_logit(self.model))
+        _refuse_shape(self.model, outputs["logits"])
         return outputs
 
 
@@ -205,17 +202,21 @@ def _why(error) -> str:
     return f"{text.split(chr(10))[0][:160]}; save one with model.save('name.keras')."
 
 
-def ends_in_probabilities(model: keras.Model) -> bool:
-    """Whether the model's last operation is a softmax or a sigmoid."""
-    output = functional(model).output if has_graph(model) else None
-    if isinstance(output, dict):
-        output = output.get("logits")
-    operation = getattr(getattr(output, "_keras_history", None), "operation", None)
-    if isinstance(operation, keras.Model):
-        return ends_in_probabilities(operation)
-    activation = getattr(operation, "activation", None)
-    names = (getattr(activation, "__name__", ""), type(operation).__name__.lower())
-    return any(name in ("softmax", "sigmoid") for name in names)
+def channels_first(model: keras.Model, shape) -> bool:
+    """Whether a model takes images of this shape, without the batch, as (c, h, w).
+
+    Its layers tell; where none does, or one turns the images, the side that is as short
+    as channels are.
+    """
+    layers = model._flatten_layers()
+    formats = [la.data_format for la in layers if hasattr(la, "data_format")]
+    operations = {type(op).__name__ for op in getattr(model, "operations", ())}
+    if formats and not operations & {"Permute", "Transpose"}:
+        return formats[0] == "channels_first"
+    first, last = (shape[i] in (1, 3, 4) for i in (0, -1))
+    if first != last:
+        return first
+    return keras.config.image_data_format() == "channels_first"
 
 
 def batch_size_of(model: keras.Model) -> int | None:
@@ -254,15 +255,14 @@ def _outputs(model) -> dict:
             f"The model {model.name!r} has {len(model.inputs)} inputs; "
             "an image classifier has one."
         )
+    _refuse_integers(model)
     output = model.output
     if isinstance(output, dict):
         if "logits" not in output:
             raise InputError(_nameless(model, output))
+        _refuse_shape(model, output["logits"])
         return dict(output)
-    if isinstance(output, (list, tuple)) or len(output.shape) != 2:
-        raise InputError(_no_classifier(model))
-    if output.shape[-1] == 1:
-        raise InputError(_one_logit(model))
+    _refuse_shape(model, output)
     return {"logits": output}
 
 
@@ -270,17 +270,26 @@ def _nameless(model, outputs) -> str:
     return f"The model {model.name!r} returns {sorted(outputs)}; name one output 'logits'."
 
 
-def _one_logit(model) -> str:
-    return (
-        f"The model {model.name!r} returns one number an image: give it a logit for each "
-        "of the two classes, with keras.Model(model.inputs, keras.ops.concatenate("
-        "[keras.ops.zeros_like(model.output), model.output], -1)), where model.output is a "
-        "logit and no probability."
-    )
+def _refuse_shape(model, logits):
+    """Raises `InputError` unless these are logits [n, classes]."""
+    shape = getattr(logits, "shape", ())
+    if is_single(shape):
+        raise InputError(refusal_of_single(model))
+    if len(shape) != 2:
+        raise InputError(
+            f"The model {model.name!r} must return logits [n, classes] as its only output."
+        )
 
 
-def _no_classifier(model) -> str:
-    return f"The model {model.name!r} must return logits [n, classes] as its only output."
+def _refuse_integers(model):
+    """Raises `InputError` for a model whose input is integers: no gradient leads there."""
+    image = model.inputs[0]
+    if "int" in image.dtype or image.dtype == "bool":
+        raise InputError(
+            f"The model {model.name!r} takes {image.dtype} images, which have no gradient: "
+            "take new = keras.models.clone_model(model, input_tensors=keras.Input("
+            f"{tuple(image.shape[1:])})) and new.set_weights(model.get_weights())."
+        )
 
 
 def _names(model) -> set[str]:

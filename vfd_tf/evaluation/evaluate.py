@@ -187,7 +187,7 @@ class _Job:
     def _of_surrogate(self, window, first):
         """Which images of a window the surrogate classifies correctly."""
         if first:
-            self.other.flat = self.target.flat
+            self.other.layout = self.target.layout
             self.other.check_craft(window)
         logits = self.other.logits(window.x, craft=True)
         return losses.correct(window.y, logits).numpy()
@@ -244,7 +244,7 @@ class _Job:
             if len(found[0].after) > 1
         }
         kept = {
-            name: self.target.outside(np.concatenate([p.x_adv for p in found]))
+            name: np.asarray(self.target.outside(np.concatenate([p.x_adv for p in found])))
             for name, found in self.found.items()
             if self.keep
         }

@@ -56,7 +56,7 @@ class Target:
         self.bounds = inputs.checked_bounds(bounds)
         self.dtype = precision.dtype_of(self.model)
         self.watch = None  # called with (step, steps) as a run goes on
-        self.flat = False  # whether the model takes images [n, h, w]
+        self.layout = ""  # how the model takes images, see `outside`
         self.undefined = 0  # how often an image had logits that predict no class
         self.strict, self.complaints, self._compiled = strict, [], {}
 
@@ -93,15 +93,16 @@ class Target:
         """The `Window`s of a data set, in order; refuses bad input in the first."""
         position = 0
         for x, y in regrouped(batches(data, self.batch_size), self._per_window):
-            x = self._of_rank_4(self.inside(x))
+            x = self._channels_last(self.inside(x))
             if self._holds(inputs.check_images, x):
                 x = np.clip(x, 0, 1)  # rounding errors of a normalisation
             x = x.astype(self.dtype)
             if position == 0:
-                inputs.check_shape(self.model, x)
+                inputs.check_shape(self.model, self.outside(x[:1]))
             logits = self.logits(x)
             if position == 0:
-                self._holds(inputs.check_logits, self.model, logits)
+                few = self.outside(tf.constant(x[:1]))
+                self._holds(inputs.check_logits, self.model, logits, few)
             inputs.check_labels(y, logits.shape[-1])
             y = np.reshape(y, -1).astype("int32")
             places = position + tf.range(len(x))
@@ -123,28 +124,30 @@ class Target:
         self.complaints = [*self.complaints, *found]
         return not found
 
-    def _of_rank_4(self, x):
-        """Images [n, h, w] as [n, h, w, 1]; functional models take either of them."""
+    def _channels_last(self, x):
+        """Images [n, h, w] or [n, c, h, w] as attacks take them, [n, h, w, c]."""
         if x.ndim == 3:
-            self.flat = network.graph_of(self.model) is None
-            x = x[..., None]
-        return x
+            self.layout = "hw" if network.graph_of(self.model) is None else ""
+            return x[..., None]
+        self.layout = "chw" if network.channels_first(self.model, x.shape[1:]) else ""
+        return np.moveaxis(x, 1, -1) if self.layout else x
 
     def check_craft(self, window):
         """Refuses a surrogate of other images or classes, or one with probabilities."""
         surrogate = network.classifier(self.craft)
-        inputs.check_shape(surrogate, window.x)
+        few = self.outside(tf.constant(window.x[:1]))
+        inputs.check_shape(surrogate, few)
         logits = self.logits(window.x[: self.batch_size], craft=True)
         if logits.shape[-1] != window.clean.shape[-1]:
             raise InputError(
                 f"The surrogate {surrogate.name!r} has {logits.shape[-1]} classes, the "
                 f"model {window.clean.shape[-1]}: use one trained on the same data."
             )
-        self._holds(inputs.check_logits, surrogate, logits)
+        self._holds(inputs.check_logits, surrogate, logits, few)
 
     def images(self, x):
         """Images of a data set as attacks take them: [n, h, w, c] in [0, 1]."""
-        return np.clip(self._of_rank_4(self.inside(x)), 0, 1).astype(self.dtype)
+        return np.clip(self._channels_last(self.inside(x)), 0, 1).astype(self.dtype)
 
     def inside(self, x):
         """Images of the model's range in [0, 1]."""
@@ -152,9 +155,15 @@ class Target:
         return x if self.bounds == (0.0, 1.0) else (x - low) / (high - low)
 
     def outside(self, x):
-        """Images [n, h, w, c] in [0, 1] as the model takes them."""
+        """Images [n, h, w, c] in [0, 1] as the model takes them.
+
+        [n, h, w, c], [n, h, w] or [n, c, h, w], in the range of `bounds`.
+        """
         low, high = self.bounds
-        x = x[..., 0] if self.flat else x
+        if self.layout == "hw":
+            x = x[..., 0]
+        elif self.layout == "chw":
+            x = tf.transpose(x, [0, 3, 1, 2])
         return x if self.bounds == (0.0, 1.0) else low + x * (high - low)
 
     def logits(self, x, craft=False) -> np.ndarray:
