@@ -7,8 +7,9 @@ import re
 import keras
 import numpy as np
 import pytest
+from keras.callbacks import CallbackList
 
-from vfd_tf import progress
+from vfd_tf import AdversarialTrainer, progress
 from vfd_tf.progress import Line, ProgressBar, duration
 
 LOGS = {
@@ -177,6 +178,31 @@ def test_keras_s_own_fit_drives_it(capsys, steps_per_execution):
     assert [line.split(",")[0] for line in lines] == ["epoch 1/2", "epoch 2/2", "epoch 3/3"]
     loss, accuracy = history["loss"][0], history["val_accuracy"][0]
     assert f"loss {loss:.3f}, " in lines[2] and f"val_accuracy {accuracy:.3f}, " in lines[2]
+
+
+@pytest.mark.parametrize("listed", [None, "alone", "list", "CallbackList"])
+def test_fit_of_a_trainer_shows_it_in_place_of_keras_s_bar(
+    make_network, toy, monkeypatch, listed
+):
+    wide(monkeypatch, 60)
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    trainer = AdversarialTrainer(make_network(), "trades", attack="fgsm")
+    trainer.compile("sgd", metrics=["accuracy"])
+    own = keras.callbacks.LambdaCallback()
+    callbacks = {"alone": own, "list": [own], "CallbackList": CallbackList([own])}
+    fit = {"batch_size": 8, "validation_data": toy, "epochs": 2}
+    trainer.fit(*toy, callbacks=callbacks.get(listed), **fit)
+    rows = [row for row in terminal.rows() if row]
+    assert [row.split(",")[0] for row in rows] == ["epoch 1/2", "epoch 2/2"]
+    assert all("val_accuracy" in row and len(row) < 60 for row in rows)
+
+
+def test_a_bar_among_the_callbacks_is_the_only_one(make_network, toy, capsys):
+    trainer = AdversarialTrainer(make_network(), "trades", attack="fgsm")
+    trainer.compile("sgd")
+    trainer.fit(*toy, batch_size=8, callbacks=[ProgressBar(2)])
+    assert len(capsys.readouterr().out.splitlines()) == 1
 
 
 def test_an_interrupted_line_is_cleared(monkeypatch):

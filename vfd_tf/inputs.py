@@ -286,7 +286,8 @@ def prepared_callbacks(callbacks) -> list:
         InputError: TensorBoard where tensorboard isn't installed. Keras notices only after
             the first epoch.
     """
-    listed = keras.tree.flatten(callbacks) if callbacks is not None else []
+    listed = getattr(callbacks, "callbacks", callbacks)  # of a keras CallbackList
+    listed = keras.tree.flatten(listed) if listed is not None else []
     wanted = any(isinstance(c, keras.callbacks.TensorBoard) for c in listed)
     if wanted and importlib.util.find_spec("tensorboard") is None:
         raise InputError(

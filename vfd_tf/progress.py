@@ -36,8 +36,9 @@ class Line:
 
     @property
     def moving(self) -> bool:
-        """Whether there is a terminal to draw on."""
-        return getattr(self.stream, "isatty", lambda: False)()
+        """Whether there is a terminal, or a notebook, to draw on."""
+        notebook = self._stream is None and "ipykernel" in sys.modules
+        return notebook or getattr(self.stream, "isatty", lambda: False)()
 
     def fits(self, text: str) -> bool:
         return len(text) < _width()  # a full last column would begin a new row
@@ -79,7 +80,8 @@ class ProgressBar(keras.callbacks.Callback):
     goes first. Everything else is in the logs that other callbacks get. Without a terminal
     there is the line of an epoch alone, at full length.
 
-    Put it behind all callbacks that add to the logs, with `verbose=0` in `fit`.
+    `AdversarialTrainer.fit` puts it in the place of Keras's own. Elsewhere, put it behind
+    all callbacks that add to the logs, with `verbose=0` in `fit`.
 
     Args:
         verbose: 0: nothing; 2: the line of an epoch; 1 and "auto": the moving one too.
@@ -172,6 +174,13 @@ class ProgressBar(keras.callbacks.Callback):
         left = (self.params.get("epochs") or 0) - epoch - 1
         done = epoch + 1 - self.first_epoch
         return duration((now - self.began) / done * left) if left > 0 else None
+
+
+def with_progress(callbacks, verbose) -> list:
+    """The callbacks and a bar, unless one is among them."""
+    bars = ProgressBar, keras.callbacks.ProgbarLogger
+    given = any(isinstance(callback, bars) for callback in callbacks)
+    return list(callbacks) if given else [*callbacks, ProgressBar(verbose)]
 
 
 def _accuracies(logs, prefix="") -> list[str]:

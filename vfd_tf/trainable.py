@@ -6,6 +6,7 @@ import tensorflow as tf
 from vfd_tf import batching, inputs, network, saving
 from vfd_tf.dispatch import Dispatch, shares
 from vfd_tf.part import InputError
+from vfd_tf.progress import with_progress
 
 
 class Trainable(keras.Model):
@@ -39,7 +40,7 @@ class Trainable(keras.Model):
         `sample_weight` weighs every term of the loss. Batches of another size than the
         usual one (the rest of an epoch) are dropped, and counted, so that every replica
         always has the same share. Arrays come in an order that depends on the seed and on
-        the step at which an epoch begins.
+        the step at which an epoch begins. `verbose` shows a `ProgressBar`.
         """
         if class_weight is not None:
             raise InputError(
@@ -69,11 +70,12 @@ class Trainable(keras.Model):
         )
         if verbose:
             self.say_layers()
+            callbacks = with_progress(callbacks, verbose)
         with inputs.as_input_errors():
             history = super().fit(
                 data,
                 epochs=epochs,
-                verbose=verbose,
+                verbose=0,
                 callbacks=callbacks,
                 validation_data=validation_data,
                 shuffle=bool(shuffle) and not isinstance(data, tf.data.Dataset),
