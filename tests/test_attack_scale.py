@@ -252,8 +252,10 @@ def test_carlini_wagner_leaves_no_image_early_unless_it_is_told_to():
     assert not attack.early_stop
     size = {}
     for early in (False, True):
-        own = attack.replace(early_stop=early)
-        x_adv = own(scaled(w, 1.0), tf.constant(x), attacks.cross_entropy(y)).numpy()
+        own = attacks.generator(
+            attack.replace(early_stop=early), scaled(w, 1.0), attacks.cross_entropy
+        )
+        x_adv = own(tf.constant(x), y, noise.example_seeds(0, 0, tf.range(30))).numpy()
         size[early] = np.sqrt(np.square(x_adv - x).sum((1, 2, 3)))
     found = size[False] > 0
     assert found.mean() > 0.9 and (size[False] <= size[True] + 1e-6)[size[True] > 0].all()

@@ -11,15 +11,27 @@ import io
 import os
 import re
 import warnings
+from unittest import mock
 
 import vfd_tf  # noqa: F401  before TensorFlow
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
-from vfd_tf import InputError, command, files, image_files
+from vfd_tf import AdversarialTrainer, InputError, command, files, image_files
+from vfd_tf.attacks import PGD
+from vfd_tf.callbacks import (
+    RobustAccuracy,
+    StochasticWeightAverage,
+    StopOnDivergence,
+    VFDCallback,
+)
+from vfd_tf.distillation import VFD
+from vfd_tf.evaluation import evaluate
+from vfd_tf.options import Options
 
 CASES = []
 
@@ -47,8 +59,508 @@ def command_line(*words):
 
 # --- training ---------------------------------------------------------------------------
 
+X = np.random.default_rng(0).uniform(size=(24, 4, 4, 1)).astype("float32")
+Y = np.arange(24) % 3
+ONE_HOT, GREY = np.eye(3)[Y], np.where(X < 0.5, 0, 255).astype("float32")
+L = keras.layers
+
+
+def network(*end, shape=(4, 4, 1), batch_size=None, name="net"):
+    """Images -> features "features" -> 3 logits, or another end."""
+    x = inputs = keras.Input(shape, batch_size=batch_size)
+    for layer in (L.Conv2D(2, 3, name="features"), L.Flatten(), *(end or (L.Dense(3),))):
+        x = layer(x)
+    return keras.Model(inputs, x, name=name)
+
+
+def subclassed(layers=()):
+    """A model of `network` and more layers whose graph can't be seen."""
+
+    class Subclassed(keras.Model):
+        def __init__(self):
+            super().__init__(name="subclassed")
+            self.inner, self.more = network(), list(layers)
+
+        def call(self, x):
+            x = self.inner(x)
+            for layer in self.more:
+                x = layer(x)
+            return x
+
+    return Subclassed()
+
+
+def trainer(student=None, method="trades", optimizer="sgd", metrics=None, **fields):
+    made = AdversarialTrainer(student or network(), method, **{"attack": "fgsm", **fields})
+    made.compile(optimizer, metrics=metrics)
+    return made
+
+
+def with_vfd(student=None, teacher=None, layer="features", method="trades", **fields):
+    vfd = VFD(layer=layer)
+    teacher = teacher or network(name="teacher")
+    return trainer(student, method, distillation=vfd, teacher=teacher, **fields)
+
+
+def told(name, message, warning=False):
+    """A mistake in one expression."""
+    return lambda mistake: case(name, message, warning)(mistake)
+
+
+def fits(name, message, *data, warning=False, **arguments):
+    case(name, message, warning)(lambda: trainer().fit(*data, verbose=0, **arguments))
+
+
+def dataset(x=X, y=Y, size=8):
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(size)
+
+
+ENDLESS = r"The data set repeats for ever: take \.repeat\(\) off, or bound it with .*\."
+
+# The data of a fit.
+fits(
+    "grey levels",
+    r"The images range from 0 to 255; attacks need float32 in \[0, 1\]: divide by 255 .*",
+    GREY,
+    Y,
+)
+fits("integer images", r"The images are uint8; .* x / 255\.", (255 * X).astype("uint8"), Y)
+fits(
+    "labels out of range",
+    r"The labels range from 0 to 7, but the model has 3 classes, 0 to 2\.",
+    X,
+    np.arange(24) % 8,
+)
+fits(
+    "one-hot labels of other classes",
+    r"The labels have shape \(24, 4\): pass class indices \[n\], or distrib.*",
+    X,
+    np.eye(4)[Y],
+)
+fits(
+    "labels of text", r"The labels are text or objects; number .*", X, np.array(["a"] * 24)
+)
+fits("fractions as labels", r"The labels are float64; .*", X, Y + 0.5)
+fits("no labels", r"There are no labels: pass y, one label an image\.", X)
+fits("fewer labels", r"There are 24 images and 23 labels: pass one each\.", X, Y[:-1])
+fits(
+    "weights of classes for images",
+    r"sample_weight has shape \(8, 3\) for 8 images: pass one weight an image, .*",
+    X,
+    Y,
+    sample_weight=ONE_HOT,
+    batch_size=8,
+)
+fits("class weights", r"class_weight is not supported: .*", X, Y, class_weight={0: 2.0})
+fits(
+    "batches in a new order", r"shuffle='batch' is not supported: .*", X, Y, shuffle="batch"
+)
+fits(
+    "a list as data",
+    r"fit takes arrays x and y, a tf\.data set or a PyDataset, not a list: .*",
+    [(X, Y)],
+)
+fits("an endless data set", ENDLESS, dataset().repeat())
+fits(
+    "labels beside a data set",
+    r"With a data set, labels and sample_weight belong into it: \(x, y, weight\)\.",
+    dataset(),
+    Y,
+)
+fits(
+    "a split of a data set",
+    r"validation_split needs arrays; pass validation_data=\.\.\. instead\.",
+    dataset(),
+    validation_split=0.5,
+)
+fits(
+    "a split of everything",
+    r"validation_split must be between 0 and 1; got 1\.",
+    X,
+    Y,
+    validation_split=1,
+)
+fits("an empty data set", r"The data set is empty\.", dataset().take(0))
+fits(
+    "a later batch of grey levels",
+    r"A later batch has images from 0 to 255: divide all images by 255, or clip them .*",
+    dataset().concatenate(dataset(GREY)),
+)
+fits(
+    "a later batch of other labels",
+    r"A later batch has labels from 5 to 7: number the 3 classes from 0\.",
+    dataset().concatenate(dataset(y=Y + 5)),
+)
+fits(
+    "batches of two sizes",
+    r"A batch of 4 images is dropped: training keeps to the usual 10; .*",
+    dataset(size=10),
+    warning=True,
+)
+fits(
+    "images that never fill a batch",
+    r"The last 4 of 24 images fill no batch of 10 and are never used: .*",
+    X,
+    Y,
+    batch_size=10,
+    shuffle=False,
+    warning=True,
+)
+told("a batch size that the model fixes", r"The model takes batches of 8 images alone: .*")(
+    lambda: trainer(network(batch_size=8)).fit(X, Y, batch_size=6, verbose=0)
+)
+
+
+@told(
+    "TensorBoard that isn't installed",
+    r"The TensorBoard callback needs tensorboard, which isn't installed: .*",
+)
+def _():
+    with mock.patch("importlib.util.find_spec", return_value=None):
+        trainer().fit(X, Y, callbacks=keras.callbacks.TensorBoard("logs"), verbose=0)
+
+
+# The parts of a trainer.
+told("an unknown method", r"Unknown method 'trade'\. Did you mean 'trades'\? .*")(
+    lambda: trainer(method="trade")
+)
+told("a method that is none", r"The method is a int: pass one of .*")(
+    lambda: trainer(method=3)
+)
+told("an attack that trains nothing", r"The attack Square is not made for training: .*")(
+    lambda: trainer(attack="square")
+)
+told("a radius of grey levels", r"An L-inf epsilon of 8 exceeds .*; write 8/255 if .*")(
+    lambda: PGD(8)
+)
+told("no radius", r"An attack with epsilon=0 trains on clean images: .* such as 8 / 255\.")(
+    lambda: trainer(attack=PGD(0.0))
+)
+told("no step", r"An attack with step_size=0 takes no step: .*")(
+    lambda: trainer(attack=PGD(8 / 255, step_size=0.0))
+)
+told("VFD without a teacher", r"TRADES with VFD needs a vanilla teacher \(teacher=.*")(
+    lambda: trainer(distillation="vfd")
+)
+told(
+    "a teacher that nothing uses",
+    r"teacher=\.\.\. is not used by TRADES with .*\.",
+    warning=True,
+)(lambda: trainer(teacher=network(name="teacher")))
+
+
+@told("a student as its own teacher", r"The teacher and the student share weights: .*")
+def _():
+    student = network()
+    with_vfd(student, student)
+
+
+@told("a partner that is the teacher", r"The .*teacher and the .* share weights: .*")
+def _():
+    one = network(name="one")
+    trainer(
+        method="hat", distillation="lbgat", teacher=one, partner=one
+    )  # fmt: skip
+
+
+@told("a partner and a teacher of one layer", r"The .*share weights: give the .*")
+def _():
+    shared = L.Dense(3)
+    one, two = network(shared, name="one"), network(shared, name="two")
+    trainer(method="hat", distillation="lbgat", teacher=one, partner=two)
+
+
+told("a layer that isn't there", r"The model 'net' has no layer 'feature'\. Did you .*")(
+    lambda: with_vfd(layer="feature")
+)
+told(
+    "a layer that training doesn't move",
+    r"The layer 'rescaling.*' of the student depends on no trainable weights, .*",
+)(lambda: with_vfd(rescaled(), rescaled(), layer="rescaling"))
+told(
+    "no feature map at all",
+    r"The model 'flat' has no feature map \[n, h, w, d\] .*; choose one of its layers: .*",
+)(lambda: with_vfd(flat(), flat(), layer="last"))
+told(
+    "a teacher of another width",
+    r"The teacher doesn't fit: its 'features' has shape \(2, 2, 5\), the student's .*",
+)(lambda: with_vfd(teacher=wide_teacher()))
+told(
+    "layers of a subclassed model",
+    r"The layers of the subclassed model 'subclassed' can't be tapped: .*",
+)(lambda: with_vfd(built(subclassed()), network()))
+told(
+    "random augmentation in the student",
+    r"The model 'net' holds the random augmentation layer 'random_flip.*' .*dataset\.map\.",
+)(lambda: trainer(network(L.Reshape((2, 2, 2)), L.RandomFlip(), L.Flatten(), L.Dense(3))))
+told("clipping twice", r"The optimizer clips gradients itself: leave out .*")(
+    lambda: trainer(
+        optimizer=keras.optimizers.SGD(gradient_accumulation_steps=2, clipnorm=1.0),
+        options=Options(clip_norm=1.0),
+    )
+)
+told(
+    "an average of nothing", r"Nothing is averaged: pass options=Options\(average='ema'\)\."
+)(lambda: trainer().averaged().__enter__())
+told("swa_start without averages", r"swa_start needs average='swa' .*")(
+    lambda: Options(swa_start=3)
+)
+told("a trainer as a model file", r"An AdversarialTrainer is saved as its student: .*")(
+    lambda: keras.saving.save_model(trainer(), "trainer.keras")
+)
+
+
+@told(
+    "a teacher at chance",
+    r"The teacher classifies 0% of the first 24 training images correctly, near chance: .*",
+    warning=True,
+)
+def _():
+    teacher = network(name="teacher")
+    made = with_vfd(teacher=teacher)
+    made.fit(
+        X, (teacher.predict(X, verbose=0).argmax(-1) + 1) % 3, batch_size=24, verbose=0
+    )
+
+
+def rescaled():
+    inputs = keras.Input((4, 4, 1))
+    x = L.Rescaling(2.0, name="rescaling")(inputs)
+    return keras.Model(inputs, L.Dense(3)(L.Flatten()(x)), name="rescaled")
+
+
+def flat():
+    inputs = keras.Input((4, 4, 1))
+    return keras.Model(inputs, L.Dense(3)(L.Flatten()(inputs)), name="flat")
+
+
+def wide_teacher():
+    inputs = keras.Input((4, 4, 1))
+    x = L.Conv2D(5, 3, name="features")(inputs)
+    return keras.Model(inputs, L.Dense(3)(L.Flatten()(x)))
+
+
+def built(model):
+    model(X)
+    return model
+
+
+# Callbacks.
+told(
+    "VFDCallback without a teacher",
+    r"VFDCallback needs teacher=\.\.\., a frozen vanilla network, to train a plain .*",
+)(lambda: plain().fit(X, Y, callbacks=[VFDCallback()], verbose=0))
+told("VFDCallback with a layer alone", r"VFDCallback\(layer\) needs teacher=.*")(
+    lambda: VFDCallback(layer="features")
+)
+told(
+    "VFDCallback on other distillations",
+    r"VFDCallback needs an AdversarialTrainer with distillation='vfd'; this one has .*",
+)(lambda: trainer().fit(X, Y, callbacks=[VFDCallback()], verbose=0))
+told("averages that aren't asked for", r"StochasticWeightAverage needs an Adversarial.*")(
+    lambda: trainer().fit(X, Y, callbacks=[StochasticWeightAverage((X, Y), 0)], verbose=0)
+)
+told("a generator to validate on", r"A generator can be read only once: .*")(
+    lambda: RobustAccuracy(((X, Y) for _ in range(1)), "fgsm")
+)
+told("endless data to validate on", ENDLESS)(
+    lambda: RobustAccuracy(dataset().repeat(), "fgsm")
+)
+told("one-hot labels of other classes to validate on", r"The labels have shape .*")(
+    lambda: trainer().fit(
+        X, Y, callbacks=[RobustAccuracy((X, np.eye(5)[Y]), "fgsm")], verbose=0
+    )
+)
+told("images of another size to validate on", r"The model '.*' takes images \(4, 4, 1\).*")(
+    lambda: trainer().fit(
+        X, Y, callbacks=[RobustAccuracy((X[:, :3], Y), "fgsm")], verbose=0
+    )
+)
+
+
+@told(
+    "training that diverges",
+    r"Training diverged in epoch \d: .*loss.* not finite; lower the learning rate; .*",
+)
+def _():
+    made = trainer(optimizer=keras.optimizers.SGD(1e30))
+    made.fit(X, Y, epochs=2, callbacks=[StopOnDivergence()], verbose=0)
+
+
+def plain():
+    model = network()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss)
+    return model
+
 
 # --- attacks and evaluation -------------------------------------------------------------
+
+
+def judged(model=None, data=(X, Y), attacks=("fgsm",), **arguments):
+    return evaluate(model or network(), data, attacks, **{"epsilon": 0.1, **arguments})
+
+
+def with_labels(model, x=X):
+    """The data that a model classifies correctly."""
+    return x, model.predict(x, verbose=0).argmax(-1)
+
+
+# What the model returns.
+for end in ("softmax", "sigmoid"):
+    told(
+        f"a final {end}",
+        r"The model 'net' returns probabilities; remove its final softmax or sigmoid .*",
+    )(lambda end=end: judged(network(L.Dense(3, end))))
+    told(
+        f"a {end} in a subclassed model, reshaped",
+        r"The model 'subclassed' returns probabilities; remove its final softmax or .*",
+    )(lambda end=end: judged(subclassed([L.Activation(end), L.Reshape((3,))])))
+told(
+    "an ensemble's mean of probabilities",
+    r"The model 'net' returns probabilities, though not from a final softmax: of an .*",
+)(lambda: judged(network(L.Dense(3, "softmax"), lambda p: 0.5 * p + 0.5 * p[:, ::-1])))
+told(
+    "a sigmoid written by hand",
+    r"The model 'net' returns numbers between 0 and 1, as a sigmoid does: leave it out, .*",
+)(lambda: judged(network(L.Dense(3), lambda z: 0.5 + 0.5 * keras.ops.tanh(40 * z))))
+told(
+    "one logit",
+    r"The model 'net' returns one number an image: if it is a logit, pass keras\.Model\(.*",
+)(lambda: judged(network(L.Dense(1))))
+told(
+    "one probability",
+    r"The model 'net' returns one number an image, a probability: set model\.layers.*",
+)(lambda: judged(network(L.Dense(1, "sigmoid"))))
+told(
+    "one logit of a subclassed model",
+    r"The model 'subclassed' returns one number an image: let it return keras\.ops\.pad.*",
+)(lambda: judged(subclassed([L.Dense(1)])))
+told("maps instead of logits", r"The model 'net' must return logits \[n, classes\] as .*")(
+    lambda: judged(network(L.Dense(4), L.Reshape((2, 2))))
+)
+told(
+    "outputs without logits", r"The model 'net' returns \['a'\]; name one output 'logits'\."
+)(lambda: judged(keras.Model((n := network()).inputs, {"a": n.output}, name="net")))
+told("NaN on clean images", r"The model 'net' returns logits that are not finite\.")(
+    lambda: judged(network(L.Dense(3), lambda z: keras.ops.log(z - 1e9)))
+)
+told("integer images as input", r"The model '.*' takes uint8 images, which have no grad.*")(
+    lambda: judged(integer_model())
+)
+told("two inputs", r"The model '.*' has 2 inputs; an image classifier has one\.")(
+    lambda: judged(two_inputs())
+)
+told("a class instead of a model", r"Subclassed is a class: pass a model, Subclassed\(.*")(
+    lambda: judged(type(subclassed()))
+)
+told(
+    "a number instead of a model", r"The model is a float: pass a Keras model, a path, .*"
+)(lambda: judged(3.0))
+told("a path to nothing", r"There is no model file nothing\.keras\.")(
+    lambda: judged("nothing.keras")
+)
+told("float16 throughout", r"The model .* computes in 16 bits whatever its policy is; .*")(
+    lambda: judged(network(L.Dense(3), lambda z: keras.ops.cast(z, "float16")))
+)
+
+
+def integer_model():
+    inputs = keras.Input((4, 4, 1), dtype="uint8")
+    return keras.Model(inputs, L.Dense(3)(L.Flatten()(L.Rescaling(1 / 255)(inputs))))
+
+
+def two_inputs():
+    one, two = keras.Input((4, 4, 1)), keras.Input((4, 4, 1))
+    return keras.Model([one, two], L.Dense(3)(L.Flatten()(one + two)))
+
+
+# The data and the threat model.
+told("grey levels to evaluate on", r"The images range from 0 to 255; .*")(
+    lambda: judged(data=(GREY, Y))
+)
+told(
+    "images of another size", r"The model 'net' takes images \(4, 4, 1\), the data has .*"
+)(lambda: judged(data=(X[:, :3], Y)))
+told("labels out of the classes", r"The labels range from 0 to 7, but the model has 3 .*")(
+    lambda: judged(data=(X, np.arange(24) % 8))
+)
+told("an unbatched data set", r"An element of the data is a single image of shape .*")(
+    lambda: judged(data=tf.data.Dataset.from_tensor_slices((X, Y)))
+)
+told("an endless evaluation", ENDLESS)(lambda: judged(data=dataset().repeat()))
+told("an evaluation of nothing", r"The data set is empty\.")(
+    lambda: judged(data=(X[:0], Y[:0]))
+)
+told("a text as radius", r"epsilon is the text '8/255': pass a number, such as 8 / 255\.")(
+    lambda: judged(epsilon="8/255")
+)
+told(
+    "several radii", r"epsilon has shape \(2,\): pass one number, .* once for each radius\."
+)(lambda: judged(epsilon=[0.1, 0.2]))
+told("no L2 radius", r"Name the radius of the l2 ball, such as epsilon=0\.5\.")(
+    lambda: evaluate(network(), (X, Y), ("fgsm",), norm="l2")
+)
+told("bounds by channel", r"bounds must be two numbers, \(low, high\): put a normal.*")(
+    lambda: judged(bounds=([0, 0, 0], [1, 1, 2]))
+)
+told("an attack that isn't there", r"Unknown attack 'pdg'\. Did you mean 'pgd'\? .*")(
+    lambda: judged(attacks=("pdg",))
+)
+told(
+    "pgd without steps", r"The protocol 'pgd' needs its number of steps, such as 'pgd20'\."
+)(lambda: judged(attacks=("pgd",)))
+told("a setting without a value", r"'c' in 'cw:c' is no setting: write name=value\.")(
+    lambda: judged(attacks=("cw:c",))
+)
+told("an attack outside the ball", r"The attack 'n-fgsm' leaves the epsilon ball: .*")(
+    lambda: judged(attacks=("n-fgsm",))
+)
+told("a surrogate of other classes", r"The surrogate '.*' has 5 classes, the model 3: .*")(
+    lambda: judged(surrogate=network(L.Dense(5)))
+)
+told("no images in a batch", r"batch_size must be at least 1; got 0\.")(
+    lambda: judged(batch_size=0)
+)
+
+
+def warned(name, message):
+    """A mistake whose evaluation has the warning."""
+
+    def register(mistake):
+        def judge():
+            for text in mistake().warnings:
+                warnings.warn(text, stacklevel=1)
+
+        case(name, message, warning=True)(judge)
+
+    return register
+
+
+warned(
+    "random outputs",
+    r"The model's outputs change from call to call: .*; use autoattack-rand, or eot=20 .*",
+)(lambda: judged(network(L.Dense(3), L.Lambda(lambda z: z + keras.random.normal((3,))))))
+
+
+@warned(
+    "logits of NaN",
+    r"The model returned NaN or infinite logits \d+ times, for clean or adversarial .*",
+)
+def _():
+    model = network(L.Dense(3), undefined_far_away)
+    return judged(model, with_labels(model), epsilon=0.5)
+
+
+warned(
+    "an objective that few classes lack",
+    r"apgd-t.*: targeted-dlr is not defined on 3 classes; \S+ stands in for it\.",
+)(lambda: judged(attacks=("apgd-t",)))
+
+
+def undefined_far_away(z):
+    """NaN where the first logit is far from those of clean images."""
+    return z / keras.ops.cast(keras.ops.abs(z[:, :1]) < 0.45, "float32")
 
 
 # --- command line -----------------------------------------------------------------------
@@ -371,5 +883,5 @@ def test_the_user_is_told_in_one_sentence(mistake, message, warning, tmp_path, m
     with pytest.raises(InputError) as refusal:
         mistake()
     text = str(refusal.value)
-    assert "\n" not in text and text.endswith("."), text
+    assert "\n" not in text and text.endswith((".", "?")), text
     assert re.fullmatch(message, text), text

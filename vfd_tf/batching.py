@@ -199,7 +199,7 @@ def _as_dataset(data):
 def batches(data, batch_size):
     """(x float in [0, 1], y) as NumPy arrays; images of weight 0 are left out.
 
-    One-hot labels become class indices; other labels stay as they are.
+    Labels stay as they are, see `inputs.class_indices`.
 
     Args:
         data: (x, y) or (x, y, weight) arrays, `Images`, a tf.data set of batches, a
@@ -217,14 +217,7 @@ def batches(data, batch_size):
             real = np.reshape(_array(weight), -1) > 0
             x, y = x[real], y[real]
         if len(x):
-            yield x, _indices(y)
-
-
-def _indices(y):
-    """Class indices of one-hot labels, other labels as they are."""
-    wide = y.ndim == 2 and y.shape[-1] > 1 and y.dtype.kind in "iufb"
-    one_hot = wide and ((y == 0) | (y == 1)).all() and (y.sum(-1) == 1).all()
-    return y.argmax(-1) if one_hot else y
+            yield x, y
 
 
 def _parts(data, batch_size):

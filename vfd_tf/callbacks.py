@@ -335,7 +335,7 @@ class StopOnDivergence(keras.callbacks.Callback):
         if lost:
             raise InputError(
                 f"Training diverged in epoch {epoch + 1}: {', '.join(lost)} not finite; "
-                f"lower the learning rate. What was saved after epoch {epoch} is kept."
+                f"lower the learning rate; what was saved after epoch {epoch} is kept."
             )
 
 

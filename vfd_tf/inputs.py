@@ -79,7 +79,7 @@ def check_labels(y, num_classes: int, soft: bool = False) -> None:
     if y.ndim > 1 and y.shape[-1] != 1:
         raise InputError(
             f"The labels have shape {y.shape}; pass integer class indices [n], for example "
-            "y.argmax(-1), or one-hot labels."
+            f"y.argmax(-1), or one-hot labels [n, {num_classes}]."
         )
     if y.dtype.kind not in "iufb":
         raise InputError(
@@ -93,6 +93,20 @@ def check_labels(y, num_classes: int, soft: bool = False) -> None:
             f"The labels range from {y.min()} to {y.max()}, but the model has "
             f"{num_classes} classes, 0 to {num_classes - 1}."
         )
+
+
+def class_indices(y, num_classes: int) -> np.ndarray:
+    """Class indices, int32 [n], of labels [n], [n, 1] or one-hot [n, num_classes].
+
+    Raises:
+        InputError: Other labels; distributions, too, are no classes to judge by.
+    """
+    y = np.asarray(y)
+    fits = y.ndim == 2 and y.shape[-1] == num_classes and y.dtype.kind in "iufb"
+    if fits and np.isin(y, (0, 1)).all() and (y.sum(-1) == 1).all():
+        return y.argmax(-1).astype("int32")
+    check_labels(y, num_classes)
+    return y.reshape(-1).astype("int32")
 
 
 def predicts(logits) -> np.ndarray:

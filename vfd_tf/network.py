@@ -44,8 +44,11 @@ class LogitsNetwork(keras.Model):
 
     def call(self, x, training=None):
         outputs = self.model(x, training=training)
-        if not isinstance(outputs, dict):
-            outputs = {"logits": outputs}
+        return outputs if isinstance(outputs, dict) else {"logits": outputs}
+
+    def __call__(self, x, training=None):
+        outputs = super().__call__(x, training=training)
+        # Not in `call`: Keras would put its own lines around an error there.
         if "logits" not in outputs:
             raise InputError(_nameless(self.model, outputs))
         _refuse_shape(self.model, outputs["logits"])

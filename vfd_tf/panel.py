@@ -78,17 +78,22 @@ class ImagePanel(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.epoch = self.written = -1
+        self._check()
+
+    def _check(self):
+        """Holds the first images to the input contract; the number of classes."""
         x, y = next(evaluation.batches(self.dataset, _BATCH), (None, None))
         if x is None:
             raise InputError("The data set of ImagePanel is empty.")
         classifier = network.classifier(self.student)
-        inputs.check_batch(classifier, x, y)
-        classes = classifier(tf.convert_to_tensor(x)[:1], training=False).shape[-1]
+        classes = inputs.check_batch(classifier, x, y, soft=True)
+        inputs.class_indices(y, classes)
         if self.class_names is not None and len(self.class_names) < classes:
             raise InputError(
                 f"ImagePanel has {len(self.class_names)} class names for the {classes} "
                 "classes of the model; name every class."
             )
+        return classes
 
     def on_epoch_end(self, epoch, logs=None):
         self.epoch = epoch
@@ -118,8 +123,9 @@ class ImagePanel(keras.callbacks.Callback):
     def _examine_all(self):
         """{view: margins [n]} of all images; x, x_adv, y and both logits of the first."""
         margins, shown, position, size = {"clean": [], "adversarial": []}, [], 0, 0
+        classes = self._check()
         for x, y in evaluation.batches(self.dataset, _BATCH):
-            count, y = len(x), np.reshape(y, -1).astype("int32")
+            count, y = len(x), inputs.class_indices(y, classes)
             size = max(size, count)
             seeds = noise.example_seeds(self.seed, 0, position + tf.range(size))
             # As in evaluation: zero images fill up, and one shape is ever traced.

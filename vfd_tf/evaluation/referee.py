@@ -5,7 +5,7 @@ import importlib.util
 import numpy as np
 import tensorflow as tf
 
-from vfd_tf import losses
+from vfd_tf import inputs, losses
 from vfd_tf.attacks import FGSM, MIM, PGD
 from vfd_tf.batching import batches
 from vfd_tf.evaluation.protocols import Protocol
@@ -93,7 +93,8 @@ def _compared(target, data, attack, logits_fn, images):
         rest = images - sum(map(len, right["ours"]))
         if rest <= 0:
             break
-        x, y = target.images(x[:rest]), np.reshape(y[:rest], -1).astype("int32")
+        x = target.images(x[:rest])
+        y = inputs.class_indices(y[:rest], target.logits(x[:1]).shape[-1])
         for side, x_adv in both(tf.constant(x), tf.constant(y)).items():
             logits = target.logits(x_adv.numpy())
             right[side].append(losses.correct(y, logits).numpy())

@@ -103,8 +103,7 @@ class Target:
             if position == 0:
                 few = self.outside(tf.constant(x[:1]))
                 self._holds(inputs.check_logits, self.model, logits, few)
-            inputs.check_labels(y, logits.shape[-1])
-            y = np.reshape(y, -1).astype("int32")
+            y = inputs.class_indices(y, logits.shape[-1])
             places = position + tf.range(len(x))
             seeds = noise.example_seeds(seed, 0, places).numpy()
             yield Window(x, y, logits, seeds)
