@@ -8,7 +8,7 @@ from keras import layers as L
 
 from vfd_tf import InputError, evaluation
 from vfd_tf.attacks import NFGSM, PGD
-from vfd_tf.evaluation import Journal, Target, evaluate, protocol, target
+from vfd_tf.evaluation import Journal, Target, evaluate, protocol, target, windows
 from vfd_tf.precision import judge
 
 SHAPE, N = (6, 6, 1), 24
@@ -145,7 +145,7 @@ def test_stages_are_the_same_after_a_resume():
 
     def keep(progress):
         copies = {k: v.copy() for k, v in vars(progress).items() if k != "runs"}
-        saved.append(target.Progress(**copies, runs=progress.runs))
+        saved.append(windows.Progress(**copies, runs=progress.runs))
 
     whole = judged.attacked(Two(), window, save=keep)
     assert whole.after["one"].sum() > whole.after["two"].sum()

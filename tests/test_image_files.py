@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vfd_tf import InputError, image_files
+from vfd_tf import InputError, image_archives, image_files
 
 # isort: split
 
@@ -36,7 +36,7 @@ def _npz(tmp_path, **changes):
 
 def test_an_archive_comes_back_as_it_was_saved(tmp_path):
     arrays = _arrays()
-    (x, y), (test_x, test_y), names = image_files.read_npz(_npz(tmp_path))
+    (x, y), (test_x, test_y), names = image_archives.read_npz(_npz(tmp_path))
     np.testing.assert_array_equal(x, arrays["x_train"])
     np.testing.assert_array_equal(test_x, arrays["x_test"])
     assert x.dtype == test_x.dtype == np.uint8
@@ -54,7 +54,7 @@ def test_an_archive_may_be_as_keras_saves_its_own(tmp_path):
         name: arrays[name][:, None].astype("uint8") for name in ("y_train", "y_test")
     }
     path = _npz(tmp_path, **grey, **columns, class_names=["ä", "b", "c", "unseen"])
-    (x, y), _, names = image_files.read_npz(path)
+    (x, y), _, names = image_archives.read_npz(path)
     assert x.shape == (12, 5, 6, 1)
     np.testing.assert_array_equal(x[..., 0], grey["x_train"])
     assert y.tolist() == [0, 1, 2] * 4
@@ -64,7 +64,7 @@ def test_an_archive_may_be_as_keras_saves_its_own(tmp_path):
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_floats_become_float32(tmp_path, dtype):
     floats = {n: (_arrays()[n] / 255).astype(dtype) for n in ("x_train", "x_test")}
-    (x, _), (test_x, _), _ = image_files.read_npz(_npz(tmp_path, **floats))
+    (x, _), (test_x, _), _ = image_archives.read_npz(_npz(tmp_path, **floats))
     assert x.dtype == test_x.dtype == np.float32
     np.testing.assert_array_equal(x, floats["x_train"].astype("float32"))
     assert x.max() <= 1
@@ -102,17 +102,17 @@ _NAN[3, 2, 1, 0] = np.nan
 )
 def test_an_archive_that_does_not_fit_is_refused(tmp_path, changes, message):
     with pytest.raises(InputError, match=message) as refusal:
-        image_files.read_npz(_npz(tmp_path, **changes))
+        image_archives.read_npz(_npz(tmp_path, **changes))
     assert "data.npz" in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
 def test_what_is_no_archive_is_refused(tmp_path):
     with pytest.raises(InputError, match="There is no file .*none.npz; save"):
-        image_files.read_npz(str(tmp_path / "none.npz"))
+        image_archives.read_npz(str(tmp_path / "none.npz"))
     np.save(tmp_path / "x.npy", np.zeros(3))
     with pytest.raises(InputError, match="not an .npz archive; save"):
-        image_files.read_npz(str(tmp_path / "x.npy"))
+        image_archives.read_npz(str(tmp_path / "x.npy"))
 
 
 def _write(root, files, shape=(6, 5, 3), seed=0):
@@ -178,7 +178,7 @@ def test_a_folder_may_be_named_from_home(tmp_path, monkeypatch):
     (x, _), _, _ = image_files.read_folder("~/mine")
     assert x.shape == (4, 6, 5, 3)
     with pytest.raises(InputError, match=f"no file {tmp_path}/none.npz"):
-        image_files.read_npz("~/none.npz")
+        image_archives.read_npz("~/none.npz")
 
 
 RGB = np.random.RandomState(0).randint(0, 256, (6, 5, 3)).astype("uint8")
@@ -331,7 +331,7 @@ def test_pixels_of_no_known_range_are_refused(tmp_path):
 def test_an_archive_of_test_images_alone_has_no_training_images(tmp_path):
     arrays = _arrays(x_train=None, y_train=None)
     np.savez(tmp_path / "test.npz", **arrays)
-    (x, y), (test_x, test_y), names = image_files.read_npz(str(tmp_path / "test.npz"))
+    (x, y), (test_x, test_y), names = image_archives.read_npz(str(tmp_path / "test.npz"))
     assert x.shape == (0, 5, 6, 3) and x.dtype == np.uint8 and y.shape == (0,)
     np.testing.assert_array_equal(test_x, arrays["x_test"])
     assert test_y.tolist() == [2, 0, 1, 1] and names == ["0", "1", "2"]
@@ -340,7 +340,7 @@ def test_an_archive_of_test_images_alone_has_no_training_images(tmp_path):
             tmp_path / "part.npz", **_arrays(**{"x_train": None, "y_train": None} | missing)
         )
         with pytest.raises(InputError, match="x_test and y_test alone to evaluate"):
-            image_files.read_npz(str(tmp_path / "part.npz"))
+            image_archives.read_npz(str(tmp_path / "part.npz"))
 
 
 def _odd_size(root):

@@ -17,7 +17,7 @@ import hashlib
 import numpy as np
 import tensorflow as tf
 
-from vfd_tf import image_files, noise
+from vfd_tf import image_archives, image_files, noise
 from vfd_tf.augmentation import Augmentation, augment, padded
 from vfd_tf.part import InputError, choose
 
@@ -278,12 +278,12 @@ def tfds_images(name, data_dir=None, augmentation=None):
 
 
 def npz_file(path, data_dir=None):
-    """An archive of arrays, see `image_files.read_npz`.
+    """An archive of arrays, see `image_archives.read_npz`.
 
     Images of 32 pixels and more are cropped out of a padding of 4. None are flipped: files
     don't tell whether a mirror image, of a digit or a road sign, keeps its class.
     """
-    return _images(image_files.read_npz(path))
+    return _images(image_archives.read_npz(path))
 
 
 def image_folder(path, data_dir=None):

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from vfd_tf import evaluation
-from vfd_tf.progress import duration
+from vfd_tf.progress import duration, wrapped
 
 IMAGE_GRADIENT, WEIGHT_GRADIENT = 2, 3  # in forwards
 TOO_LONG = 24 * 3600  # seconds from which a run without a GPU is worth a word
@@ -121,7 +121,7 @@ class Forecast(keras.callbacks.Callback):
                 f"{duration(training + judging + rest)} in all"
             )
         text += f"; roughly, from {count} steps of {seconds:.3g} s, without compiling."
-        print(f"\n{text}", flush=True)
+        print(f"\n{wrapped(text)}", flush=True)
 
 
 def without_gpu(student, works, images) -> str | None:

@@ -123,6 +123,8 @@ def piecewise(recipe, steps_per_epoch):
             f"lr_factors needs one value more than the rising lr_milestones; got {factors} "
             f"for {milestones}."
         )
+    if not milestones:
+        return recipe.learning_rate * factors[0]
     # PiecewiseConstantDecay still has the earlier value at the boundary step itself.
     boundaries = [m * steps_per_epoch - 1 for m in milestones]
     values = [recipe.learning_rate * factor for factor in factors]

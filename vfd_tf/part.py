@@ -107,6 +107,11 @@ def check_range(label: str, field: dataclasses.Field, value) -> None:
             raise InputError(f"{label} must be finite, at most {largest}; got {number}.")
 
 
+def reason(error: Exception) -> str:
+    """The first line of an error, for a sentence."""
+    return (str(error).strip() or type(error).__name__).split("\n")[0][:160]
+
+
 def choose(table: dict[str, Any], name: str, axis: str) -> Any:
     """The entry of an axis's table, or an `InputError` with the nearest name."""
     if name in table:

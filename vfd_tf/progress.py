@@ -3,6 +3,7 @@
 import re
 import shutil
 import sys
+import textwrap
 import time
 
 import keras
@@ -65,6 +66,11 @@ class Line:
     def _write(self, text):
         self.stream.write(text)
         self.stream.flush()
+
+
+def wrapped(text: str) -> str:
+    """A text in lines that fit the terminal; without a terminal as it is."""
+    return textwrap.fill(text, _width() - 1) if Line().moving else text
 
 
 def _width():

@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from vfd_tf.evaluation.target import Progress
+from vfd_tf.evaluation.windows import Progress
 from vfd_tf.files import DAMAGED
 from vfd_tf.part import InputError
 

@@ -4,17 +4,16 @@ Images are worked through in windows. In each, an attack goes on for a few itera
 all its images, in full batches, then leaves those whose fate is sealed behind.
 """
 
-import dataclasses
-
 import keras
 import numpy as np
 import tensorflow as tf
 
-from vfd_tf import folding, inputs, losses, network, noise, precision
+from vfd_tf import folding, inputs, network, noise, precision
 from vfd_tf.attacks.objectives import named
 from vfd_tf.batching import batches
 from vfd_tf.evaluation import sanity
 from vfd_tf.evaluation.protocols import protocol
+from vfd_tf.evaluation.windows import Progress, Window, is_correct, regrouped, take
 from vfd_tf.part import InputError
 
 _STAGES = 1000  # streams of the stages of an ensemble, apart from those of restarts
@@ -223,15 +222,15 @@ class Target:
         if stage:
             batch["seeds"] = noise.fork(batch["seeds"], _STAGES + stage).numpy()
         found = self.examples(run, batch)
-        broken = ~_correct(batch["y"], self.logits(found))
+        broken = ~is_correct(batch["y"], self.logits(found))
         left = np.flatnonzero(~broken)
         if len(left) and not transfer:
             # Where rounding took an image for broken too early: on the network itself.
-            early = ~_correct(batch["y"][left], self.logits(found[left], craft=True))
+            early = ~is_correct(batch["y"][left], self.logits(found[left], craft=True))
             again = left[early]
             if len(again):
-                found[again] = self.examples(run, _take(batch, again), craft=False)
-                broken[again] = ~_correct(batch["y"][again], self.logits(found[again]))
+                found[again] = self.examples(run, take(batch, again), craft=False)
+                broken[again] = ~is_correct(batch["y"][again], self.logits(found[again]))
         first = broken | ~progress.tried[index]
         progress.x_adv[index[first]] = found[first]
         progress.tried[index] = True
@@ -254,7 +253,7 @@ class Target:
         left = np.arange(len(x))
         for first in range(0, attack.iterations, look):
             last = min(first + look, attack.iterations)
-            now = {"state": _take(state, left), **_take(given, left)}
+            now = {"state": take(state, left), **take(given, left)}
             new, done = self._advance(run, now, first, last, craft)
             for name, value in new.items():
                 state[name][left] = value
@@ -301,14 +300,10 @@ class Target:
             index = np.arange(start, min(start + self.batch_size, count))
             size = self.fixed_size or bucket(len(index), self.batch_size)
             filled = np.resize(index, size)
-            tensors = keras.tree.map_structure(tf.convert_to_tensor, _take(arrays, filled))
+            tensors = keras.tree.map_structure(tf.convert_to_tensor, take(arrays, filled))
             found = self._compiled[key](*options, **tensors)
             parts.append({k: np.asarray(v)[: len(index)] for k, v in found.items()})
         return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
-
-
-def _correct(y, logits) -> np.ndarray:
-    return losses.correct(y, logits).numpy()
 
 
 def _compiled(function):
@@ -317,66 +312,6 @@ def _compiled(function):
     # Every attack traces its own; TensorFlow takes them for one that is traced too often.
     compiled._omit_frequent_tracing_warning = True
     return compiled
-
-
-@dataclasses.dataclass
-class Progress:
-    """How far an attack on a window has come.
-
-    Attributes:
-        open: Which images no run has broken: bool [n].
-        x_adv: The examples that broke an image, else those of the first run on it.
-        tried: Which images any run was on.
-        runs: How many runs are done.
-        after: Stage -> which images were robust after it.
-    """
-
-    open: np.ndarray
-    x_adv: np.ndarray
-    tried: np.ndarray
-    runs: int = 0
-    after: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-
-    @classmethod
-    def begin(cls, window, early_stop):
-        """Nothing done; images that are misclassified to begin with count as broken."""
-        open_ = window.right.copy() if early_stop else np.ones(len(window), bool)
-        return cls(open_, window.x.copy(), np.zeros(len(window), bool))
-
-    @property
-    def robust(self) -> np.ndarray:
-        """Which images are classified correctly and stay so under all runs."""
-        return list(self.after.values())[-1]
-
-
-@dataclasses.dataclass
-class Window:
-    """Images of a data set, their labels, clean logits and seeds."""
-
-    x: np.ndarray
-    y: np.ndarray
-    clean: np.ndarray
-    seeds: np.ndarray
-
-    @property
-    def right(self) -> np.ndarray:
-        """Which images are classified correctly: bool [n]."""
-        return _correct(self.y, self.clean)
-
-    def __len__(self):
-        return len(self.x)
-
-    def take(self, index) -> dict[str, np.ndarray]:
-        """Some of the images, as `Target.examples` takes them."""
-        return _take(vars(self), index)
-
-    def part(self, index) -> "Window":
-        """Some of the images as a window of their own."""
-        return Window(**self.take(index))
-
-
-def _take(arrays, index):
-    return keras.tree.map_structure(lambda array: array[index], arrays)
 
 
 def bucket(count: int, batch_size: int) -> int:
@@ -389,27 +324,3 @@ def bucket(count: int, batch_size: int) -> int:
         size //= 2
     less = size * 3 // 4
     return less if size % 4 == 0 and less >= max(count, 8) else size
-
-
-def regrouped(parts, size_of):
-    """(x, y) of at least one part each, joined to `size_of(x)` images and more.
-
-    Parts with images of another size than those before begin anew.
-    """
-    held, count = [], 0
-    for x, y in parts:
-        if held and x.shape[1:] != held[0][0].shape[1:]:
-            yield _joined(held)
-            held, count = [], 0
-        held.append((x, y))
-        count += len(x)
-        if count >= size_of(x):
-            yield _joined(held)
-            held, count = [], 0
-    if held:
-        yield _joined(held)
-
-
-def _joined(parts):
-    xs, ys = zip(*parts, strict=True)
-    return np.concatenate(xs), np.concatenate(ys)
