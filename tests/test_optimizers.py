@@ -35,6 +35,11 @@ def test_piecewise_changes_at_the_first_step_behind_a_milestone():
     np.testing.assert_allclose(rates(recipe), np.repeat([1, 1, 0.1, 0.01], STEPS))
 
 
+def test_piecewise_without_milestones_is_constant():
+    recipe = Recipe(epochs=2, learning_rate=0.5, schedule="piecewise", lr_milestones=())
+    np.testing.assert_array_equal(rates(recipe), np.full(2 * STEPS, 0.5))
+
+
 def test_piecewise_needs_a_factor_for_every_piece():
     with pytest.raises(InputError, match="one value more"):
         rates(Recipe(epochs=4, lr_milestones=(2,), lr_factors=(1.0,)))
