@@ -15,30 +15,23 @@ X = RANDOM.uniform(size=(N, *SHAPE)).astype("float32")
 Y = RANDOM.integers(0, 2, N)
 
 
-class Subclassed(keras.Model):
-    """Layers one after the other, whose graph can't be seen."""
+def _stacked(base):
+    """Layers one after the other inside a model or a layer, whose graph can't be seen."""
 
-    def __init__(self, layers):
-        super().__init__()
-        self.stack = layers
+    class Stacked(base):
+        def __init__(self, layers):
+            super().__init__()
+            self.stack = layers
 
-    def call(self, x):
-        for layer in self.stack:
-            x = layer(x)
-        return x
+        def call(self, x):
+            for layer in self.stack:
+                x = layer(x)
+            return x
+
+    return Stacked
 
 
-class Nested(keras.layers.Layer):
-    """Layers inside a layer."""
-
-    def __init__(self, *layers):
-        super().__init__()
-        self.stack = layers
-
-    def call(self, x):
-        for layer in self.stack:
-            x = layer(x)
-        return x
+Subclassed, Nested = _stacked(keras.Model), _stacked(L.Layer)
 
 
 def _functional(layers):
@@ -59,7 +52,7 @@ def _compiled(layers):
 
 
 def _layer(layers):
-    return _functional([L.Flatten(), Nested(*layers[1:])])
+    return _functional([L.Flatten(), Nested(layers[1:])])
 
 
 KINDS = {

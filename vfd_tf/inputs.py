@@ -127,14 +127,15 @@ def check_logits(model, logits, images=None) -> None:
         raise InputError(f"The model {model.name!r} returns logits that are not finite.")
     refuse_probabilities(model, images)
     # Outputs that differ: a constant model may return any logits.
-    varied = bool(logits.size) and np.ptp(logits, 0).any()
-    if varied and logits.min() >= 0 and np.abs(logits.sum(-1) - 1).max() < 1e-3:
+    if not logits.size or logits.min() < 0 or not np.ptp(logits, 0).any():
+        return
+    if np.abs(logits.sum(-1) - 1).max() < 1e-3:
         raise InputError(
             f"The model {model.name!r} returns probabilities, though not from a final "
             "softmax: of an ensemble, return the mean of its members' logits, or "
             "keras.ops.log of the mean probability; attacks and losses need logits."
         )
-    if varied and 0 <= logits.min() < 0.01 and 0.99 < logits.max() <= 1:
+    if logits.min() < 0.01 and 0.99 < logits.max() <= 1:
         raise InputError(
             f"The model {model.name!r} returns numbers between 0 and 1, as a sigmoid does: "
             "leave it out, so that the model returns logits; attacks and losses need their "
