@@ -421,3 +421,12 @@ def test_warnings_are_sentences_at_the_command_line(tmp_path):
     first, second = done.stderr.splitlines()
     assert first == "Warning: --model has no effect in the mode info."
     assert second.startswith("error: nothing")
+
+
+def test_what_keras_json_says_decides_no_run(capsys):
+    """A run is a function of its flags and its seed."""
+    settings = {"image_data_format": "channels_last", "floatx": "float32", "epsilon": 1e-7}
+    for name, other in zip(settings, ("channels_first", "float16", 1e-3), strict=True):
+        getattr(keras.config, f"set_{name}")(other)
+    assert command.main(["run.py", "--version"]) == 0
+    assert {n: getattr(keras.config, n)() for n in settings} == settings

@@ -818,6 +818,12 @@ evaluated(
     "a model that isn't there", r"There is no model file no\.keras.*", "--model=no.keras"
 )
 evaluated(
+    "a model cut short",
+    r"m\.keras is damaged or cut short: copy it again, or train it anew\.",
+    "--model=m.keras",
+    before=lambda: (linear(), os.truncate("m.keras", 1000)),
+)
+evaluated(
     "a run without a student",
     r"The run run has no best\.keras yet: wait for its first epoch\.",
     "--model=run",

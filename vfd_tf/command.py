@@ -56,8 +56,10 @@ def main(argv: list[str] | None = None) -> int:
     with warnings.catch_warnings():
         warnings.formatwarning = _formatted
         try:
-            # Networks are built channels last, whatever ~/.keras/keras.json says.
+            # A run is a function of its flags, not of the user's keras.json.
             keras.config.set_image_data_format("channels_last")
+            keras.config.set_floatx("float32")
+            keras.config.set_epsilon(1e-7)
             if _told(values, argv[1:]):
                 return 0
             words = _parsed(values, argv)

@@ -8,6 +8,7 @@ graph with the logits as its only output, which loads without this package.
 import difflib
 import os
 import re
+import zipfile
 
 import keras
 import tensorflow as tf
@@ -182,6 +183,11 @@ def load(path: str) -> keras.Model:
     """The model in a `.keras` or `.h5` file, without its optimizer."""
     if not os.path.exists(path):
         raise InputError(f"There is no model file {path}.")
+    archive = path.endswith(".keras") and os.path.isfile(path)
+    if archive and not zipfile.is_zipfile(path):
+        raise InputError(
+            f"{path} is damaged or cut short: copy it again, or train it anew."
+        )
     try:
         return keras.saving.load_model(path, compile=False)
     except Exception as error:
