@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import warnings
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -152,7 +153,7 @@ class _Work:
 
 def test_the_forecast_scales_the_measured_step_to_all_work(capsys, monkeypatch):
     clock = iter([100.0, 200.0, *(200.0 + 2 * i for i in range(1, 20))])
-    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(forecast, "time", SimpleNamespace(perf_counter=clock.__next__))
     told = forecast.Forecast(_Work, epochs=5, later=[_Work, _Work])
     for step in range(8):
         told.on_train_batch_end(step)
@@ -173,8 +174,8 @@ def test_without_a_gpu_a_run_of_days_names_the_recipe_for_a_cpu(make_network, mo
     class Long:
         total = 2.5 * 86400 * 8 * forecast.multiply_adds(model)  # at 1 s a forward of 8
 
-    clock = iter(range(100))
-    monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
+    clock = iter(map(float, range(100)))
+    monkeypatch.setattr(forecast, "time", SimpleNamespace(perf_counter=clock.__next__))
     text = forecast.without_gpu(model, [Long], images)
     assert "2.5 days" in text and "--flagfile=flags/cifar10_cpu.flags" in text
     assert (ROOT / "flags" / "cifar10_cpu.flags").exists()

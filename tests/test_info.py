@@ -218,7 +218,7 @@ def test_what_is_neither_is_refused_in_one_sentence(tmp_path, capsys):
     for name in ("", "notes.txt", "missing", "missing.keras"):
         with pytest.raises(InputError, match="neither a run directory"):
             info.describe(str(tmp_path / name))
-    with pytest.raises(InputError, match="can't be read as a Keras model"):
+    with pytest.raises(InputError, match="damaged or cut short"):
         info.describe(str(tmp_path / "broken.keras"))
     (tmp_path / "run.json").write_text('{"identity": ')
     with pytest.raises(InputError, match="not JSON"):

@@ -478,11 +478,12 @@ def test_a_student_file_gives_the_dict_back(name, suffix, tmp_path):
 def test_a_missing_or_broken_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="no model file"):
         network.load(str(tmp_path / "none.keras"))
-    broken = tmp_path / "broken.keras"
-    broken.write_bytes(b"not a zip")
-    with pytest.raises(InputError, match="can't be read") as refusal:
-        network.load(str(broken))
-    assert "\n" not in str(refusal.value)
+    for name, message in (("a.keras", "damaged or cut short"), ("a.h5", "can't be read")):
+        broken = tmp_path / name
+        broken.write_bytes(b"neither a zip nor HDF5")
+        with pytest.raises(InputError, match=message) as refusal:
+            network.load(str(broken))
+        assert "\n" not in str(refusal.value)
 
 
 SCRIPT = """

@@ -1,8 +1,8 @@
 """ProgressBar: what a fit shows, on terminals of any width and without one."""
 
 import io
-import os
 import re
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -41,13 +41,12 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def clock(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 
 def wide(monkeypatch, columns):
-    size = os.terminal_size((columns, 24))
-    monkeypatch.setattr(progress.shutil, "get_terminal_size", lambda *a: size)
+    monkeypatch.setenv("COLUMNS", str(columns))
 
 
 def fit(bar, clock, epochs=2, steps=4, known=True, stride=1, first=0, seconds=10.0):

@@ -1,14 +1,12 @@
 """What an evaluation prints: it fits the terminal, and says how long it will take."""
 
 import io
-import os
 import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from vfd_tf import progress
 from vfd_tf.evaluation import screen
 from vfd_tf.evaluation.screen import Screen
 
@@ -26,7 +24,7 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def clock(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(screen.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(screen, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 
@@ -34,8 +32,7 @@ def terminal_of(monkeypatch, columns):
     """Standard output as a terminal so wide."""
     terminal = Terminal()
     monkeypatch.setattr("sys.stdout", terminal)
-    size = os.terminal_size((columns, 24))
-    monkeypatch.setattr(progress.shutil, "get_terminal_size", lambda *a: size)
+    monkeypatch.setenv("COLUMNS", str(columns))
     return terminal
 
 
