@@ -188,6 +188,31 @@ def test_taps_and_preactivations_of_our_architectures(tmp_path):
     assert wanted <= set(known) and known["last"].endswith("(layer3)")
 
 
+NO_ACCURACIES = [
+    [],
+    {"last": []},
+    {"last": {"nonsense": {"clean": 3.0}}},
+    {"last": {"linf:0.2 n=100": {"clean": "high"}}},
+    {"last": {"linf:0.2 n=100": [1.0]}},
+]
+
+
+@pytest.mark.parametrize("mode", ["info", "plot"])
+@pytest.mark.parametrize("accuracies", NO_ACCURACIES)
+def test_results_that_are_none_are_skipped_with_a_note(
+    run, tmp_path, capsys, mode, accuracies
+):
+    odd = tmp_path / "odd"
+    shutil.copytree(run, odd)
+    (odd / "results.json").write_text(json.dumps({"accuracies": accuracies}))
+    out = f"--out={tmp_path / 'a.png'}"
+    words = [out, "--plot_y=fgsm"] if mode == "plot" else []
+    code = command.main(["run.py", mode, str(odd), str(run), *words])
+    notes = capsys.readouterr().err.splitlines()
+    assert code == 0 and len(notes) == 1
+    assert notes[0].startswith(f"Skipped: {odd}/results.json is damaged")
+
+
 def test_what_is_broken_is_skipped_with_a_note(run, tmp_path, capsys):
     assert command.main(["run.py", "info", str(run)]) == 0
     whole = capsys.readouterr().out

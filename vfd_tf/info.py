@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import os
 import pathlib
 import re
@@ -49,7 +50,7 @@ def readable(paths: list[str], read) -> list:
             found.append(read(path))
         except InputError as error:
             refused.append(error)
-        except (LookupError, TypeError, AttributeError, OSError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OSError) as error:
             refused.append(_damaged(path, error))
     if not found:
         raise refused[0]
@@ -61,6 +62,18 @@ def readable(paths: list[str], read) -> list:
 def _damaged(path, error):
     reason = str(error).strip().split("\n")[0][:160] or type(error).__name__
     return InputError(f"{path} is damaged ({reason}); restore it or run again.")
+
+
+def _are_accuracies(students) -> bool:
+    """Whether this is student -> "<threat model> n=<images>" -> column -> number."""
+    try:
+        return all(
+            re.search(r":.* n=\d+$", key) and all(math.isfinite(v) for v in row.values())
+            for evaluations in students.values()
+            for key, row in evaluations.items()
+        )
+    except (AttributeError, TypeError):
+        return False
 
 
 def describe(path: str) -> str:
@@ -92,6 +105,10 @@ class Record:
             )
         self.identity, self.fields = owner["identity"], owner["fields"]
         self.results = self._json("results.json")
+        if "dataset" not in self.identity:
+            raise _damaged(self.file("run.json"), "it names no data set")
+        if not _are_accuracies(self.results.get("accuracies", {})):
+            raise _damaged(self.file("results.json"), "its accuracies are none")
 
     def file(self, name: str) -> str:
         return os.path.join(self.path, name)
