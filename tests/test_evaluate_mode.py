@@ -3,6 +3,9 @@
 import csv
 import hashlib
 import json
+import shutil
+import threading
+import time
 
 import keras
 import numpy as np
@@ -10,7 +13,16 @@ import pytest
 import tensorflow as tf
 from keras import layers as L
 
-from vfd_tf import command, datasets, evaluating, evaluation, folding, noise, precision
+from vfd_tf import (
+    command,
+    datasets,
+    evaluating,
+    evaluation,
+    files,
+    folding,
+    noise,
+    precision,
+)
 from vfd_tf.evaluation import Journal, Target, protocol, wilson
 
 ATTACKS = "fgsm,pgd5,mim5,cw:steps=20,autoattack-rand"
@@ -53,6 +65,24 @@ def table(folder, title):
     """Attack -> row of one table of a report."""
     rows = json.loads((folder / "results.json").read_text())["rows"]
     return {row["attack"]: row for row in rows if row["table"] == title}
+
+
+def test_an_evaluation_waits_for_another_and_keeps_what_it_found(saved, tmp_path, capsys):
+    folder, other = tmp_path / "model.eval", tmp_path / "other"
+    assert run(saved, "--eval_attacks=pgd5", f"--eval_dir={other}") == 0
+    capsys.readouterr()
+    second = threading.Thread(target=run, args=(saved, "--eval_attacks=fgsm"))
+    with files.owned(str(folder)):
+        second.start()
+        printed, end = "", time.monotonic() + 60
+        while "another process evaluates it" not in printed and time.monotonic() < end:
+            time.sleep(0.1)
+            printed += capsys.readouterr().out
+        shutil.copytree(other, folder, dirs_exist_ok=True)
+    second.join()
+    assert "another process evaluates it" in printed
+    rows = json.loads((folder / "results.json").read_text())["rows"]
+    assert {"fgsm", "pgd5"} <= {row["attack"] for row in rows}
 
 
 def test_one_command_prints_a_table_and_writes_it_four_times(saved, capsys, tmp_path):

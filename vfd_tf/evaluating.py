@@ -41,7 +41,7 @@ def run(values, words: list[str]) -> None:
     path = model_file(path)
     model = classifiers.from_path(path)
     folder = values.eval_dir or results_folder(path)
-    known = report.Report.read(folder)
+    report.Report.read(folder)  # refuses a damaged one
     training = values.surrogate == "auto"
     data = datasets.load(values.dataset, values.data_dir, training=training)
     test = data.test[: plan.max_images]
@@ -50,11 +50,23 @@ def run(values, words: list[str]) -> None:
     facts = _facts(values, path, described)
     settings = _settings(values, plan, data, test, bounds)
     surrogate, plans = _black_box(values, data, described, settings)
-    journal = evaluation.Journal(os.path.join(folder, "journal"), facts["owner"], plans)
     default = bounds == (0.0, 1.0)
-    result = evaluation.evaluate(
+    images = test if default else (in_bounds(test.floats(), bounds), test.y)
+    with files.owned(folder, wait=True, what="evaluates"):
+        journal = evaluation.Journal(os.path.join(folder, "journal"), facts["owner"], plans)
+        result = _evaluated(values, plan, model, images, bounds, surrogate, journal)
+        if surrogate is not None:
+            accuracy = 100 * float(result.surrogate_clean.mean())
+            settings["surrogate"]["accuracy"] = accuracy
+        _report(folder, result, facts, settings)
+    if values.save_adversarial:
+        save_examples(values.save_adversarial, test, bounds, result)
+
+
+def _evaluated(values, plan, model, images, bounds, surrogate, journal):
+    return evaluation.evaluate(
         model,
-        test if default else (in_bounds(test.floats(), bounds), test.y),
+        images,
         plan.attacks,
         plan.epsilon,
         plan.norm,
@@ -70,15 +82,10 @@ def run(values, words: list[str]) -> None:
         journal=journal,
         examples=bool(values.save_adversarial),
     )
-    if surrogate is not None:
-        accuracy = 100 * float(result.surrogate_clean.mean())
-        settings["surrogate"]["accuracy"] = accuracy
-    _report(folder, known, result, facts, settings)
-    if values.save_adversarial:
-        save_examples(values.save_adversarial, test, bounds, result)
 
 
-def _report(folder, known, result, facts, settings):
+def _report(folder, result, facts, settings):
+    known = report.Report.read(folder)
     facts |= {**settings, "warnings": result.warnings, "referee": result.referee}
     for note in known.add(_title(settings), settings, result):
         print(f"Note: {note}")

@@ -97,15 +97,16 @@ def sentence(error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def owned(folder: str, wait: bool = False):
+def owned(folder: str, wait: bool = False, what: str = "trains"):
     """Inside, no other process has this folder; it is made if it isn't there.
 
     The lock is the kernel's, on a file that says who has it: it ends with its process,
     and the file is removed.
 
     Args:
-        folder: A run directory.
+        folder: A run directory, or one of results.
         wait: Waits for the other process instead of refusing.
+        what: What processes do in it.
 
     Raises:
         InputError: Another process has it.
@@ -122,9 +123,8 @@ def owned(folder: str, wait: bool = False):
                 f"{folder} is in use, {holder}: wait for it, or choose another --workdir."
             )
         if not told:
-            print(
-                f"{folder}: another process trains it, {holder}; waiting for it", flush=True
-            )
+            waiting = f"another process {what} it, {holder}; waiting for it"
+            print(f"{folder}: {waiting}", flush=True)
         told = True
         time.sleep(1)
     try:
