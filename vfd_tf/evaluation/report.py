@@ -38,19 +38,17 @@ _SPECIAL = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#"}
 
 
 def markdown(rows: list[dict], title: str = "", warnings=()) -> str:
-    """The rows of `Evaluation.rows` as a Markdown table, warnings below it."""
-    cells = [[*_COLUMNS.values()], *(_cells(row) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    """The rows of `Evaluation.rows` as a Markdown table, warnings below it.
 
-    def line(row):
-        first = [row[0].ljust(widths[0]), row[1].ljust(widths[1])]
-        rest = [c.rjust(w) for c, w in zip(row[2:], widths[2:], strict=True)]
-        return f"| {' | '.join([*first, *rest])} |"
-
-    rule = [":" + "-" * (w - 1) for w in widths[:2]] + [
-        "-" * (w - 1) + ":" for w in widths[2:]
-    ]
-    lines = [line(cells[0]), line(rule), *map(line, cells[1:])]
+    Columns without a value are left out: most tables then fit 80 columns.
+    """
+    cells = [_cells(row) for row in rows]
+    columns = []
+    for i, head in enumerate(_COLUMNS.values()):
+        column = [row[i] for row in cells]
+        if any(column):
+            columns.append(_column(head, column, left=i < 2))
+    lines = [f"| {' | '.join(line)} |" for line in zip(*columns, strict=True)]
     notes = "".join(f"\n- Warning: {warning}" for warning in warnings)
     return "\n".join([*([title, ""] if title else []), *lines]) + (
         "\n" + notes if notes else ""
@@ -191,6 +189,15 @@ class Report:
             with files.replaced(path) as part, open(part, "w") as file:
                 file.write(content)
         return text
+
+
+def _column(title, cells, left):
+    """Title, rule and cells of a column of a Markdown table, at one width."""
+    width = max(map(len, (title, *cells)))
+    rule = "-" * (width - 1)
+    adjust = str.ljust if left else str.rjust
+    head = [adjust(title, width), f":{rule}" if left else f"{rule}:"]
+    return head + [adjust(cell, width) for cell in cells]
 
 
 def _cells(row):
