@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vfd_tf.attacks import APGD, FGSM, PGD, CarliniWagner, Square, cross_entropy
+from vfd_tf.attacks import APGD, FAB, FGSM, PGD, CarliniWagner, Square, cross_entropy
 from vfd_tf.callbacks import RobustAccuracy
 from vfd_tf.evaluation import evaluate
 
@@ -166,3 +166,28 @@ def test_validation_on_channels_first_is_that_of_their_transposes():
         callback.on_epoch_end(0, logs)
         measured.append(logs)
     assert measured[0] == measured[1]
+
+
+def test_layers_that_flatten_tell_no_layout():
+    model, x, y = _problem((6, 6, 3))
+    inputs = keras.Input((3, 6, 6))
+    flat = L.Flatten()(inputs)  # of [c, h, w]
+    kernel = model.layers[-2].get_weights()[0].reshape(6, 6, 3, -1)
+    hidden = L.Dense(16, "tanh")(flat)
+    first = keras.Model(inputs, L.Dense(CLASSES)(hidden))
+    kernel = np.moveaxis(kernel, 2, 0).reshape(108, -1)
+    bias = model.layers[-2].get_weights()[1]
+    first.set_weights([kernel, bias, *model.layers[-1].get_weights()])
+    attack = ("square:queries=60",)
+    expected = evaluate(model, (x, y), attack, epsilon=0.05)
+    result = evaluate(first, (np.moveaxis(x, -1, 1), y), attack, epsilon=0.05)
+    ours, theirs = (list(r.robust.values())[0] for r in (result, expected))
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_fab_runs_outside_of_a_graph():
+    model, x, y = _problem((6, 6, 1))
+    attack = FAB(0.05, steps=3)
+    eager = attack(model, tf.constant(x), cross_entropy(y))
+    graph = tf.function(lambda x: attack(model, x, cross_entropy(y)), autograph=False)
+    np.testing.assert_allclose(eager, graph(tf.constant(x)), atol=1e-5)

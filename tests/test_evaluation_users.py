@@ -10,6 +10,7 @@ from keras import layers as L
 
 from vfd_tf import InputError
 from vfd_tf.evaluation import evaluate
+from vfd_tf.evaluation.target import bucket
 
 SHAPE, N = (6, 6, 1), 24
 
@@ -196,3 +197,84 @@ def test_outputs_that_are_no_logits_are_refused(end, hint):
     ):
         with pytest.raises(InputError, match=hint):
             evaluate(model, (x[..., 0], y), "fgsm", 0.05)
+
+
+def test_short_steps_that_cannot_cross_the_ball_are_no_sign_of_masked_gradients():
+    """Of a linear model one full step is the strongest attack there is."""
+    inputs = keras.Input(SHAPE)
+    model = keras.Model(inputs, L.Dense(4)(L.Flatten()(inputs)))
+    x, y = data(model)
+    for epsilon in (0.01, 0.02, 0.04):
+        result = evaluate(model, (x, y), ("fgsm", "pgd2", "pgd5"), epsilon)
+        assert not any("masked" in warning for warning in result.warnings)
+
+
+def test_nan_on_some_clean_images_counts_as_misclassified():
+    model, (x, y) = network(), data()
+    dark = x.copy()
+    dark[3] = 0.0
+    inputs = keras.Input(SHAPE)
+    z = model(inputs)
+    bright = keras.ops.max(inputs, (1, 2, 3))[:, None] > 0
+    odd = keras.Model(inputs, keras.ops.where(bright, z, np.nan))
+    result = evaluate(odd, (dark, y), ("fgsm",), 0.001)
+    assert not result.clean[3] and result.clean.sum() == N - 1
+    assert any("NaN" in warning for warning in result.warnings)
+
+
+def test_examples_of_several_image_sizes_are_kept_in_the_order_of_the_data():
+    inputs = keras.Input((None, None, 1))
+    h = L.GlobalAveragePooling2D()(L.Conv2D(4, 3, activation="tanh")(inputs))
+    model = keras.Model(inputs, L.Dense(3)(h))
+    random = np.random.default_rng(0)
+    parts = [random.uniform(size=(8, side, 6, 1)).astype("float32") for side in (6, 9)]
+    labels = [model.predict(part, verbose=0).argmax(-1) for part in parts]
+    found = evaluate(model, zip(parts, labels, strict=True), ("fgsm",), 0.01, examples=True)
+    for part, x_adv in zip(parts, found.examples["fgsm"], strict=True):
+        assert np.abs(x_adv - part).max() <= 0.01 + 1e-6
+
+
+def test_a_later_batch_of_a_size_that_the_model_does_not_take_is_refused():
+    x, y = data()
+    with pytest.raises(InputError, match="resize the images"):
+        evaluate(network(), [(x, y), (np.zeros((5, 9, 7, 1), "float32"), y[:5])], ("fgsm",))
+
+
+class ByCount(keras.utils.PyDataset):
+    """A PyDataset that says how long it is as Keras asks for it."""
+
+    num_batches = 2
+
+    def __getitem__(self, index):
+        x, y = data()
+        return x[12 * index : 12 * index + 12], y[12 * index : 12 * index + 12]
+
+
+def test_arguments_as_keras_takes_them():
+    model = network()
+    expected = evaluate(model, data(), ("fgsm",), 0.05).robust["fgsm"]
+    for arguments in ({"batch_size": None}, {"batch_size": 5003}):
+        found = evaluate(model, data(), ("fgsm",), 0.05, **arguments)
+        np.testing.assert_array_equal(found.robust["fgsm"], expected)
+    found = evaluate(model, ByCount(), ("fgsm",), 0.05)
+    np.testing.assert_array_equal(found.robust["fgsm"], expected)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"batch_size": "32"}, "batch_size"),
+        ({"batch_size": 2.5}, "batch_size"),
+        ({"bounds": 255}, "two numbers"),
+        ({"bounds": None}, "two numbers"),
+        ({"bounds": (0, float("inf"))}, "rise from low to high"),
+    ],
+)
+def test_arguments_that_are_none_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        evaluate(network(), data(), ("fgsm",), 0.05, **arguments)
+
+
+def test_a_padded_batch_is_no_larger_than_the_images_ask_for():
+    for count, batch_size in ((40, 5003), (3, 10**9 + 1), (40, 127)):
+        assert count <= bucket(count, batch_size) <= max(2 * count, 127)

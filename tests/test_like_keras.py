@@ -11,7 +11,14 @@ import tensorflow as tf
 from keras import layers as L
 from keras import metrics as M
 
-from vfd_tf import AdversarialTrainer, RobustAccuracy, VFDCallback, attacks, evaluation
+from vfd_tf import (
+    AdversarialTrainer,
+    InputError,
+    RobustAccuracy,
+    VFDCallback,
+    attacks,
+    evaluation,
+)
 from vfd_tf.callbacks import StochasticWeightAverage
 from vfd_tf.options import Options
 
@@ -375,3 +382,97 @@ def test_pipelines_of_arrays_are_not_tuned_at_run_time(monkeypatch):
     monkeypatch.setattr(keras.Model, "fit", spy)
     trainer.fit(X, Y, validation_data=(X, Y), verbose=0)
     assert [data.options().autotune.enabled for data in seen] == [False, False]
+
+
+# What is checked before the first step, and what it leaves
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 2, 4, 32])
+def test_steps_per_execution_end_with_the_epoch(steps_per_execution):
+    options = {"steps_per_execution": steps_per_execution}
+    trainer, model = ours(**options), plain(**options)
+    fit = {"batch_size": BATCH, "epochs": 3, "shuffle": False, "verbose": 0}
+    whole = N // BATCH * BATCH
+    trainer.fit(X[:whole], Y[:whole], **fit)
+    model.fit(X[:whole], Y[:whole], **fit)
+    assert int(trainer.step) == int(model.optimizer.iterations) == 3 * (N // BATCH)
+    np.testing.assert_allclose(weights(trainer.student), weights(model), 1e-5, 1e-6)
+
+
+def _single(x, y, w=None):
+    return tf.data.Dataset.from_tensor_slices((x, y))
+
+
+BAD_VALIDATION = {
+    "grey levels": (lambda: (255 * X, Y), "divide by 255"),
+    "labels": (lambda: (X, Y + 100), "but the model has"),
+    "a size": (lambda: (X[:, :4], Y), "resize the images"),
+    "weights": (lambda: (X, Y, ONE_HOT), "one weight an image"),
+    "no batches": (lambda: _single(X, Y), r"add \.batch\(100\)"),
+    "a PyDataset": (lambda: sliced(255 * X, Y).batch(8), "divide by 255"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_VALIDATION)
+def test_validation_is_checked_before_the_first_step(case):
+    data, message = BAD_VALIDATION[case]
+    trainer = ours()
+    with pytest.raises(InputError, match=message):
+        trainer.fit(X, Y, validation_data=data(), batch_size=BATCH, verbose=0)
+    assert int(trainer.step) == 0
+
+
+@pytest.mark.parametrize("train, validation", [(Y, ONE_HOT), (ONE_HOT, Y)])
+def test_labels_of_two_kinds_are_refused_where_metrics_know_one(train, validation):
+    trainer = ours(metrics=["accuracy"])
+    with pytest.raises(InputError, match="compile again"):
+        trainer.fit(X, train, validation_data=(X, validation), verbose=0)
+    assert int(trainer.step) == 0
+    without = ours()
+    without.fit(X, train, validation_data=(X, validation), batch_size=BATCH, verbose=0)
+    trainer = ours(metrics=["accuracy"])
+    trainer.fit(X, train, batch_size=BATCH, verbose=0)
+    trainer.compile("sgd", metrics=["accuracy"])
+    trainer.fit(X, validation, batch_size=BATCH, verbose=0)
+
+
+def test_an_unbatched_set_to_train_on_is_refused_in_a_sentence():
+    with pytest.raises(InputError, match="single image"):
+        ours().fit(_single(X, Y), verbose=0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"ignore_class": 1}, {"reduction": "sum"}, {"from_logits": False}],
+    ids=str,
+)
+def test_losses_that_mean_another_thing_are_refused(options):
+    loss = keras.losses.SparseCategoricalCrossentropy(**{"from_logits": True, **options})
+    with pytest.raises(InputError, match="The method is the loss"):
+        ours(loss=loss)
+    with pytest.raises(InputError, match="The method is the loss"):
+        ours(loss_weights=[3.0])
+
+
+class Counter(L.Layer):
+    """Counts its calls, in any mode."""
+
+    def build(self, shape):
+        self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+    def call(self, x):
+        self.calls.assign_add(1.0)
+        return x
+
+
+@pytest.mark.parametrize("method, passes", [("natural", 1), ("pgd-at", 1)])
+def test_checks_and_attacks_leave_no_trace_in_layers_that_count(method, passes):
+    inputs = keras.Input(SHAPE)
+    counter = Counter()
+    h = L.Flatten()(counter(L.Conv2D(4, 3)(inputs)))
+    trainer = AdversarialTrainer(keras.Model(inputs, L.Dense(CLASSES)(h)), method)
+    trainer.compile("sgd", metrics=None)
+    trainer.fit(X, Y, batch_size=BATCH, epochs=2, verbose=0)
+    extra = 1 if method == "pgd-at" else 0  # the clean accuracy's own forward
+    steps = 2 * (N // BATCH)
+    assert float(counter.calls) in (passes * steps, (passes + extra) * steps)

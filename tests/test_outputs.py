@@ -175,6 +175,52 @@ def test_of_one_probability_the_refusal_gives_the_lines_that_undo_the_sigmoid(en
     assert accuracy == pytest.approx(_of_two_classes(logit, Y))
 
 
+def _sequential(*end):
+    return keras.Sequential([keras.Input(SHAPE), L.Flatten(), *end])
+
+
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_the_lines_hold_for_a_sequential_model(activation):
+    model = _sequential(L.Dense(1, activation))
+    logit = _sequential(L.Dense(1))
+    logit.set_weights(model.get_weights())
+    accuracy = evaluate(_advised(model), (X, Y), ()).clean.mean()
+    assert accuracy == pytest.approx(_of_two_classes(logit, Y))
+
+
+@pytest.mark.parametrize("end", [keras.ops.sigmoid, L.Dropout(0.1)], ids=["op", "Dropout"])
+def test_a_sigmoid_that_no_line_undoes_is_to_be_left_out(end):
+    dense = L.Dense(1, "sigmoid" if isinstance(end, L.Dropout) else None)
+    with pytest.raises(InputError, match="build it without its sigmoid"):
+        evaluate(_binary(dense, end), (X, Y), ("fgsm",))
+
+
+def test_one_number_named_logits_is_refused_alike():
+    model = _binary(L.Dense(1))
+    named = keras.Model(model.inputs, {"logits": model.output})
+    with pytest.raises(InputError, match="one number an image"):
+        evaluate(named, (X, Y), ("fgsm",))
+
+
+COMPUTED = {
+    "by hand": lambda z: 1 / (1 + keras.ops.exp(-z)),
+    "hard": keras.ops.hard_sigmoid,
+    "mean": lambda z: (keras.ops.sigmoid(z) + keras.ops.sigmoid(2 * z)) / 2,
+    "shifted": lambda z: keras.ops.sigmoid(z) + 1e-7,
+    "gathered": lambda z: keras.ops.take(keras.ops.sigmoid(z), [1, 0, 2], axis=-1),
+    "padded": lambda z: keras.ops.pad(1 / (1 + keras.ops.exp(-z[:, :1])), [[0, 0], [1, 0]]),
+}
+
+
+@pytest.mark.parametrize("end", COMPUTED)
+def test_numbers_between_0_and_1_alone_are_refused_and_judged_if_they_have_to_be(end):
+    model = _functional([L.Flatten(), L.Dense(3), COMPUTED[end]])
+    with pytest.raises(InputError, match="strict=False if these are logits"):
+        evaluate(model, (X, Y), ("fgsm",))
+    result = evaluate(model, (X, Y), ("fgsm",), strict=False)
+    assert any("between 0 and 1" in warning for warning in result.warnings)
+
+
 @pytest.mark.parametrize("build", [Subclassed, _function])
 def test_one_number_of_a_model_without_a_graph_is_refused_with_what_to_return(build):
     model = build([L.Flatten(), L.Dense(1)])

@@ -51,7 +51,7 @@ def for_training(
     Raises:
         InputError: A data set without an end, or arrays that don't belong together.
     """
-    if not _is_arrays(data[0]):
+    if not is_arrays(data[0]):
         return _as_fit_takes_it(*data, steps), steps
     arrays = checked_arrays(*data)
     if shuffle == "batch":
@@ -138,7 +138,7 @@ def for_validation(x, y, weight, batch_size, steps, replicas=1, fixed_size=None)
         replicas: How many share a batch.
         fixed_size: The only batch size that the model takes, or None.
     """
-    if _is_arrays(x):
+    if is_arrays(x):
         arrays = checked_arrays(x, y, weight)
         data = tf.data.Dataset.from_tensor_slices(arrays)
         data = untuned(data.batch(batch_size or fixed_size or 32).prefetch(2))
@@ -238,7 +238,7 @@ def _parts(data, batch_size):
             )
         return
     if isinstance(data, keras.utils.PyDataset):
-        data = map(data.__getitem__, range(len(data)))
+        data = map(data.__getitem__, range(data.num_batches))
     if not isinstance(data, collections.abc.Iterable):
         raise InputError(
             f"The data is a {type(data).__name__}: pass (images, labels), a tf.data set or "
@@ -347,7 +347,7 @@ def checked_arrays(x, y, weight=None) -> tuple:
 
 def split(x, y, weight, share):
     """((x, y, weight) for training, (x, y[, weight]) for validation) of arrays."""
-    if not _is_arrays(x):
+    if not is_arrays(x):
         raise InputError("validation_split needs arrays; pass validation_data=... instead.")
     if not 0 < share < 1:
         raise InputError(f"validation_split must be between 0 and 1; got {share}.")
@@ -376,7 +376,7 @@ def _array(value):
         ) from error
 
 
-def _is_arrays(x) -> bool:
+def is_arrays(x) -> bool:
     """Whether x is one array, and not something that yields batches."""
     return hasattr(x, "shape") and hasattr(x, "__getitem__") and not callable(x)
 
@@ -385,7 +385,7 @@ def _is_arrays_of_a_set(data) -> bool:
     """Whether the data is (x, y) or (x, y, weight) arrays, rather than batches."""
     if isinstance(data, collections.abc.Mapping):
         return True
-    return isinstance(data, (tuple, list)) and bool(data) and _is_arrays(data[0])
+    return isinstance(data, (tuple, list)) and bool(data) and is_arrays(data[0])
 
 
 def _endless(data) -> bool:

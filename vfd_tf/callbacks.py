@@ -364,7 +364,8 @@ class RobustAccuracy(keras.callbacks.Callback):
         batching.check_readable_again(dataset)
         self.dataset, self.every = dataset, every
         self.attack = evaluation.protocol(attack, epsilon, norm)
-        name = attack if isinstance(attack, str) else type(attack).__name__.lower()
+        named = isinstance(attack, str)
+        name = attack if named else type(self.attack.attack).__name__.lower()
         self.metric = f"val_{name}_accuracy"
         self.seed, self.target = seed, None
 

@@ -47,15 +47,25 @@ class Dispatch:
         self.one_step = one_step
         self.restart()
 
-    def restart(self):
-        """The next batch is the first of a fit or of an evaluation."""
+    def restart(self, steps=None):
+        """The next batch is the first of a fit or of an evaluation.
+
+        Args:
+            steps: Those of an epoch of a set without an end; None: the set tells.
+        """
+        self.steps, self.taken = steps, 0
         self.checked, self.logs, self.ahead = False, None, []
         self.seen = collections.Counter()
         self.dropped_batches = self.dropped_images = 0
 
     def __call__(self, iterator):
         done = False
+        if self.taken == self.steps:
+            self.taken = 0
         for _ in range(self.model.steps_per_execution):
+            if self.taken == self.steps:
+                break
+            self.taken += 1
             try:
                 data = self._next(iterator)
             except StopIteration:

@@ -46,15 +46,25 @@ def labels(y) -> tf.Tensor:
     return tf.cast(tf.reshape(y, [-1]), tf.int32)
 
 
+def _number(bound):
+    """A bound as an array of numbers; NaN, which is no bound, for anything else."""
+    try:
+        return np.asarray(bound, "float64")
+    except (TypeError, ValueError):
+        return np.array([0.0, np.nan])
+
+
 def checked_bounds(bounds) -> tuple[float, float]:
     """The range of images (low, high), or an `InputError`."""
-    if len(bounds) != 2 or any(np.ptp(bound) for bound in bounds):
+    numbers = isinstance(bounds, (tuple, list, np.ndarray)) and len(bounds) == 2
+    ends = [_number(bound) for bound in bounds] if numbers else []
+    if not numbers or any(np.min(end) != np.max(end) for end in ends):
         raise InputError(
             "bounds must be two numbers, (low, high): put a normalisation that differs by "
             "channel into the model as its first layer."
         )
-    low, high = (float(np.max(bound)) for bound in bounds)
-    if not low < high:
+    low, high = (float(np.max(end)) for end in ends)
+    if not -np.inf < low < high < np.inf:
         raise InputError(f"bounds must rise from low to high; got {low:g} and {high:g}.")
     return low, high
 
@@ -143,6 +153,23 @@ def check_logits(model, logits, images=None) -> None:
         )
 
 
+def check_range(model, logits) -> None:
+    """Raises `InputError` if all outputs that differ are between 0 and 1.
+
+    Probabilities, in whatever way they were computed; the logits of a network that is
+    trained are wider.
+    """
+    logits = np.asarray(logits)[predicts(logits)]
+    varied = (
+        logits[:, np.ptp(logits, 0) > 0] if len(logits) and logits.min() >= 0 else logits
+    )
+    if varied.size and varied.min() >= 0 and varied.max() <= 1 + 1e-3:
+        raise InputError(
+            f"The model {model.name!r} returns numbers between 0 and 1 alone, such as "
+            "probabilities: let it return logits, or pass strict=False if these are logits."
+        )
+
+
 def takes(shape, images) -> bool:
     """Whether a model of this input shape takes such images; None stands for any size."""
     return len(shape) == len(images) and all(
@@ -157,6 +184,11 @@ def check_shape(model, x) -> None:
         return
     shapes = tuple(graph.inputs[0].shape[1:]), tuple(x.shape[1:])
     own, given = (shape if len(shape) == 3 else (*shape, 1) for shape in shapes)
+    if not takes(own, given) and takes(shapes[0], x.shape):
+        raise InputError(
+            f"An element of the data is a single image of shape {tuple(x.shape)}: add "
+            ".batch(100) to the data set."
+        )
     if not takes(own, given):
         raise InputError(
             f"The model {model.name!r} takes images {shapes[0]}, the data has "
@@ -164,11 +196,26 @@ def check_shape(model, x) -> None:
         )
 
 
+@contextlib.contextmanager
+def _kept(model):
+    """Inside, a forward may change the state of layers, which is put back."""
+    trained = {id(v) for v in model.trainable_variables}
+    others = [v for v in model.variables if id(v) not in trained]
+    values = [keras.ops.convert_to_numpy(v) for v in others]
+    try:
+        yield
+    finally:
+        for variable, value in zip(others, values, strict=True):
+            variable.assign(value)
+
+
 def check_batch(model, x, y, soft=False, weight=None) -> int:
     """Holds one batch, and what the model makes of it, to the contract: its classes."""
     check_images(x)
+    check_shape(model, x)
     some = x if network.batch_size_of(model) else x[:16]
-    logits = model(tf.convert_to_tensor(some), training=False)
+    with _kept(model):
+        logits = model(tf.convert_to_tensor(some), training=False)
     check_logits(model, logits, tf.convert_to_tensor(some))
     check_labels(y, logits.shape[-1], soft)
     if weight is not None and tuple(weight.shape) not in ((len(x),), (len(x), 1)):

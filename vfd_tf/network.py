@@ -218,6 +218,8 @@ def channels_first(model: keras.Model, shape) -> bool:
     as channels are.
     """
     layers = model._flatten_layers()
+    kept = keras.layers.Flatten  # has a format that leaves the values as they are
+    layers = [la for la in layers if not isinstance(la, kept)]
     formats = [la.data_format for la in layers if hasattr(la, "data_format")]
     operations = {type(op).__name__ for op in getattr(model, "operations", ())}
     if formats and not operations & {"Permute", "Transpose"}:
@@ -284,7 +286,8 @@ def _refuse_shape(model, logits):
     shape = getattr(logits, "shape", ())
     if is_single(shape):
         raise InputError(refusal_of_single(model))
-    if len(shape) != 2:
+    known = isinstance(shape, tuple) or shape.rank is not None
+    if not known or len(shape) != 2:
         raise InputError(
             f"The model {model.name!r} must return logits [n, classes] as its only output."
         )

@@ -40,7 +40,8 @@ def ends_in_probabilities(model: keras.Model, images=None) -> bool:
 
 def is_single(shape) -> bool:
     """Whether outputs are one number an image, [n] or [n, 1]."""
-    return len(shape) == 1 or (len(shape) == 2 and shape[-1] == 1)
+    rank = getattr(shape, "rank", len(shape) if isinstance(shape, tuple) else None)
+    return rank == 1 or (rank == 2 and shape[-1] == 1)
 
 
 def refusal_of_single(model: keras.Model) -> str:
@@ -51,18 +52,21 @@ def refusal_of_single(model: keras.Model) -> str:
             f"{what}: let it return keras.ops.pad(z, [[0, 0], [1, 0]]), the logits of two "
             "classes, where z is the logit [n, 1] before any sigmoid."
         )
-    z = "model.output"
-    if len(functional(model).output.shape) == 1:
+    z = "model.outputs[0]"
+    if len(_logits(functional(model).output).shape) == 1:
         z = f"keras.ops.reshape({z}, (-1, 1))"
     two = f"keras.Model(model.inputs, keras.ops.pad({z}, [[0, 0], [1, 0]]))"
     if not ends_in_probabilities(model):
         return f"{what}: if it is a logit, pass {two}, whose logits are [0, z]."
-    if hasattr(model.layers[-1], "activation"):
+    if getattr(model.layers[-1], "activation", None) is keras.activations.sigmoid:
         return (
             f"{what}, a probability: set model.layers[-1].activation = "
             f"keras.activations.linear and pass {two}, whose logits are [0, z]."
         )
-    return f"{what}, a probability: leave out its sigmoid and pass {two}."
+    return (
+        f"{what}, a probability: build it without its sigmoid, with the same weights, and "
+        f"pass {two}."
+    )
 
 
 def _logits(outputs):

@@ -50,7 +50,8 @@ class Step:
             outputs = folding.folded(network)
 
         def logits_fn(images):
-            return outputs(images)["logits"]
+            with _Apart():  # layers may count or draw in inference mode, too
+                return outputs(images)["logits"]
 
         attack, options = self.attack, {"seeds": seeds}
         if isinstance(attack, Attack):

@@ -68,6 +68,9 @@ class Trainable(keras.Model):
             network.batch_size_of(self.student),
             say=print if verbose else None,
         )
+        self._check_validation(validation_data)
+        # Arrays are one endless set, of which an epoch is so many steps.
+        self._steps = steps_per_epoch if batching.is_arrays(x) else None
         if verbose:
             self.say_layers()
             callbacks = with_progress(callbacks, verbose)
@@ -165,6 +168,34 @@ class Trainable(keras.Model):
         fixed = network.batch_size_of(self.student)
         return batching.for_validation(x, y, weight, batch_size, steps, replicas, fixed)
 
+    _steps = _label_kind = None
+
+    def _check_validation(self, data):
+        """Holds the first batch for validation to the input contract, where it can be read
+        twice."""
+        first = None
+        if isinstance(data, tf.data.Dataset):
+            first = batching.first_batch(data)
+        elif isinstance(data, keras.utils.PyDataset):
+            first = keras.utils.unpack_x_y_sample_weight(data[0])
+        if first is None or isinstance(first[0], dict) or first[1] is None:
+            return
+        x, y, weight = first
+        inputs.check_batch(self.student, x, y, True, weight)
+        self._check_kind(y)
+
+    def _check_kind(self, y):
+        """Refuses labels of another kind than those that the metrics were built for."""
+        kind = "distributions" if y.ndim == 2 and y.shape[-1] != 1 else "class indices"
+        if self._roles.host._compile_metrics is None:
+            return
+        if self._label_kind not in (None, kind):
+            raise InputError(
+                f"The labels are {self._label_kind} first and {kind} then, where metrics "
+                "know one kind: pass training and validation alike, or compile again."
+            )
+        self._label_kind = kind
+
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Everything is built by `compile`; Keras's way fails with several workers."""
 
@@ -173,7 +204,7 @@ class Trainable(keras.Model):
             self.train_function = self._distributed(
                 self.train_step, self._training_logs, one_size=True
             )
-        self.train_function.restart()
+        self.train_function.restart(self._steps)
         return self.train_function
 
     def make_test_function(self, force=False):
@@ -206,6 +237,7 @@ class Trainable(keras.Model):
         for role in ("teacher", "robust_teacher"):
             if role in self._roles.networks:
                 inputs.warn_of_chance(self._roles.networks[role], role, x, y)
+        self._check_kind(y)
         metrics = self._roles.host._compile_metrics
         if metrics is not None and not metrics.built:
             with strategy.scope():

@@ -154,7 +154,8 @@ class AdversarialTrainer(Trainable):
         With `gradient_accumulation_steps` averages of weights and `clip_norm` act once an
         update, on the accumulated gradient.
         """
-        if loss is not None and not _is_cross_entropy_from_logits(loss):
+        weighted = kwargs.pop("loss_weights", None) is not None
+        if weighted or loss is not None and not _is_cross_entropy_from_logits(loss):
             raise InputError(
                 "The method is the loss of an AdversarialTrainer; leave out loss=... or "
                 "pass keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
@@ -162,6 +163,7 @@ class AdversarialTrainer(Trainable):
         metrics = list(metrics) if isinstance(metrics, tuple) else metrics
         optimizer = optimizer or SGD(0.1, 0.9, weight_decay=5e-4)
         super().compile(optimizer=optimizer, metrics=metrics, **kwargs)
+        self._label_kind = None
         self._build_optimizer()
 
     def serve(self, model):
@@ -314,9 +316,12 @@ class AdversarialTrainer(Trainable):
 
 
 def _is_cross_entropy_from_logits(loss) -> bool:
-    return isinstance(loss, keras.losses.SparseCategoricalCrossentropy) and (
-        loss.get_config().get("from_logits", False)
-    )
+    if not isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
+        return False
+    plain = {"from_logits": True, "ignore_class": None, "axis": -1}
+    config = {"ignore_class": None, "axis": -1, **loss.get_config()}
+    mean = config.get("reduction") in ("sum_over_batch_size", "mean", None)
+    return mean and all(config.get(name) == value for name, value in plain.items())
 
 
 def _in_xla(function):

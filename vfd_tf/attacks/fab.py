@@ -132,7 +132,8 @@ def _boundary(logits_fn, x, objective, ball):
             tape.watch(x)
             rise = _lead(objective)(logits_fn(x))
         return rise, slope(tape, rise, x)
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
+    eager = tf.executing_eagerly()  # where the Jacobian asks the tape once a class
+    with tf.GradientTape(eager, watch_accessed_variables=False) as tape:
         tape.watch(x)
         logits = logits_fn(x)
     slopes = tape.batch_jacobian(

@@ -192,6 +192,12 @@ class _Job:
         logits = self.other.logits(window.x, craft=True)
         return losses.correct(window.y, logits).numpy()
 
+    def _joined(self, parts):
+        """Examples as the model takes them: an array, or one a size of the images."""
+        parts = [np.asarray(self.target.outside(part)) for part in parts]
+        same = len({part.shape[1:] for part in parts}) == 1
+        return np.concatenate(parts) if same else parts
+
     def _attack(self, name, number, window):
         """An attack on a window, from where the journal says."""
         known = self.journal.read(name, number, window) if self.journal else None
@@ -244,7 +250,7 @@ class _Job:
             if len(found[0].after) > 1
         }
         kept = {
-            name: np.asarray(self.target.outside(np.concatenate([p.x_adv for p in found])))
+            name: self._joined([p.x_adv for p in found])
             for name, found in self.found.items()
             if self.keep
         }

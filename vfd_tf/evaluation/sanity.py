@@ -122,6 +122,7 @@ def of_verdicts(evaluation, protocols) -> list[str]:
             for one in steps
             for many in steps
             if steps[one] == 1 < steps[many]
+            and _crosses(alike[many].attack)
             and verdicts[many].sum() - verdicts[one].sum() > limit
         ]
     for name, stages in evaluation.stages.items():
@@ -132,6 +133,12 @@ def of_verdicts(evaluation, protocols) -> list[str]:
                 found.append(_masked(f"square of {name}", more, count))
             before = verdict
     return found
+
+
+def _crosses(attack) -> bool:
+    """Whether the steps of an attack lead from one side of its ball to the other."""
+    step = getattr(attack, "step_size", 2 * attack.epsilon) or attack.epsilon / 4
+    return attack.steps * step >= 2 * attack.epsilon
 
 
 def _is_blind(protocol) -> bool:

@@ -47,9 +47,7 @@ class Target:
         self.network = network.tap(model)
         self.model = network.classifier(model)
         self.fixed_size = network.batch_size_of(self.model)
-        batch_size = self.fixed_size or batch_size
-        if batch_size < 1:
-            raise InputError(f"batch_size must be at least 1; got {batch_size}.")
+        batch_size = self.fixed_size or checked_batch_size(batch_size)
         self.craft = self.network if craft is None else network.tap(craft)
         self.batch_size, self.early_stop = batch_size, early_stop
         self.bounds = inputs.checked_bounds(bounds)
@@ -90,18 +88,22 @@ class Target:
 
     def windows(self, data, seed=0):
         """The `Window`s of a data set, in order; refuses bad input in the first."""
-        position = 0
+        position, shape = 0, None
         for x, y in regrouped(batches(data, self.batch_size), self._per_window):
             x = self._channels_last(self.inside(x))
             if self._holds(inputs.check_images, x):
                 x = np.clip(x, 0, 1)  # rounding errors of a normalisation
             x = x.astype(self.dtype)
-            if position == 0:
+            if x.shape[1:] != shape:
                 inputs.check_shape(self.model, self.outside(x[:1]))
+                shape = x.shape[1:]
             logits = self.logits(x)
             if position == 0:
                 few = self.outside(tf.constant(x[:1]))
-                self._holds(inputs.check_logits, self.model, logits, few)
+                known = logits[inputs.predicts(logits)]  # a few may be NaN, but not all
+                known = known if len(known) else logits
+                self._holds(inputs.check_logits, self.model, known, few)
+                self._holds(inputs.check_range, self.model, logits)
             y = inputs.class_indices(y, logits.shape[-1])
             places = position + tf.range(len(x))
             seeds = noise.example_seeds(seed, 0, places).numpy()
@@ -306,6 +308,16 @@ class Target:
         return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
 
 
+def checked_batch_size(batch_size) -> int:
+    """Images a batch: a whole number from 1, by default 128."""
+    if batch_size is None:
+        return 128
+    whole = isinstance(batch_size, (int, np.integer)) and not isinstance(batch_size, bool)
+    if not whole or batch_size < 1:
+        raise InputError(f"batch_size must be at least 1; got {batch_size!r}.")
+    return int(batch_size)
+
+
 def _compiled(function):
     """The function compiled: one trace of full batches, and one of any other size."""
     compiled = tf.function(function, reduce_retracing=True, autograph=False)
@@ -319,6 +331,8 @@ def bucket(count: int, batch_size: int) -> int:
 
     batch_size / 2^k, or three quarters of that; 8 at least, where batch_size allows it.
     """
+    if batch_size > 2 * count and batch_size % 2:
+        batch_size = max(count, 8)  # halves of an odd size are no sizes
     size = batch_size
     while size % 2 == 0 and size // 2 >= max(count, 8):
         size //= 2
