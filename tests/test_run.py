@@ -185,7 +185,7 @@ def test_a_teacher_file_is_used_and_a_stranger_refused(finished, tmp_path, capsy
     assert code == 2 and "7" in capsys.readouterr().err
     (tmp_path / "text.keras").write_text("no model")
     code = command.main(["run.py", *SMALL, *words, f"--teacher={tmp_path / 'text.keras'}"])
-    assert code == 2 and "can't be read" in capsys.readouterr().err
+    assert code == 2 and "damaged or cut short" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
