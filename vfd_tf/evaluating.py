@@ -52,6 +52,7 @@ def run(values, words: list[str]) -> None:
     surrogate, plans = _black_box(values, data, described, settings)
     default = bounds == (0.0, 1.0)
     images = test if default else (in_bounds(test.floats(), bounds), test.y)
+    _make(folder)
     with files.owned(folder, wait=True, what="evaluates"):
         journal = evaluation.Journal(os.path.join(folder, "journal"), facts["owner"], plans)
         result = _evaluated(values, plan, model, images, bounds, surrogate, journal)
@@ -61,6 +62,15 @@ def run(values, words: list[str]) -> None:
         _report(folder, result, facts, settings)
     if values.save_adversarial:
         save_examples(values.save_adversarial, test, bounds, result)
+
+
+def _make(folder):
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder} can't be made ({error.strerror}); choose another --eval_dir."
+        ) from error
 
 
 def _evaluated(values, plan, model, images, bounds, surrogate, journal):
