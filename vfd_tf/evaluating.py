@@ -22,6 +22,7 @@ from vfd_tf import (
 from vfd_tf.attacks.attack import radius
 from vfd_tf.distillation import NoDistillation
 from vfd_tf.evaluation import report
+from vfd_tf.evaluation.journal import made
 from vfd_tf.experiment import Evaluating
 from vfd_tf.methods import Natural
 from vfd_tf.part import InputError
@@ -52,8 +53,7 @@ def run(values, words: list[str]) -> None:
     surrogate, plans = _black_box(values, data, described, settings)
     default = bounds == (0.0, 1.0)
     images = test if default else (in_bounds(test.floats(), bounds), test.y)
-    _make(folder)
-    with files.owned(folder, wait=True, what="evaluates"):
+    with files.owned(made(folder), wait=True, what="evaluates"):
         journal = evaluation.Journal(os.path.join(folder, "journal"), facts["owner"], plans)
         result = _evaluated(values, plan, model, images, bounds, surrogate, journal)
         if surrogate is not None:
@@ -62,15 +62,6 @@ def run(values, words: list[str]) -> None:
         _report(folder, result, facts, settings)
     if values.save_adversarial:
         save_examples(values.save_adversarial, test, bounds, result)
-
-
-def _make(folder):
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{folder} can't be made ({error.strerror}); choose another --eval_dir."
-        ) from error
 
 
 def _evaluated(values, plan, model, images, bounds, surrogate, journal):

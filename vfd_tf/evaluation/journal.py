@@ -11,6 +11,21 @@ from vfd_tf.files import DAMAGED
 from vfd_tf.part import InputError
 
 
+def made(folder: str) -> str:
+    """The folder of an evaluation, made if it isn't there.
+
+    Raises:
+        InputError: It can't be made, or is a file.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder} can't be made ({error.strerror}); choose another --eval_dir."
+        ) from error
+    return folder
+
+
 class Journal:
     """What every window of every attack has come to, in a folder.
 
@@ -26,12 +41,7 @@ class Journal:
 
     def __init__(self, folder: str, owner: dict, plan: dict[str, str]):
         self.folder, self.plan = folder, plan
-        try:
-            os.makedirs(folder, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"{folder} can't be made ({error.strerror}); choose another --eval_dir."
-            ) from error
+        made(folder)
         path = os.path.join(folder, "owner.json")
         if os.path.exists(path):
             known = _read(path)
