@@ -109,7 +109,9 @@ class Step:
             loss = self.scale_loss(tf.reduce_mean(terms["total"]))
         gradients = [_summed(parts) for parts in tape.gradient(loss, at)]
         if "clean" not in student and self.method.adversarial:
-            student["clean"] = self.networks["student"](x, training=False)
+            network = self.networks["student"]
+            with _Apart((v, v.value) for v in network.variables):  # for the log alone
+                student["clean"] = network(x, training=False)
         if self.method.adversarial:
             hit = tf.argmax(student["adv"]["logits"], -1, output_type=tf.int32)
             terms["adv_accuracy"] = tf.cast(hit == losses.hard(y), x.dtype)
