@@ -32,6 +32,7 @@ def ratios():
         keras.metrics.CategoricalAccuracy("weighted_accuracy"),
         keras.metrics.AUC(multi_label=False, from_logits=True, name="auc"),
         keras.metrics.Precision(top_k=2, name="precision"),
+        keras.metrics.F1Score("macro", name="f1"),  # variables come with its first update
     ]
 
 

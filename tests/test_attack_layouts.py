@@ -116,6 +116,40 @@ def test_signals_of_many_channels_are_told_from_channels_first_by_the_layers():
     assert evaluate(model, (x, y), ("square:queries=10",)).clean.all()
 
 
+def _turn(x):
+    return keras.ops.transpose(x, (0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("build", ["Lambda", "subclassed"])
+def test_images_that_are_turned_out_of_sight_are_taken_as_channels_first(build):
+    """What lies before layers of channels last may still take channels first."""
+    stack = [L.Conv2D(4, 3), L.GlobalAveragePooling2D(), L.Dense(CLASSES)]
+
+    class Turned(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.stack = stack
+
+        def call(self, x):
+            x = _turn(x)
+            for layer in self.stack:
+                x = layer(x)
+            return x
+
+    last = keras.Sequential([keras.Input((10, 8, 3)), *stack])
+    if build == "Lambda":
+        first = keras.Sequential([keras.Input((3, 10, 8)), L.Lambda(_turn), *stack])
+    else:
+        first = Turned()
+    x = np.random.default_rng(0).uniform(size=(N, 10, 8, 3)).astype("float32")
+    y = last.predict(x, verbose=0).argmax(-1)
+    attack = {"attacks": "square:queries=20", "epsilon": 0.1, "examples": True}
+    (expected,) = evaluate(last, (x, y), **attack).examples.values()
+    (x_adv,) = evaluate(first, (np.moveaxis(x, -1, 1), y), **attack).examples.values()
+    np.testing.assert_allclose(np.moveaxis(x_adv, 1, -1), expected, atol=1e-6)
+    assert np.abs(expected - x).max() > 0.05
+
+
 DETERMINISTIC = {
     "fgsm": FGSM(0.05),
     "pgd": PGD(0.05, steps=5, random_start=False),

@@ -181,6 +181,7 @@ def test_an_evaluation_that_was_killed_goes_on_where_it_stopped(saved, monkeypat
         (("--eval_attacks=n-fgsm",), "for training alone"),
         (("--eval_attacks=pgd5:norm=l2",), "pgd5:norm=l2:epsilon=0.5"),
         (("--save_adversarial=nowhere/x.npz",), "no folder nowhere"),
+        (("--save_adversarial=.",), "can't be written: name a file"),
     ],
 )
 def test_bad_input_is_one_sentence(saved, capsys, words, hint):

@@ -80,7 +80,54 @@ def sequential():
     return keras.Sequential([keras.Input(SHAPE), *layers])
 
 
+def class_map():
+    """Logits as the mean of a map of the classes, as SqueezeNet has them."""
+    inputs = keras.Input(SHAPE)
+    x = L.Conv2D(4, 3, activation="relu", name="features")(inputs)
+    x = L.ReLU()(L.Conv2D(CLASSES, 1, name="class_map")(x))
+    return keras.Model(inputs, L.GlobalAveragePooling2D()(x))
+
+
+def side_branch():
+    """A mask of one channel whose mean joins the pooled features."""
+    inputs = keras.Input(SHAPE)
+    x = L.Conv2D(4, 3, activation="relu", name="features")(inputs)
+    mask = L.Conv2D(1, 3, name="mask")(L.Conv2D(2, 3, name="before_mask")(inputs))
+    pooled = [L.GlobalAveragePooling2D()(part) for part in (x, mask)]
+    return classifier(inputs, L.Concatenate()(pooled))
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class PooledEncoder(L.Layer):
+    """A custom layer that makes a vector of feature maps, its own layers out of sight."""
+
+    def __init__(self, width, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+        self.inner = L.Conv2D(width, 3, name="hidden_convolution")
+
+    def build(self, shape):
+        self.inner.build(shape)
+
+    def call(self, x):
+        return keras.ops.mean(self.inner(x), (1, 2))
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width}
+
+
+def custom_encoder(width, front):
+    inputs = keras.Input(SHAPE)
+    return classifier(inputs, PooledEncoder(width, name="encoder")(front(inputs)))
+
+
 TAKEN = {
+    "a map of the classes": (class_map, "features"),
+    "a mask beside the features": (side_branch, "features"),
+    "a small custom head": (
+        lambda: custom_encoder(2, L.Conv2D(16, 5, name="trunk")),
+        "trunk",
+    ),
     "two convolutions": (convolutions, "second"),
     "pooling behind": (lambda: convolutions([L.MaxPooling2D()]), "second"),
     "dropout behind": (lambda: convolutions([L.Dropout(0.5)]), "second"),
@@ -139,6 +186,13 @@ def test_where_no_features_are_the_layers_to_choose_from_are_listed():
         AdversarialTrainer(
             classifier(inputs, x), "natural", None, "vfd", teacher=convolutions()
         )
+
+
+@pytest.mark.parametrize("front", [L.BatchNormalization, lambda: L.Dense(4)])
+def test_a_layer_in_front_of_a_custom_encoder_is_no_default(front):
+    student, teacher = (custom_encoder(16, front()) for _ in range(2))
+    with pytest.raises(InputError, match="no feature map .* layers: .*, encoder, logits.$"):
+        AdversarialTrainer(student, "natural", None, "vfd", teacher=teacher)
 
 
 @pytest.mark.parametrize("freeze", ["rescaling", "frozen"])

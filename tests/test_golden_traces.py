@@ -182,15 +182,15 @@ def test_square_follows_the_original_from_the_same_draws(net):
 @pytest.mark.parametrize(
     "net, norm, epsilon, images",
     [
-        ("robust", "linf", 8 / 255, 64),
-        ("robust", "l2", 0.5, 32),
-        ("standard", "linf", 1 / 255, 32),
-        ("standard", "l2", 0.1, 32),
+        ("robust", "linf", 8 / 255, 32),
+        ("robust", "l2", 0.5, 16),
+        ("standard", "linf", 1 / 255, 16),
+        ("standard", "l2", 0.1, 16),
     ],
 )
 def test_autoattack_gives_the_verdicts_of_the_reference(net, norm, epsilon, images):
     reference = golden.arrays("autoattack_verdicts")[f"{net}-{norm}"][:images]
     data = tuple(array.numpy()[:images] for array in all_images("float32"))
     model = network(net, "float32")
-    found = evaluation.evaluate(model, data, ["autoattack"], epsilon, norm, batch_size=64)
+    found = evaluation.evaluate(model, data, ["autoattack"], epsilon, norm, batch_size=images)
     np.testing.assert_array_equal(found.robust["autoattack"], reference)

@@ -403,8 +403,13 @@ def _single(x, y, w=None):
     return tf.data.Dataset.from_tensor_slices((x, y))
 
 
+LATE = (np.arange(N) == N - 1)[:, None, None, None]
 BAD_VALIDATION = {
     "grey levels": (lambda: (255 * X, Y), "divide by 255"),
+    "grey levels at the end": (lambda: (X * (1 + 254 * LATE), Y), "divide by 255"),
+    "NaN at the end": (lambda: (np.where(LATE, np.nan, X), Y), "NaN or infinite"),
+    "labels at the end": (lambda: (X, Y + 100 * (np.arange(N) == N - 1)), "has 4 classes"),
+    "four parts": (lambda: (X, Y, WEIGHT, WEIGHT), "validation_data has 4 parts"),
     "labels": (lambda: (X, Y + 100), "but the model has"),
     "a size": (lambda: (X[:, :4], Y), "resize the images"),
     "weights": (lambda: (X, Y, ONE_HOT), "one weight an image"),
@@ -420,6 +425,47 @@ def test_validation_is_checked_before_the_first_step(case):
     with pytest.raises(InputError, match=message):
         trainer.fit(X, Y, validation_data=data(), batch_size=BATCH, verbose=0)
     assert int(trainer.step) == 0
+
+
+@pytest.mark.parametrize("part", ["images", "labels"])
+def test_arrays_are_checked_to_their_end_before_the_first_step(part):
+    x = X * (1 + 254 * LATE) if part == "images" else X
+    y = Y + 100 * LATE.ravel() if part == "labels" else Y
+    message = "divide by 255" if part == "images" else "has 4 classes"
+    for callbacks, data in ([], (x, y)), ([RobustAccuracy((x, y), "fgsm")], (X, Y)):
+        trainer = ours()
+        with pytest.raises(InputError, match=message):
+            trainer.fit(*data, batch_size=BATCH, callbacks=callbacks, verbose=0)
+        assert int(trainer.step) == 0
+
+
+def test_a_later_batch_of_nan_is_called_so():
+    x = np.where(LATE, np.nan, X)
+    with pytest.raises(InputError, match="later batch has images that are NaN"):
+        ours().fit(sliced(x, Y).batch(BATCH), verbose=0)
+
+
+def test_a_fit_that_is_resumed_goes_on_in_the_order_of_the_whole(tmp_path):
+    """`BackupAndRestore` brings the step back after `fit` has its data."""
+
+    class Killed(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+    whole, first, second = ours(), ours(), ours()
+    whole.fit(X, Y, batch_size=BATCH, epochs=4, verbose=0)
+
+    def backup():
+        return keras.callbacks.BackupAndRestore(tmp_path / "backup")
+
+    with pytest.raises(KeyboardInterrupt):
+        first.fit(
+            X, Y, batch_size=BATCH, epochs=4, callbacks=[backup(), Killed()], verbose=0
+        )
+    second.fit(X, Y, batch_size=BATCH, epochs=4, callbacks=[backup()], verbose=0)
+    assert int(second.step) == int(whole.step)
+    np.testing.assert_allclose(weights(second), weights(whole), rtol=1e-6)
 
 
 @pytest.mark.parametrize("train, validation", [(Y, ONE_HOT), (ONE_HOT, Y)])
@@ -452,6 +498,63 @@ def test_losses_that_mean_another_thing_are_refused(options):
         ours(loss=loss)
     with pytest.raises(InputError, match="The method is the loss"):
         ours(loss_weights=[3.0])
+
+
+OTHER_LOSSES = {
+    "smoothed": keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1),
+    "of probabilities": "sparse_categorical_crossentropy",
+    "squares": ["mse"],
+    "focal": keras.losses.CategoricalFocalCrossentropy(from_logits=True),
+}
+
+
+@pytest.mark.parametrize("loss", OTHER_LOSSES.values(), ids=OTHER_LOSSES)
+def test_a_callback_takes_the_place_of_no_other_loss(loss):
+    model = network()
+    model.compile("sgd", loss)
+    before = weights(model)
+    with pytest.raises(InputError, match="losses of its method instead of the model's"):
+        model.fit(X, ONE_HOT, callbacks=[VFDCallback(network())], verbose=0)
+    np.testing.assert_array_equal(weights(model), before)
+
+
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_cross_entropy_from_logits_is_the_loss_that_a_trainer_has(one_hot):
+    kind = "CategoricalCrossentropy" if one_hot else "SparseCategoricalCrossentropy"
+    ours(loss=getattr(keras.losses, kind)(from_logits=True))
+
+
+class Positions(L.Layer):
+    """Adds a learned vector to each of 16 positions; its gradient comes as slices."""
+
+    def build(self, shape):
+        self.table = L.Embedding(16, shape[-1])
+        self.table.build(None)
+
+    def call(self, x):
+        return x + keras.ops.reshape(self.table(keras.ops.arange(16)), (1, 4, 4, -1))
+
+
+def with_positions(dtype=None):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input(SHAPE)
+    x = Positions()(L.Conv2D(4, 3, dtype=dtype)(inputs))
+    return keras.Model(inputs, L.Dense(CLASSES)(L.Flatten()(x)))
+
+
+@pytest.mark.parametrize("dtype", [None, "float64"], ids=["slices", "two dtypes"])
+def test_gradients_of_any_kind_train_as_in_keras_and_can_be_clipped(dtype):
+    model = with_positions(dtype)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.5), loss)
+    model.fit(X, Y, batch_size=BATCH, shuffle=False, verbose=0)
+    for options in (None, Options(clip_norm=1e6), Options(awp_gamma=1e-12)):
+        trainer = AdversarialTrainer(with_positions(dtype), "natural", options=options)
+        trainer.compile(keras.optimizers.SGD(0.5), metrics=None)
+        trainer.fit(X, Y, batch_size=BATCH, shuffle=False, verbose=0)
+        np.testing.assert_allclose(
+            weights(trainer.student), weights(model), rtol=1e-5, atol=1e-6
+        )
 
 
 class Counter(L.Layer):

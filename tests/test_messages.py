@@ -11,6 +11,7 @@ import io
 import os
 import re
 import warnings
+from types import SimpleNamespace
 from unittest import mock
 
 import vfd_tf  # noqa: F401  before TensorFlow
@@ -21,8 +22,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from vfd_tf import AdversarialTrainer, InputError, command, files, image_files
-from vfd_tf.attacks import PGD
+from vfd_tf import AdversarialTrainer, InputError, command, files, image_files, inputs
+from vfd_tf.attacks import PGD, Square, cross_entropy
 from vfd_tf.callbacks import (
     RobustAccuracy,
     StochasticWeightAverage,
@@ -157,8 +158,29 @@ fits(
 )
 fits(
     "a list as data",
-    r"fit takes arrays x and y, a tf\.data set or a PyDataset, not a list: .*",
+    r"The images are a list: pass one array of them, as fit\(x, y\), or a tf\.data set .*",
     [(X, Y)],
+)
+fits("a list of one input", r"The images are a list: pass one array of them, .*", [X], Y)
+fits("inputs by name", r"The images are a dict: pass one array .*", {"image": X}, Y)
+for size in (-4, 16.0):
+    fits(
+        f"{size} images in a batch",
+        rf"batch_size must be a whole number from 1; got {size}\.",
+        X,
+        Y,
+        batch_size=size,
+    )
+fits(
+    "NaN among the images",
+    r"Some images are NaN or infinite: repair them, or leave them out\.",
+    np.where(X.max() == X, np.nan, X),
+    Y,
+)
+fits(
+    "a later batch with NaN",
+    r"A later batch has images that are NaN or infinite: repair them, or leave them out\.",
+    dataset().concatenate(dataset(np.full_like(X, np.nan))),
 )
 fits("an endless data set", ENDLESS, dataset().repeat())
 fits(
@@ -299,6 +321,23 @@ told("clipping twice", r"The optimizer clips gradients itself: leave out .*")(
         options=Options(clip_norm=1.0),
     )
 )
+told("nothing to train", r"The student 'net' has no weights to train: set trainable=.*")(
+    lambda: trainer(frozen())
+)
+for name, options, fix in [
+    ("clipping", {"global_clipnorm": 1.0}, r".*use Options\(clip_norm=\.\.\.\) instead"),
+    ("accumulation", {"gradient_accumulation_steps": 2}, ".*or train on one device"),
+    (
+        "averages",
+        {"use_ema": True, "ema_overwrite_frequency": 5},
+        r".*use Options\(average='ema'\) instead",
+    ),
+]:
+    told(f"Keras's {name} on two replicas", rf"Keras .*replica.*{fix}\.")(
+        lambda options=options: inputs.check_optimizer(
+            keras.optimizers.SGD(0.1, **options), SimpleNamespace(num_replicas_in_sync=2)
+        )
+    )
 told(
     "an average of nothing", r"Nothing is averaged: pass options=Options\(average='ema'\)\."
 )(lambda: trainer().averaged().__enter__())
@@ -329,6 +368,12 @@ def rescaled():
     return keras.Model(inputs, L.Dense(3)(L.Flatten()(x)), name="rescaled")
 
 
+def frozen():
+    student = network()
+    student.trainable = False
+    return student
+
+
 def flat():
     inputs = keras.Input((4, 4, 1))
     return keras.Model(inputs, L.Dense(3)(L.Flatten()(inputs)), name="flat")
@@ -350,6 +395,10 @@ told(
     "VFDCallback without a teacher",
     r"VFDCallback needs teacher=\.\.\., a frozen vanilla network, to train a plain .*",
 )(lambda: plain().fit(X, Y, callbacks=[VFDCallback()], verbose=0))
+told(
+    "VFDCallback on a model with another loss",
+    r"VFDCallback trains with the losses of its method instead of the model's own: .*",
+)(lambda: plain("mse").fit(X, Y, callbacks=[VFDCallback(network())], verbose=0))
 told("VFDCallback with a layer alone", r"VFDCallback\(layer\) needs teacher=.*")(
     lambda: VFDCallback(layer="features")
 )
@@ -387,9 +436,9 @@ def _():
     made.fit(X, Y, epochs=2, callbacks=[StopOnDivergence()], verbose=0)
 
 
-def plain():
+def plain(loss=None):
     model = network()
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    loss = loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("sgd", loss)
     return model
 
@@ -404,6 +453,47 @@ def judged(model=None, data=(X, Y), attacks=("fgsm",), **arguments):
 def with_labels(model, x=X):
     """The data that a model classifies correctly."""
     return x, model.predict(x, verbose=0).argmax(-1)
+
+
+# What is called wrongly.
+told("no attacks", r"attacks is None: pass names, such as \['pgd20'\], or \[\] for the .*")(
+    lambda: judged(attacks=None)
+)
+for seed in (None, "a", -1, 0.5):
+    told(f"a seed of {seed}", r"seed must be a whole number from 0 to 2\^32 - 1; got .*")(
+        lambda seed=seed: judged(seed=seed)
+    )
+told("weights of classes", r"There are 72 weights for 24 images: pass one each\.")(
+    lambda: judged(data=(X, Y, ONE_HOT))
+)
+told(
+    "grey levels in an attack", r"The images are uint8: pass floats in \[0, 1\], x / 255\."
+)(lambda: PGD()(network(), tf.cast(X, "uint8"), cross_entropy(Y)))
+told("an attack on images without channels", r"Square takes images \[n, h, w, c\]; .*")(
+    lambda: Square()(network(), tf.constant(X[..., 0]), cross_entropy(Y))
+)
+
+
+@told(
+    "a function in 16 bits",
+    r"The function 'half' returns float16, and verdicts are those of 16 bits: .*float32\.",
+    warning=True,
+)
+def _():
+    model = network()
+
+    def half(x):
+        return tf.cast(model(x), "float16")
+
+    judged(half, strict=False)
+
+
+@told(
+    "a subclassed model in 16 bits",
+    r"The subclassed model 'subclassed' computes in 16 bits; verdicts need float32: .*",
+)
+def _():
+    judged(subclassed([L.Dense(3, dtype="mixed_float16")]))
 
 
 # What the model returns.
@@ -519,7 +609,7 @@ told("an attack outside the ball", r"The attack 'n-fgsm' leaves the epsilon ball
 told("a surrogate of other classes", r"The surrogate '.*' has 5 classes, the model 3: .*")(
     lambda: judged(surrogate=network(L.Dense(5)))
 )
-told("no images in a batch", r"batch_size must be at least 1; got 0\.")(
+told("no images in a batch", r"batch_size must be a whole number from 1; got 0\.")(
     lambda: judged(batch_size=0)
 )
 

@@ -74,6 +74,9 @@ PROBABILITIES = {
     "clip": lambda: [L.Dense(3, "softmax"), lambda p: keras.ops.clip(p, 1e-7, 1)],
     "cast": lambda: [L.Dense(3, "softmax"), lambda p: keras.ops.cast(p, "float16")],
     "padded": lambda: [L.Dense(1, "sigmoid"), lambda p: keras.ops.pad(p, [[0, 0], [1, 0]])],
+    "scaled": lambda: [L.Dense(3, "softmax"), lambda p: 100 * p / 3],
+    "shifted": lambda: [L.Dense(3, "sigmoid"), lambda p: p + 1e-7],
+    "Rescaling": lambda: [L.Dense(3, "sigmoid"), L.Rescaling(10.0)],
     "pooled": lambda: [L.Reshape((4, 4)), L.Dense(3, "softmax"), lambda p: p[:, 0]],
 }
 LOGITS = {
@@ -206,7 +209,6 @@ COMPUTED = {
     "by hand": lambda z: 1 / (1 + keras.ops.exp(-z)),
     "hard": keras.ops.hard_sigmoid,
     "mean": lambda z: (keras.ops.sigmoid(z) + keras.ops.sigmoid(2 * z)) / 2,
-    "shifted": lambda z: keras.ops.sigmoid(z) + 1e-7,
     "gathered": lambda z: keras.ops.take(keras.ops.sigmoid(z), [1, 0, 2], axis=-1),
     "padded": lambda z: keras.ops.pad(1 / (1 + keras.ops.exp(-z[:, :1])), [[0, 0], [1, 0]]),
 }

@@ -61,6 +61,6 @@ def test_every_metric_of_two_replicas_is_that_of_one_device(trained, case):
     one, two = trained(1, case), trained(2, case)
     logs = [name for name in one.files if name.startswith("log/")]
     assert {"log/accuracy", "log/val_accuracy", "log/val_loss"} <= set(logs)
-    assert case != "weighted" or {"log/auc", "log/val_precision"} <= set(logs)
+    assert case != "weighted" or {"log/auc", "log/f1", "log/val_precision"} <= set(logs)
     for name in logs:
         np.testing.assert_allclose(two[name], one[name], rtol=1e-6, err_msg=name)

@@ -113,3 +113,25 @@ def test_a_teacher_near_chance_is_warned_of_and_a_good_one_is_not(recwarn):
     recwarn.clear()
     train(network(), "hat", teacher=good)
     assert not [w for w in recwarn if "near chance" in str(w.message)]
+
+
+def test_a_trainer_as_a_teacher_stands_for_its_student():
+    trained = train(network(), "natural")
+    for teacher in (trained, trained.student):
+        trainer = AdversarialTrainer(network(), "natural", None, "vfd", teacher=teacher)
+        logits = trainer.teacher(X)["logits"]
+        np.testing.assert_array_equal(logits, trained.student(X))
+
+
+def test_regularisers_of_the_partner_join_the_loss_like_the_student_s():
+    totals = {}
+    for strength in (0.0, 1.0):
+        keras.utils.set_random_seed(0)
+        regular = L.Conv2D(4, 3, kernel_regularizer=keras.regularizers.L2(strength))
+        partner, student = network(regular), network()
+        trainer = AdversarialTrainer(student, "natural", None, "lbgat", partner=partner)
+        trainer.compile(keras.optimizers.SGD(0.0))
+        history = trainer.fit(X, Y, batch_size=32, verbose=0)
+        totals[strength] = history.history["loss"][0]
+    decay = np.square(regular.kernel).sum()
+    np.testing.assert_allclose(totals[1.0] - totals[0.0], decay, rtol=1e-4)

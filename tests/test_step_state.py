@@ -119,9 +119,7 @@ OPTIMIZERS = {
 }
 STEPS = {
     "plain": {},
-    "EMA": {"average": "ema", "ema_decay": 0.9},
-    "clipping": {"clip_norm": 0.05},
-    "both": {"average": "ema", "clip_norm": 0.05},
+    "EMA and clipping": {"average": "ema", "ema_decay": 0.9, "clip_norm": 0.05},
 }
 
 
@@ -154,3 +152,16 @@ def test_a_second_clipping_beside_clip_norm_is_refused():
     optimizer = keras.optimizers.SGD(0.1, clipvalue=1.0, gradient_accumulation_steps=2)
     with pytest.raises(InputError, match="clips gradients itself"):
         natural(network(), optimizer, clip_norm=1.0)
+
+
+def test_clipping_reaches_the_optimizer_inside_one_that_scales_the_loss():
+    inner = keras.optimizers.SGD(1.0, gradient_accumulation_steps=2)
+    scaled = keras.optimizers.LossScaleOptimizer(inner, initial_scale=4.0)
+    plain = natural(network(), keras.optimizers.SGD(1.0), clip_norm=0.05)
+    plain.fit(X, Y, batch_size=N, shuffle=False, verbose=0)
+    trainer = natural(network(), scaled, clip_norm=0.05)
+    trainer.fit(X, Y, batch_size=N // 2, shuffle=False, verbose=0)
+    same(state(trainer.student), state(plain.student), rtol=1e-3, atol=1e-5)
+    inner = keras.optimizers.SGD(0.1, clipvalue=1.0, gradient_accumulation_steps=2)
+    with pytest.raises(InputError, match="clips gradients itself"):
+        natural(network(), keras.optimizers.LossScaleOptimizer(inner), clip_norm=1.0)

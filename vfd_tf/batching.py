@@ -44,7 +44,8 @@ def for_training(
         steps: `steps_per_epoch` of Keras, or None.
         shuffle: Whether arrays are shuffled.
         seed: Seed of the order.
-        first_step: Steps that the trainer has done before.
+        first_step: Called where an iterator begins, which callbacks that resume a fit come
+            before: steps that the trainer has done.
         fixed_size: The only batch size that the model takes, or None.
         say: Called with the sentence on what shuffled epochs leave out, or None.
 
@@ -60,7 +61,9 @@ def for_training(
             "order of your own."
         )
     count = len(arrays[0])
-    batch_size = batch_size or fixed_size or (math.ceil(count / steps) if steps else 32)
+    batch_size = checked_batch_size(
+        batch_size or fixed_size or (math.ceil(count / steps) if steps else 32)
+    )
     if fixed_size not in (None, batch_size):
         raise InputError(
             f"The model takes batches of {fixed_size} images alone: pass "
@@ -76,14 +79,14 @@ def for_training(
 
 def _as_fit_takes_it(x, y, weight, steps):
     """A data set as Keras's own `fit` takes it, or an `InputError`."""
+    if isinstance(x, (list, tuple, collections.abc.Mapping)):
+        raise InputError(
+            f"The images are a {type(x).__name__}: pass one array of them, as fit(x, y), "
+            "or a tf.data set or a PyDataset of batches."
+        )
     if y is not None or weight is not None:
         raise InputError(
             "With a data set, labels and sample_weight belong into it: (x, y, weight)."
-        )
-    if isinstance(x, (list, tuple, collections.abc.Mapping)):
-        raise InputError(
-            "fit takes arrays x and y, a tf.data set or a PyDataset, not a "
-            f"{type(x).__name__}: pass the arrays as fit(x, y)."
         )
     if steps is None and _endless(x):
         raise InputError(_ENDLESS.format(", or pass steps_per_epoch"))
@@ -109,16 +112,20 @@ def _endless_batches(arrays, batch_size, seed, first_step):
     with tf.device("CPU"):
         tensors = [tf.constant(array) for array in arrays]
 
-    def batch(step):
+    def batch(before, step):
         epoch, first = step // steps, (step % steps) * batch_size
         index = tf.cast(first, tf.int32) + tf.range(batch_size)
         if seed is not None:
             # The step at which an epoch begins names its order.
-            key = tf.cast(tf.stack([seed, first_step + epoch * steps]), tf.int32)
+            key = tf.cast(tf.stack([seed, before + epoch * steps]), tf.int32)
             index = tf.random.experimental.index_shuffle(index, key, count - 1)
         return tuple(tf.gather(tensor, index) for tensor in tensors)
 
-    data = tf.data.Dataset.range(np.iinfo(np.int64).max)
+    start = tf.data.Dataset.from_generator(
+        lambda: iter([first_step()]), output_signature=tf.TensorSpec((), tf.int64)
+    )
+    every = tf.data.Dataset.range(np.iinfo(np.int64).max)
+    data = start.flat_map(lambda first: every.map(lambda step: (first, step)))
     return untuned(data.map(batch).prefetch(2))
 
 
@@ -141,7 +148,8 @@ def for_validation(x, y, weight, batch_size, steps, replicas=1, fixed_size=None)
     if is_arrays(x):
         arrays = checked_arrays(x, y, weight)
         data = tf.data.Dataset.from_tensor_slices(arrays)
-        data = untuned(data.batch(batch_size or fixed_size or 32).prefetch(2))
+        batch_size = checked_batch_size(batch_size or fixed_size or 32)
+        data = untuned(data.batch(batch_size).prefetch(2))
     else:
         data = as_pairs(x) if isinstance(x, tf.data.Dataset) else x
     if steps is None and _endless(data):
@@ -214,8 +222,12 @@ def batches(data, batch_size):
         x, y = _array(x), _array(y)
         check_pair(x, y)
         if weight is not None:
-            real = np.reshape(_array(weight), -1) > 0
-            x, y = x[real], y[real]
+            weight = np.reshape(_array(weight), -1)
+            if len(weight) != len(x):
+                raise InputError(
+                    f"There are {len(weight)} weights for {len(x)} images: pass one each."
+                )
+            x, y = x[weight > 0], y[weight > 0]
         if len(x):
             yield x, y
 
@@ -274,6 +286,14 @@ def check_pair(x, y) -> None:
         )
     if len(x) != len(y):
         raise InputError(f"There are {len(x)} images and {len(y)} labels: pass one each.")
+
+
+def checked_batch_size(batch_size) -> int:
+    """Images a batch, a whole number from 1, or an `InputError`."""
+    whole = isinstance(batch_size, (int, np.integer)) and not isinstance(batch_size, bool)
+    if not whole or batch_size < 1:
+        raise InputError(f"batch_size must be a whole number from 1; got {batch_size!r}.")
+    return int(batch_size)
 
 
 # --- what a data set is -----------------------------------------------------------------
@@ -374,6 +394,12 @@ def _array(value):
             f"A {type(value).__name__} can't be read as an array of numbers: pass NumPy "
             "arrays or tensors."
         ) from error
+
+
+def arrays_of(data) -> tuple | None:
+    """(x, y) of data that is arrays, all in memory, and None of any other."""
+    whole = not isinstance(data, Images) and _is_arrays_of_a_set(data)
+    return checked_arrays(*_unpacked(data)[:2]) if whole else None
 
 
 def is_arrays(x) -> bool:

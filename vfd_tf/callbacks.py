@@ -12,7 +12,7 @@ import keras
 from vfd_tf import batching, evaluation, inputs
 from vfd_tf.distillation import VFD
 from vfd_tf.part import InputError, Part, choose, hyper, part
-from vfd_tf.trainer import AdversarialTrainer
+from vfd_tf.trainer import AdversarialTrainer, is_cross_entropy_from_logits
 
 SHAPES = {
     "constant": lambda share: 1.0,
@@ -48,6 +48,7 @@ class VFDCallback(keras.callbacks.Callback):
     `vfd_lambda` and `vfd_share`, VFD's share of the loss. Given a teacher, it also turns
     the own `fit` of any compiled functional model into VFD adversarial training, without
     a wrapper: for the length of that `fit`, and no longer, the training step is replaced.
+    The method's losses take the place of the model's, a cross-entropy from logits.
 
     Args:
         teacher: Frozen vanilla network; None on an `AdversarialTrainer`.
@@ -115,6 +116,14 @@ class VFDCallback(keras.callbacks.Callback):
             raise InputError(
                 "VFDCallback needs teacher=..., a frozen vanilla network, to train a plain "
                 "model; or wrap the model in an AdversarialTrainer."
+            )
+        loss = model.loss[0] if isinstance(model.loss, list) else model.loss
+        if loss is not None and not is_cross_entropy_from_logits(loss):
+            raise InputError(
+                "VFDCallback trains with the losses of its method instead of the model's "
+                "own: compile with loss=keras.losses.SparseCategoricalCrossentropy("
+                "from_logits=True), or CategoricalCrossentropy; for label smoothing use "
+                "AdversarialTrainer with Options(label_smoothing=...)."
             )
         if self.trainer is None or self.trainer.student is not model:
             with model.distribute_strategy.scope():
@@ -343,7 +352,9 @@ class RobustAccuracy(keras.callbacks.Callback):
     """Accuracy under a fixed attack after every epoch, as `val_<attack>_accuracy`.
 
     Where the trainer averages weights, that of the averaged student too, as
-    `val_average_<attack>_accuracy`.
+    `val_average_<attack>_accuracy`. Every image counts once, whatever its weight; one of
+    weight 0 not at all. In the own `fit` of a plain model `EarlyStopping` and
+    `ModelCheckpoint` need mode="max" to monitor it; `AdversarialTrainer.fit` tells them.
 
     Args:
         dataset: Validation images: arrays (x, y), a tf.data set of batches, ...

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import warnings
 
 import keras
 import tensorflow as tf
@@ -22,7 +23,15 @@ class FunctionModel(keras.Model):
         self.function, self.built = function, True
 
     def call(self, x):
-        return self.function(x)
+        outputs = self.function(x)
+        dtypes = {tf.as_dtype(t.dtype).name for t in tf.nest.flatten(outputs)}
+        if half := dtypes & {"float16", "bfloat16"}:
+            warnings.warn(
+                f"The function {self.name!r} returns {half.pop()}, and verdicts are those "
+                "of 16 bits: let it compute in float32.",
+                stacklevel=2,
+            )
+        return outputs
 
 
 def as_model(classifier) -> keras.Model:

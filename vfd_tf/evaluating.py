@@ -153,10 +153,12 @@ def check_model(model, path: str, data) -> None:
 
 
 def check_writable(path: str | None) -> None:
-    """Raises `InputError` for a file in a folder that isn't there, before the work."""
+    """Raises `InputError` for a file that can't be written, before the work."""
     folder = os.path.dirname(path or "") or "."
     if not os.path.isdir(folder):
         raise InputError(f"There is no folder {folder} for {path}: make it first.")
+    if path and (os.path.isdir(path) or not os.access(folder, os.W_OK)):
+        raise InputError(f"{path} can't be written: name a file in a folder of yours.")
 
 
 def save_examples(path: str, test, bounds, result) -> None:

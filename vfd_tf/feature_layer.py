@@ -2,8 +2,12 @@
 
 Features are outputs with positions, [n, h, w, d] or [n, tokens, d], that depend on weights
 which can be trained. What only passes on or thins out (pooling, dropout, reshaping) is left
-to the layer before it; nested models are looked into.
+to the layer before it; nested models are looked into. A custom layer can't be: where one
+that makes a vector of positions has most of a model's weights, there is no default.
 """
+
+import dataclasses
+import math
 
 import keras
 
@@ -20,11 +24,12 @@ def last(model: keras.Model) -> str:
         InputError: It has none: the sentence lists the layers to choose from.
     """
     graph = graph_of(model)
-    found = _last(graph, _logits(graph).shape[-1])
-    if found is None:
+    later = _Later()
+    found = _last(graph, _logits(graph).shape[-1], later)
+    if found is None or later.hidden > _weights(model) / 2:
         raise InputError(
-            f"The model {model.name!r} has no feature map [n, h, w, d] that depends on "
-            "trainable weights; choose one of its layers: "
+            f"The model {model.name!r} has no feature map [n, h, w, d] in sight that "
+            "depends on most of its trainable weights; choose one of its layers: "
             f"{', '.join([*candidates(model), 'logits'])}."
         )
     return found
@@ -71,19 +76,60 @@ def _reached(node, moved):
     return any(id(tensor) in moved for tensor in node.input_tensors)
 
 
-def _last(graph, classes, before=False):
+@dataclasses.dataclass
+class _Later:
+    """What follows a layer: whether any weights do, and how many out of sight."""
+
+    weighed: bool = False
+    hidden: int = 0
+
+
+def _last(graph, classes, later, before=False):
+    """The name of the last features of a graph, or None.
+
+    Args:
+        classes: How many there are: a map of as many channels, of which nothing but
+            pooling makes the logits, is logits by position.
+        later: What follows the graph; with the layers between it and the features added.
+        before: Whether what the graph takes depends on weights that can be trained.
+    """
     moved = _dependent(graph, _could_train, before)
     for node in reversed(nodes(graph)):
         operation, output = node.operation, node.output_tensors[0]
         if id(output) not in moved:
             continue
-        if _is_features(output, classes) and not _passes_on(operation):
+        scores = not later.weighed and output.shape[-1] == classes
+        if _is_features(output, classes) and not (scores or _passes_on(operation)):
             return operation.name
-        nested = _nested(operation)
-        found = nested and _last(nested, classes, _reached(node, moved))
-        if found:
-            return found
+        if nested := _nested(operation):
+            if found := _last(nested, classes, later, _reached(node, moved)):
+                return found
+        elif _is_opaque(operation) and any(map(_has_positions, node.input_tensors)):
+            later.hidden += _weights(operation)
+        later.weighed = later.weighed or bool(_weights(operation))
     return None
+
+
+def _weights(layer) -> int:
+    """How many weights of a layer can be trained."""
+    variables = getattr(layer, "_trainable_variables", None)
+    if variables is None:
+        return 0
+    every = {
+        id(v): v for each in layer._flatten_layers() for v in each._trainable_variables
+    }
+    return sum(math.prod(v.shape) for v in every.values())
+
+
+def _is_opaque(operation) -> bool:
+    """Whether a layer is not Keras's own, or a model without a graph."""
+    return not type(operation).__module__.startswith("keras.") or (
+        isinstance(operation, keras.Model) and graph_of(operation) is None
+    )
+
+
+def _has_positions(tensor) -> bool:
+    return len(getattr(tensor, "shape", ())) in (3, 4)
 
 
 def _dependent(graph, trains, before=False) -> set[int]:
@@ -106,10 +152,15 @@ def _trains(layer) -> bool:
 
 
 def _is_features(tensor, classes) -> bool:
-    """Whether a tensor is [n, h, w, d] or [n, tokens, d], and not logits of that rank."""
+    """Whether a tensor is [n, h, w, d] or [n, tokens, d], and not logits of that rank.
+
+    One channel is a mask, not features.
+    """
     shape = tuple(getattr(tensor, "shape", ()))
     single = all(size == 1 for size in shape[1:-1])
-    return len(shape) in (3, 4) and not (single and shape[-1] == classes)
+    return (
+        _has_positions(tensor) and shape[-1] != 1 and not (single and shape[-1] == classes)
+    )
 
 
 def _passes_on(operation) -> bool:

@@ -30,6 +30,8 @@ def check_images(x) -> None:
         raise InputError(
             f"The images are {x.dtype}; pass float32 in [0, 1], for example x / 255."
         )
+    if x.size and not np.isfinite(x.max() - x.min()):
+        raise InputError("Some images are NaN or infinite: repair them, or leave them out.")
     if x.size and not (x.min() >= -_ROUNDING and x.max() <= 1 + _ROUNDING):
         raise InputError(
             f"The images range from {x.min():.4g} to {x.max():.4g}; attacks need float32 "
@@ -244,11 +246,12 @@ def asserted(x, y, classes: int | None):
     the later ones. Fails as a `tf.errors.InvalidArgumentError`, see `as_input_errors`.
     """
     low, high = tf.reduce_min(x), tf.reduce_max(x)
+    finite = tf.math.is_finite(high - low)
+    inside = (low >= -_ROUNDING) & (high <= 1 + _ROUNDING)
+    text = f"{_LATER} images from {{}} to {{}}{_RANGE}"
     checks = [
-        tf.debugging.Assert(
-            (low >= -_ROUNDING) & (high <= 1 + _ROUNDING),
-            [tf.strings.format(f"{_LATER} images from {{}} to {{}}{_RANGE}", (low, high))],
-        )
+        tf.debugging.Assert(finite, [_BROKEN]),
+        tf.debugging.Assert(inside | ~finite, [tf.strings.format(text, (low, high))]),
     ]
     if y.shape.rank == 1 and classes is not None:
         low, high = tf.reduce_min(y), tf.reduce_max(y)
@@ -260,6 +263,7 @@ def asserted(x, y, classes: int | None):
 
 
 _LATER = "A later batch has"
+_BROKEN = f"{_LATER} images that are NaN or infinite: repair them, or leave them out."
 _RANGE = ": divide all images by 255, or clip them to the range 0 to 1."
 
 
@@ -310,13 +314,8 @@ def warn_of_onednn(model) -> None:
                 )
 
 
-def check_accumulated_clipping(optimizer, strategy, clip_norm) -> None:
-    """Raises `InputError` where accumulated gradients can't be clipped to `clip_norm`."""
-    if strategy.num_replicas_in_sync > 1:
-        raise InputError(
-            "clip_norm with gradient_accumulation_steps needs a single replica: leave one "
-            "of them out, or train on one device."
-        )
+def check_accumulated_clipping(optimizer) -> None:
+    """Raises `InputError` where an optimizer clips already, beside `clip_norm`."""
     if optimizer.clipnorm or optimizer.clipvalue:
         raise InputError(
             "The optimizer clips gradients itself: leave out its clipnorm or clipvalue, or "
@@ -383,12 +382,27 @@ def warn_of_chance(model, role: str, x, y) -> None:
         )
 
 
-def check_clipping(optimizer, strategy) -> None:
-    """Raises `InputError` for Keras's clipping, which acts before the sum over replicas."""
+def check_optimizer(optimizer, strategy) -> None:
+    """Raises `InputError` for what Keras's optimizers can't do on several replicas.
+
+    Its clipping acts before the sum over replicas; its accumulation and its averages don't
+    run in a replica's context.
+    """
+    if strategy.num_replicas_in_sync == 1:
+        return
     names = "clipnorm", "clipvalue", "global_clipnorm"
-    clips = any(getattr(optimizer, name, None) for name in names)
-    if strategy.num_replicas_in_sync > 1 and clips:
+    if any(getattr(optimizer, name, None) for name in names):
         raise InputError(
             "Keras clips each replica's gradient, not their sum: leave out clipnorm, "
             "clipvalue and global_clipnorm and use Options(clip_norm=...) instead."
+        )
+    if optimizer.gradient_accumulation_steps:
+        raise InputError(
+            "Keras accumulates gradients on a single replica alone: leave out "
+            "gradient_accumulation_steps and take a larger batch, or train on one device."
+        )
+    if optimizer.use_ema and optimizer.ema_overwrite_frequency:
+        raise InputError(
+            "Keras overwrites weights by their averages on a single replica alone: leave "
+            "out ema_overwrite_frequency, or use Options(average='ema') instead."
         )

@@ -214,20 +214,33 @@ def _why(error) -> str:
 def channels_first(model: keras.Model, shape) -> bool:
     """Whether a model takes images of this shape, without the batch, as (c, h, w).
 
-    Its layers tell; where none does, or one turns the images, the side that is as short
-    as channels are.
+    Its layers tell; where none does, or something may turn the images, the side that is
+    as short as channels are.
     """
     layers = model._flatten_layers()
     kept = keras.layers.Flatten  # has a format that leaves the values as they are
     layers = [la for la in layers if not isinstance(la, kept)]
     formats = [la.data_format for la in layers if hasattr(la, "data_format")]
-    operations = {type(op).__name__ for op in getattr(model, "operations", ())}
-    if formats and not operations & {"Permute", "Transpose"}:
-        return formats[0] == "channels_first"
     first, last = (shape[i] in (1, 3, 4) for i in (0, -1))
-    if first != last:
+    if first != last and not (formats and _keeps_layout(model)):
         return first
-    return keras.config.image_data_format() == "channels_first"
+    turns = _operations(model) & {"Permute", "Transpose"}
+    own = formats[0] if formats and not turns else keras.config.image_data_format()
+    return own == "channels_first"
+
+
+def _operations(model) -> set[str]:
+    return {type(operation).__name__ for operation in getattr(model, "operations", ())}
+
+
+def _keeps_layout(model) -> bool:
+    """Whether all of a model is in sight and nothing in it turns the images."""
+    graph = graph_of(model)
+    if graph is None or _operations(graph) & {"Permute", "Transpose", "Lambda"}:
+        return False
+    known = all(type(op).__module__.startswith("keras.") for op in graph.operations)
+    nested = [op for op in graph.operations if isinstance(op, keras.Model)]
+    return known and all(map(_keeps_layout, nested))
 
 
 def batch_size_of(model: keras.Model) -> int | None:

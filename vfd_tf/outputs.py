@@ -14,12 +14,13 @@ _SQUASH = ("Softmax", "Sigmoid")
 _MOVES = {"Identity", "Cast", "StopGradient", "Reshape", "Squeeze", "ExpandDims"}
 _MOVES |= {"Transpose", "StridedSlice", "Slice", "Pad", "PadV2"}
 _MOVES |= {"ClipByValue", "Minimum", "Maximum", "ConcatV2", "Pack"}
+_SCALES = {"Mul", "RealDiv", "AddV2", "Sub"}  # with a constant
 _CONSTANTS = {"Const", "ZerosLike", "OnesLike", "Fill"}
 _CALLS = "PartitionedCall", "StatefulPartitionedCall"
 
 
 def ends_in_probabilities(model: keras.Model, images=None) -> bool:
-    """Whether a model ends in a softmax or a sigmoid, whatever moves the values after it.
+    """Whether a model ends in a softmax or a sigmoid, whatever moves or scales it then.
 
     Args:
         images: Some images; models whose graph can't be seen are traced on their shape.
@@ -117,6 +118,9 @@ def _traced(function, *specs):
 def _sources(tensor) -> list:
     """The tensors that the values of a tensor come from, as they are."""
     operation = tensor.op
+    if operation.type in _SCALES:
+        scaled = [t for t in operation.inputs if t.op.type not in _CONSTANTS]
+        return _sources(scaled[0]) if len(scaled) == 1 else [tensor]
     if operation.type in _MOVES:
         many = operation.type in ("ConcatV2", "Pack")
         inputs = [t for t in operation.inputs if t.dtype.is_floating]

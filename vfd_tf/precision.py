@@ -58,6 +58,12 @@ def judge(model: keras.Model) -> keras.Model:
     """
     if not _computes_in_half(model):
         return model
+    if network.graph_of(network.classifier(model)) is None:
+        raise InputError(
+            f"The subclassed model {model.name!r} computes in 16 bits; verdicts need "
+            "float32: call keras.config.set_dtype_policy('float32'), build it again and "
+            "give it these weights."
+        )
     copy = in_precision(model, "float32")
     if _computes_in_half(copy):
         raise InputError(

@@ -29,6 +29,8 @@ def assemble(student, given, method, distillation):
         InputError: A network that is missing, doesn't fit, or is the student itself.
     """
     pair = f"{type(method).__name__} with {type(distillation).__name__}"
+    # A trainer stands for what it trains.
+    given = {role: getattr(model, "student", model) for role, model in given.items()}
     layers = distillation.layers
     network.refuse_augmentation(student)
     networks = {"student": network.tap(student, layers)}

@@ -105,7 +105,7 @@ class Step:
             student, terms = self._terms(y, views, tape)
             total = sum(self.term_weights[name] * terms[name] for name in self.term_weights)
             # Regularisers of the user's own layers join the loss as they do in Keras.
-            terms["total"] = weighted(total, weight) + sum(self.model.losses)
+            terms["total"] = weighted(total, weight) + sum(self._regularisers())
             loss = self.scale_loss(tf.reduce_mean(terms["total"]))
         gradients = [_summed(parts) for parts in tape.gradient(loss, at)]
         if "clean" not in student and self.method.adversarial:
@@ -143,6 +143,10 @@ class Step:
             terms["clean"] = losses.cross_entropy(y, student["clean"]["logits"])
         terms = {name: terms[name] for name in self.term_weights}
         return student, {**terms, **self.distillation.report(student, frozen["teacher"])}
+
+    def _regularisers(self):
+        partner = self.networks.get("partner")
+        return [*self.model.losses, *(partner.losses if partner else ())]
 
     def worst_shifts(self, gradients, variables):
         """AWP's move of each variable: gamma ||w|| g / ||g|| of the student's kernels."""
@@ -212,7 +216,8 @@ def _in_training_mode(network, images):
 
 def _summed(gradients):
     """The sum of the gradients with respect to all values of one variable, or None."""
-    known = [g for g in gradients if g is not None]
+    # An Embedding's are IndexedSlices, which can't be scaled.
+    known = [tf.convert_to_tensor(g) for g in gradients if g is not None]
     return sum(known[1:], known[0]) if known else None
 
 

@@ -299,9 +299,10 @@ def _adding(record, key, name, row):
     """The command that adds a column to the accuracies of a run."""
     wanted = [name] if _is_attack(name) else [c for c in row if _is_attack(c)]
     norm, epsilon, images = _facets(key)
+    attacks = f" --eval_attacks={','.join(wanted)}" if wanted else ""
     return (
         f"{record.command} --eval_norm={norm} --eval_epsilon={epsilon} "
-        f"--max_images={images} --eval_attacks={','.join(wanted)}."
+        f"--max_images={images}{attacks}."
     )
 
 

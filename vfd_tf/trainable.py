@@ -53,18 +53,24 @@ class Trainable(keras.Model):
             )
         if validation_data is not None:
             size = validation_batch_size or batch_size
-            parts = validation_data if isinstance(validation_data, (tuple, list)) else ()
-            parts = dict(enumerate(parts or (validation_data,)))
-            validation_data = self._validation(
-                *(parts.get(i) for i in range(3)), size, validation_steps
-            )
+            parts = validation_data
+            if not isinstance(parts, (tuple, list)):
+                parts = (validation_data,)
+            if len(parts) > 3:
+                raise InputError(
+                    f"validation_data has {len(parts)} parts: pass (x, y), or with weights "
+                    "(x, y, sample_weight)."
+                )
+            parts = (*parts, None, None)[:3]
+            validation_data = self._validation(*parts, size, validation_steps)
+        self._check_arrays(x, y)
         data, steps_per_epoch = batching.for_training(
             (x, y, sample_weight),
             batch_size,
             steps_per_epoch,
             shuffle,
             self.seed,
-            int(self.step.numpy()),
+            lambda: int(self.step.numpy()),
             network.batch_size_of(self.student),
             say=print if verbose else None,
         )
@@ -166,6 +172,7 @@ class Trainable(keras.Model):
     def _validation(self, x, y=None, weight=None, batch_size=None, steps=None):
         replicas = self.distribute_strategy.num_replicas_in_sync
         fixed = network.batch_size_of(self.student)
+        self._check_arrays(x, y)
         return batching.for_validation(x, y, weight, batch_size, steps, replicas, fixed)
 
     _steps = _label_kind = None
@@ -183,6 +190,14 @@ class Trainable(keras.Model):
         x, y, weight = first
         inputs.check_batch(self.student, x, y, True, weight)
         self._check_kind(y)
+
+    def _check_arrays(self, x, y):
+        """Holds all images and labels to the contract where they are in memory."""
+        if batching.is_arrays(x) and y is not None:
+            x, y = batching.checked_arrays(x, y)
+            inputs.check_images(x)
+            if self.num_classes is not None:
+                inputs.check_labels(y, self.num_classes, soft=True)
 
     def _check_kind(self, y):
         """Refuses labels of another kind than those that the metrics were built for."""
@@ -240,5 +255,10 @@ class Trainable(keras.Model):
         self._check_kind(y)
         metrics = self._roles.host._compile_metrics
         if metrics is not None and not metrics.built:
+            logits = tf.zeros([len(y), self.num_classes])
             with strategy.scope():
-                metrics.build(y, tf.zeros([1, self.num_classes]))
+                metrics.build(y, logits)
+                # Some metrics make their variables in the first update, which replicas
+                # can't; in this scope nothing else of it stays.
+                with keras.StatelessScope():
+                    metrics.update_state(y, logits)

@@ -155,7 +155,7 @@ class AdversarialTrainer(Trainable):
         update, on the accumulated gradient.
         """
         weighted = kwargs.pop("loss_weights", None) is not None
-        if weighted or loss is not None and not _is_cross_entropy_from_logits(loss):
+        if weighted or loss is not None and not is_cross_entropy_from_logits(loss):
             raise InputError(
                 "The method is the loss of an AdversarialTrainer; leave out loss=... or "
                 "pass keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
@@ -184,11 +184,18 @@ class AdversarialTrainer(Trainable):
     def _build_optimizer(self):
         """Creates the optimizer's variables outside of the training step."""
         strategy, clip_norm = self.distribute_strategy, self.options.clip_norm
-        inputs.check_clipping(self.optimizer, strategy)
-        self._accumulates = bool(self.optimizer.gradient_accumulation_steps)
+        if not self.trainable_variables:
+            raise InputError(
+                f"The student {self.student.name!r} has no weights to train: set "
+                "trainable=True on it, or on some of its layers."
+            )
+        # float16 training puts an optimizer that scales the loss around the user's own.
+        own = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        inputs.check_optimizer(own, strategy)
+        self._accumulates = bool(own.gradient_accumulation_steps)
         if self._accumulates and clip_norm is not None:
-            inputs.check_accumulated_clipping(self.optimizer, strategy, clip_norm)
-            self.optimizer.global_clipnorm = clip_norm  # acts on what is accumulated
+            inputs.check_accumulated_clipping(own)
+            own.global_clipnorm = clip_norm  # acts on what is accumulated
         with strategy.scope():
             self.optimizer.build(self.trainable_variables)
 
@@ -257,12 +264,13 @@ class AdversarialTrainer(Trainable):
         replicas = self.distribute_strategy.num_replicas_in_sync
         summed = self._summed(gradients)
         scale = self.optimizer.scale_loss(1.0)  # float16 training scales the loss
-        norm = tf.linalg.global_norm(summed) / scale
+        known = [tf.cast(g, tf.float32) for g in summed if g is not None]
+        norm = tf.linalg.global_norm(known) / scale
         if self.options.clip_norm is not None and not self._accumulates:
             factor = self.options.clip_norm / tf.maximum(norm, self.options.clip_norm)
             # The optimizer sums over replicas once more.
             share = factor / replicas
-            gradients = [None if g is None else g * share for g in summed]
+            gradients = [None if g is None else g * tf.cast(share, g.dtype) for g in summed]
         return gradients, norm
 
     def _seeds(self, count):
@@ -315,13 +323,16 @@ class AdversarialTrainer(Trainable):
             tracker.reset_state()
 
 
-def _is_cross_entropy_from_logits(loss) -> bool:
-    if not isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
+def is_cross_entropy_from_logits(loss) -> bool:
+    """Whether a Keras loss is the mean cross-entropy from logits and nothing more."""
+    kinds = keras.losses.SparseCategoricalCrossentropy, keras.losses.CategoricalCrossentropy
+    if not isinstance(loss, kinds):
         return False
-    plain = {"from_logits": True, "ignore_class": None, "axis": -1}
-    config = {"ignore_class": None, "axis": -1, **loss.get_config()}
+    plain = {"ignore_class": None, "label_smoothing": 0, "axis": -1}
+    config = {**plain, **loss.get_config()}
     mean = config.get("reduction") in ("sum_over_batch_size", "mean", None)
-    return mean and all(config.get(name) == value for name, value in plain.items())
+    same = all(config[name] == value for name, value in plain.items())
+    return mean and same and config["from_logits"] is True
 
 
 def _in_xla(function):

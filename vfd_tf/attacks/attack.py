@@ -210,6 +210,7 @@ class Iterated(Attack):
         return state
 
     def __call__(self, logits_fn, x, objective, start=None, seeds=None):
+        _refuse_integers(x)
         state = self.begin(x, start, noise.or_positions(seeds, x))
         state = self.advance(logits_fn, x, objective, state, 0, self.iterations)
         return tf.stop_gradient(self.result(x, state))
@@ -227,6 +228,7 @@ class Composite(Attack):
         raise NotImplementedError
 
     def __call__(self, logits_fn, x, objective, start=None, seeds=None):
+        _refuse_integers(x)
         seeds, clean = noise.or_positions(seeds, x), logits_fn(x)
         x_adv, broken = x, objective.success(clean)
         for run in self.runs(clean.shape[-1]):
@@ -238,6 +240,12 @@ class Composite(Attack):
             hit = ~broken & objective.success(logits_fn(other))
             x_adv, broken = choose_images(hit, other, x_adv), broken | hit
         return tf.stop_gradient(x_adv)
+
+
+def _refuse_integers(x):
+    dtype = tf.as_dtype(x.dtype)
+    if not dtype.is_floating:
+        raise InputError(f"The images are {dtype.name}: pass floats in [0, 1], x / 255.")
 
 
 def generator(attack: Attack, logits_fn, objective):

@@ -1,5 +1,6 @@
 """`evaluate`: accuracy of a classifier, clean and under every attack of a plan."""
 
+import collections.abc
 import contextlib
 import dataclasses
 import inspect
@@ -74,8 +75,15 @@ def evaluate(
             are not finite.
     """
     epsilon = default_radius(epsilon, norm)
+    _check_seed(seed)
     if isinstance(attacks, (str, Attack, Protocol)) or inspect.isclass(attacks):
         attacks = [attacks]
+    if not isinstance(attacks, collections.abc.Iterable):
+        raise InputError(
+            f"attacks is {attacks!r}: pass names, such as ['pgd20'], or [] for the clean "
+            "accuracy alone."
+        )
+    attacks = list(attacks)
     protocols = [protocol(a, epsilon, norm) for a in attacks]
     plan = {_name(a, p): p for a, p in zip(attacks, protocols, strict=True)}
     if referees:
@@ -99,6 +107,11 @@ def evaluate(
         if referees:
             result.referee = referee.compare(target, data, plan)
     return result
+
+
+def _check_seed(seed):
+    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
+        raise InputError(f"seed must be a whole number from 0 to 2^32 - 1; got {seed!r}.")
 
 
 def _black_box(plan):

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from vfd_tf import folding, inputs, network, noise, precision
 from vfd_tf.attacks.objectives import named
-from vfd_tf.batching import batches
+from vfd_tf.batching import arrays_of, batches, checked_batch_size
 from vfd_tf.evaluation import sanity
 from vfd_tf.evaluation.protocols import protocol
 from vfd_tf.evaluation.windows import Progress, Window, is_correct, regrouped, take
@@ -47,6 +47,7 @@ class Target:
         self.network = network.tap(model)
         self.model = network.classifier(model)
         self.fixed_size = network.batch_size_of(self.model)
+        batch_size = 128 if batch_size is None else batch_size
         batch_size = self.fixed_size or checked_batch_size(batch_size)
         self.craft = self.network if craft is None else network.tap(craft)
         self.batch_size, self.early_stop = batch_size, early_stop
@@ -84,10 +85,21 @@ class Target:
         first = next(batches(data, self.batch_size), None)
         if first is None:
             raise InputError("The data set is empty.")
-        next(self.windows(first))
+        window = next(self.windows(first))
+        self._check_whole(data, window.clean.shape[-1])
+
+    def _check_whole(self, data, classes):
+        """Holds all images and labels to the contract where they are in memory."""
+        arrays = arrays_of(data)
+        if arrays is not None:
+            self._holds(inputs.check_images, self.inside(arrays[0]))
+            inputs.class_indices(arrays[1], classes)
 
     def windows(self, data, seed=0):
-        """The `Window`s of a data set, in order; refuses bad input in the first."""
+        """The `Window`s of a data set, in order; refuses bad input before it attacks.
+
+        Of what isn't in memory as a whole, that in a later window when it comes.
+        """
         position, shape = 0, None
         for x, y in regrouped(batches(data, self.batch_size), self._per_window):
             x = self._channels_last(self.inside(x))
@@ -104,6 +116,7 @@ class Target:
                 known = known if len(known) else logits
                 self._holds(inputs.check_logits, self.model, known, few)
                 self._holds(inputs.check_range, self.model, logits)
+                self._check_whole(data, logits.shape[-1])
             y = inputs.class_indices(y, logits.shape[-1])
             places = position + tf.range(len(x))
             seeds = noise.example_seeds(seed, 0, places).numpy()
@@ -306,16 +319,6 @@ class Target:
             found = self._compiled[key](*options, **tensors)
             parts.append({k: np.asarray(v)[: len(index)] for k, v in found.items()})
         return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
-
-
-def checked_batch_size(batch_size) -> int:
-    """Images a batch: a whole number from 1, by default 128."""
-    if batch_size is None:
-        return 128
-    whole = isinstance(batch_size, (int, np.integer)) and not isinstance(batch_size, bool)
-    if not whole or batch_size < 1:
-        raise InputError(f"batch_size must be at least 1; got {batch_size!r}.")
-    return int(batch_size)
 
 
 def _compiled(function):

@@ -67,11 +67,12 @@ class Window:
 def regrouped(parts, size_of):
     """(x, y) of at least one part each, joined to `size_of(x)` images and more.
 
-    Parts with images of another size than those before begin anew.
+    Parts with images or labels of another shape than those before begin anew.
     """
     held, count = [], 0
     for x, y in parts:
-        if held and x.shape[1:] != held[0][0].shape[1:]:
+        before = held[0] if held else (x, y)
+        if x.shape[1:] != before[0].shape[1:] or y.shape[1:] != before[1].shape[1:]:
             yield _joined(held)
             held, count = [], 0
         held.append((x, y))
