@@ -4,13 +4,13 @@ import sys
 
 
 def main() -> int:
-    """`vfd_tf.command.main`, quiet at Ctrl-C while TensorFlow is loaded."""
+    """The command line, quiet at Ctrl-C while TensorFlow is loaded."""
     try:
-        from vfd_tf import command
+        from vfd_tf.cli.main import main as command_line
     except KeyboardInterrupt:
         print("\nStopped; nothing had begun.")
         return 1
-    return command.main()
+    return command_line()
 
 
 if __name__ == "__main__":

@@ -37,5 +37,5 @@ setup(
         "bench": ["foolbox", "adversarial-robustness-toolbox"],
         "bench-torch": ["torch", "torchattacks"],
     },
-    entry_points={"console_scripts": ["vfd = vfd_tf.command:main"]},
+    entry_points={"console_scripts": ["vfd = vfd_tf.cli.main:main"]},
 )

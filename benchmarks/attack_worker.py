@@ -20,7 +20,7 @@ def _keras(options):
     import tensorflow as tf
 
     from benchmarks import machine, step
-    from vfd_tf import network
+    from vfd_tf.models import network
 
     tf.config.threading.set_intra_op_parallelism_threads(options.threads)
     tf.config.threading.set_inter_op_parallelism_threads(options.threads)
@@ -34,7 +34,7 @@ def vfd(options, x, y):
 
     model, facts = _keras(options)
     from vfd_tf import evaluation, noise
-    from vfd_tf.precision import in_precision
+    from vfd_tf.models.precision import in_precision
 
     precision = options.craft_precision
     craft = in_precision(model, precision) if precision else None

@@ -17,8 +17,9 @@ import keras
 import numpy as np
 
 from benchmarks import machine, step, timing, worker
-from vfd_tf import datasets, network, precision
+from vfd_tf import datasets
 from vfd_tf.evaluation import Target, protocol
+from vfd_tf.models import network, precision
 
 
 def images(options):

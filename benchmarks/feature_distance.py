@@ -19,8 +19,9 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks import machine
-from vfd_tf import architectures, attacks, datasets, losses, network, noise
-from vfd_tf.info import Record
+from vfd_tf import architectures, attacks, datasets, losses, noise, text
+from vfd_tf.cli.info import Record
+from vfd_tf.models import network
 
 BATCH = 100
 
@@ -66,13 +67,11 @@ def distances(student, teacher, x, y, epsilon):
 def table(rows):
     """Markdown: one row a layer, one column a student."""
     layers = list(next(iter(rows.values())))
-    lines = [f"| layer | teacher's norm | {' | '.join(rows)} |"]
-    lines.append("| --- | ---: |" + " ---: |" * len(rows))
+    body = []
     for k in layers:
         cells = [f"{d[k][0]:.2f} / {d[k][1]:.2f}" for d in rows.values()]
-        own = next(iter(rows.values()))[k][2]
-        lines.append(f"| {k} | {own:.2f} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        body.append([k, f"{next(iter(rows.values()))[k][2]:.2f}", *cells])
+    return text.markdown(["layer", "teacher's norm", *rows], body)
 
 
 def parse(arguments):

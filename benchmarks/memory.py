@@ -19,8 +19,8 @@ import keras
 import numpy as np
 
 from benchmarks import machine, pipeline, step, timing
-from vfd_tf.architectures import ARCHITECTURES
-from vfd_tf.datasets import Augmentation
+from vfd_tf.data.datasets import Augmentation
+from vfd_tf.models.architectures import ARCHITECTURES
 
 MIB = 1024**2
 

@@ -14,7 +14,7 @@ import sys
 import numpy as np
 
 from benchmarks import machine, timing
-from vfd_tf.datasets import Augmentation, Images
+from vfd_tf.data.datasets import Augmentation, Images
 
 FILLED = 16  # batches that may lie ready in the buffers while another pipeline is timed
 

@@ -19,9 +19,9 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks import machine, timing
-from vfd_tf.architectures import ARCHITECTURES
-from vfd_tf.methods import METHODS
-from vfd_tf.optimizers import SGD
+from vfd_tf.models.architectures import ARCHITECTURES
+from vfd_tf.training.methods import METHODS
+from vfd_tf.training.optimizers import SGD
 
 CLASSES, SHAPE = 10, (32, 32, 3)
 TRAINING_PASSES = {"natural": 1, "pgd-at": 1, "alp": 2, "trades": 2, "mart": 2, "hat": 3}

@@ -12,7 +12,7 @@ import vfd_tf
 import keras
 import numpy as np
 import tensorflow as tf
-from vfd_tf.optimizers import SGD
+from vfd_tf.training.optimizers import SGD
 
 # Case: with BatchNorm, options of the step.
 CASES = {

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 
-from vfd_tf.architectures import ARCHITECTURES
+from vfd_tf.models.architectures import ARCHITECTURES
 
 # isort: split
 

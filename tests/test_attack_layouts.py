@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 from vfd_tf.attacks import APGD, FAB, FGSM, PGD, CarliniWagner, Square, cross_entropy
-from vfd_tf.callbacks import RobustAccuracy
 from vfd_tf.evaluation import evaluate
+from vfd_tf.training.callbacks import RobustAccuracy
 
 L = keras.layers
 N, CLASSES = 16, 3

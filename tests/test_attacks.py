@@ -3,9 +3,16 @@
 import numpy as np
 import pytest
 
-from vfd_tf import AdversarialTrainer, InputError, Options, attacks, evaluation, noise
+from vfd_tf import (
+    AdversarialTrainer,
+    InputError,
+    Options,
+    attacks,
+    evaluation,
+    noise,
+)
 from vfd_tf.attacks import BALLS, FGSM, FGSMRS, NFGSM, PGD, generator
-from vfd_tf.methods import METHODS
+from vfd_tf.training.methods import METHODS
 
 # isort: split
 

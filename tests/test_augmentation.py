@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from vfd_tf import InputError, augmentation, noise
-from vfd_tf.datasets import Augmentation, Images
+from vfd_tf import InputError, noise
+from vfd_tf.data import augmentation
+from vfd_tf.data.datasets import Augmentation, Images
 
 # isort: split
 

@@ -22,7 +22,7 @@ from benchmarks import (
     timing,
     worker,
 )
-from vfd_tf.methods import METHODS
+from vfd_tf.training.methods import METHODS
 
 PAIRS = [pair for method in METHODS for pair in (method, f"{method}+vfd")]
 TINY = ["--arch=resnet8", "--width=0.1", "--batch_size=4"]

@@ -13,9 +13,9 @@ from vfd_tf import (
     VFDCallback,
     attacks,
     evaluation,
-    network,
 )
-from vfd_tf.callbacks import (
+from vfd_tf.models import network
+from vfd_tf.training.callbacks import (
     Anneal,
     CatastrophicOverfitting,
     LambdaSchedule,
@@ -24,7 +24,7 @@ from vfd_tf.callbacks import (
     TermShares,
     Throughput,
 )
-from vfd_tf.distillation import VFD
+from vfd_tf.training.distillation import VFD
 
 ATTACK = attacks.PGD(steps=2)
 

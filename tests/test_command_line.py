@@ -17,10 +17,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vfd_tf import InputError, command, config, continuing, files, forecast, network
-from vfd_tf.experiment import Evaluating, Experiment
-from vfd_tf.methods import METHODS
-from vfd_tf.run_directory import RunDirectory
+from vfd_tf import InputError, files
+from vfd_tf.cli import flags, main
+from vfd_tf.experiments import continuing, forecast
+from vfd_tf.experiments.experiment import Evaluating, Experiment
+from vfd_tf.experiments.run_directory import RunDirectory
+from vfd_tf.models import network
+from vfd_tf.training.methods import METHODS
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = (
@@ -36,7 +39,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def run(*words):
-    return command.main(["run.py", *SMALL, *words])
+    return main.main(["run.py", *SMALL, *words])
 
 
 # --- one process a run directory ----------------------------------------------------------
@@ -134,9 +137,9 @@ def test_multiply_adds_are_kernels_times_positions(make_network):
     ],
 )
 def test_the_forwards_of_a_step(words, own, teachers):
-    values = config.define()
+    values = flags.define()
     values(["run.py", *words.split()])
-    (experiment,) = config.experiments(values)
+    (experiment,) = flags.experiments(values)
     assert forecast.step_forwards(experiment) == (own, teachers)
 
 
@@ -249,9 +252,9 @@ def test_a_source_that_is_no_run_is_refused(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_shorter_run_is_pointed_out(short):
-    values = config.define()
+    values = flags.define()
     values(["run.py", *SMALL, *NATURAL, "--epochs=3"])
-    (experiment,) = config.experiments(values)
+    (experiment,) = flags.experiments(values)
     owner = RunDirectory(str(short / "1")).owner
     identity = {**owner["identity"], "recipe": experiment.recipe.brief()}
     text = continuing.hint(experiment, identity, str(short))
@@ -311,15 +314,15 @@ def test_flags_without_effect_are_warned_about(words, idle):
 
 
 def _warned(mode, words):
-    from vfd_tf import idle
+    from vfd_tf.cli import idle_flags
 
-    values = config.define()
+    values = flags.define()
     argv = ["run.py", *words]
     values(argv)
-    experiments = config.experiments(values) if mode == "train" else ()
+    experiments = flags.experiments(values) if mode == "train" else ()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        idle.warn(values, argv, mode, experiments)
+        idle_flags.warn(values, argv, mode, experiments)
     texts = [str(w.message) for w in caught]
     assert all(text.endswith(".") and "\n" not in text for text in texts)
     return {re.match(r"--(\w+) has no effect", text)[1] for text in texts}
@@ -361,19 +364,19 @@ def test_a_step_size_of_zero_is_no_adversarial_training(tmp_path, capsys):
 
 
 def test_the_version(capsys):
-    assert command.main(["run.py", "--version"]) == 0
+    assert main.main(["run.py", "--version"]) == 0
     out = capsys.readouterr().out
     assert tf.__version__ in out and keras.__version__ in out and "vfd_tf 0." in out
 
 
 def test_the_help_of_a_mode_shows_what_it_takes(capsys):
     shown = {}
-    for mode in command.MODES:
-        assert command.main(["run.py", mode, "--help"]) == 0
+    for mode in main.MODES:
+        assert main.main(["run.py", mode, "--help"]) == 0
         shown[mode] = set(re.findall(r"^  --(\w+)", capsys.readouterr().out, re.M))
-        values = config.define()
-        assert shown[mode] == config.taken(values, mode)
-    assert set(config.define()) == set.union(*shown.values())
+        values = flags.define()
+        assert shown[mode] == flags.taken(values, mode)
+    assert set(flags.define()) == set.union(*shown.values())
     assert {"model", "bounds", "eval_seed", "dataset", "epsilon"} <= shown["evaluate"]
     assert not {"epochs", "hat_beta", "plot_x", "workdir"} & shown["evaluate"]
     assert {"epochs", "hat_beta", "continue_from"} <= shown["train"]
@@ -382,7 +385,7 @@ def test_the_help_of_a_mode_shows_what_it_takes(capsys):
 
 
 def test_a_default_that_is_none_is_shown(capsys):
-    command.main(["run.py", "--help"])
+    main.main(["run.py", "--help"])
     lines = capsys.readouterr().out.splitlines()
     for name in ("average", "workdir", "clip_norm"):
         (line,) = (li for li in lines if li.startswith(f"  --{name} "))
@@ -398,13 +401,13 @@ def test_ctrl_c_says_what_continues(mode, words, monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(command.MODES, mode, interrupted)
-    assert command.main(["run.py", mode]) == 1
+    monkeypatch.setitem(main.MODES, mode, interrupted)
+    assert main.main(["run.py", mode]) == 1
     assert words in capsys.readouterr().out
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [["-m", "vfd_tf.command"], [str(ROOT / "run.py")]])
+@pytest.mark.parametrize("words", [["-m", "vfd_tf"], [str(ROOT / "run.py")]])
 def test_a_command_begins_without_lines_of_tensorflow(words):
     environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     done = subprocess.run(
@@ -429,5 +432,5 @@ def test_what_keras_json_says_decides_no_run(capsys):
     settings = {"image_data_format": "channels_last", "floatx": "float32", "epsilon": 1e-7}
     for name, other in zip(settings, ("channels_first", "float16", 1e-3), strict=True):
         getattr(keras.config, f"set_{name}")(other)
-    assert command.main(["run.py", "--version"]) == 0
+    assert main.main(["run.py", "--version"]) == 0
     assert {n: getattr(keras.config, n)() for n in settings} == settings

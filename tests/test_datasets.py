@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vfd_tf import InputError, datasets
-from vfd_tf.datasets import Augmentation, Images
+from vfd_tf.data.datasets import Augmentation, Images
 
 # isort: split
 

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vfd_tf import AdversarialTrainer, InputError, architectures, attacks, network
-from vfd_tf.distillation import KD, VFD
+from vfd_tf import AdversarialTrainer, InputError, architectures, attacks
+from vfd_tf.models import network
+from vfd_tf.training.distillation import KD, VFD
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is not used by")
 

@@ -13,17 +13,10 @@ import pytest
 import tensorflow as tf
 from keras import layers as L
 
-from vfd_tf import (
-    command,
-    datasets,
-    evaluating,
-    evaluation,
-    files,
-    folding,
-    noise,
-    precision,
-)
+from vfd_tf import datasets, evaluation, files, noise
+from vfd_tf.cli import evaluate, main
 from vfd_tf.evaluation import Journal, Target, protocol, wilson
+from vfd_tf.models import folding, precision
 
 ATTACKS = "fgsm,pgd5,mim5,cw:steps=20,autoattack-rand"
 COMMON = ("--dataset=digits", "--max_images=48", "--eval_epsilon=0.1")
@@ -50,7 +43,7 @@ def saved(tmp_path):
 
 
 def run(path, *words):
-    return command.main(["run.py", "--mode=evaluate", f"--model={path}", *COMMON, *words])
+    return main.main(["run.py", "--mode=evaluate", f"--model={path}", *COMMON, *words])
 
 
 def columns(folder, title):
@@ -194,9 +187,9 @@ def test_bad_input_is_one_sentence(saved, capsys, words, hint):
 def test_another_norm_needs_a_radius(saved, capsys, norm):
     words = ["run.py", "evaluate", f"--model={saved}", "--dataset=digits", "--max_images=9"]
     words += [f"--{norm}=l2", "--eval_attacks=fgsm"]
-    assert command.main(words) == 2
+    assert main.main(words) == 2
     assert "needs a radius" in capsys.readouterr().err
-    assert command.main([*words, "--eval_epsilon=0.5"]) == 0
+    assert main.main([*words, "--eval_epsilon=0.5"]) == 0
     assert "l2:0.5" in capsys.readouterr().out
 
 
@@ -378,7 +371,7 @@ def test_test_images_are_enough_and_a_model_may_know_more_classes(saved, tmp_pat
     (row,) = [row for row in results["rows"] if row["attack"] == "clean"]
     assert row["accuracy"] == pytest.approx(100 * right.mean())
     assert row["images"] == 40
-    assert command.main(["run.py", *words[:1], "--epochs=1", "--arch=resnet8"]) == 2
+    assert main.main(["run.py", *words[:1], "--epochs=1", "--arch=resnet8"]) == 2
     assert "test images alone; save x_train" in capsys.readouterr().err
 
 
@@ -419,7 +412,7 @@ def test_print_shows_the_table_and_the_warnings():
 
 def test_verdicts_of_other_code_are_not_reused(saved, monkeypatch, capsys):
     assert run(saved, "--eval_attacks=fgsm") == 0
-    monkeypatch.setattr(evaluating, "_sources", lambda: "other")
+    monkeypatch.setattr(evaluate, "_sources", lambda: "other")
     assert run(saved, "--eval_attacks=fgsm") == 2
     assert "sources other" in capsys.readouterr().err
 

@@ -5,8 +5,8 @@ import pytest
 
 from vfd_tf import InputError, attacks, evaluation, noise
 from vfd_tf.attacks import FGSM, PGD
-from vfd_tf.datasets import Images
-from vfd_tf.evaluation import Protocol, evaluate, protocol, report
+from vfd_tf.data.datasets import Images
+from vfd_tf.evaluation import Protocol, evaluate, protocol, tables
 
 # isort: split
 
@@ -183,7 +183,7 @@ def test_a_table_has_the_columns_that_say_something(distance, columns):
     row = {"attack": "square:queries=300", "threat": "linf:8/255", "accuracy": 15.0}
     row |= {"low": 9.31, "high": 23.28, "seconds": 2.6}
     row |= {"mean_distance": distance, "median_distance": distance}
-    lines = report.markdown([{**row, "attack": "clean", "seconds": None}, row]).split("\n")
+    lines = tables.markdown([{**row, "attack": "clean", "seconds": None}, row]).split("\n")
     assert [line.count("|") - 1 for line in lines] == [columns] * 4
     assert len({len(line) for line in lines}) == 1
     assert ("distance" in lines[0]) == (distance is not None)

@@ -9,7 +9,7 @@ from keras import layers as L
 from vfd_tf import InputError, evaluation
 from vfd_tf.attacks import NFGSM, PGD
 from vfd_tf.evaluation import Journal, Target, evaluate, protocol, target, windows
-from vfd_tf.precision import judge
+from vfd_tf.models.precision import judge
 
 SHAPE, N = (6, 6, 1), 24
 EVERY = ["fgsm", "pgd3", "mim3", "cw:steps=5", "apgd-ce:steps=5", "apgd-t:steps=3"]

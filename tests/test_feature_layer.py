@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from keras import layers as L
 
-from vfd_tf import AdversarialTrainer, InputError, VFDCallback, attacks, network
-from vfd_tf.distillation import VFD
+from vfd_tf import AdversarialTrainer, InputError, VFDCallback, attacks
+from vfd_tf.models import network
+from vfd_tf.training.distillation import VFD
 
 SHAPE, CLASSES = (8, 8, 1), 3
 X = np.random.RandomState(0).rand(8, *SHAPE).astype("float32")

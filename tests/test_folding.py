@@ -5,8 +5,8 @@ import functools
 import numpy as np
 import pytest
 
-from vfd_tf import folding, network, precision
-from vfd_tf.architectures import ARCHITECTURES
+from vfd_tf.models import folding, network, precision
+from vfd_tf.models.architectures import ARCHITECTURES
 
 # isort: split
 

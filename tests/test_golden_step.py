@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from vfd_tf import AdversarialTrainer, distillation
-from vfd_tf.optimizers import SGD
+from vfd_tf.training.optimizers import SGD
 
 # Block of the golden arrays, its gradients there, method and distillation.
 STEPS = {

@@ -192,5 +192,7 @@ def test_autoattack_gives_the_verdicts_of_the_reference(net, norm, epsilon, imag
     reference = golden.arrays("autoattack_verdicts")[f"{net}-{norm}"][:images]
     data = tuple(array.numpy()[:images] for array in all_images("float32"))
     model = network(net, "float32")
-    found = evaluation.evaluate(model, data, ["autoattack"], epsilon, norm, batch_size=images)
+    found = evaluation.evaluate(
+        model, data, ["autoattack"], epsilon, norm, batch_size=images
+    )
     np.testing.assert_array_equal(found.robust["autoattack"], reference)

@@ -10,7 +10,10 @@ import keras
 import numpy as np
 import pytest
 
-from vfd_tf import InputError, command, config, info, network, run_directory
+from vfd_tf import InputError
+from vfd_tf.cli import flags, info, main
+from vfd_tf.experiments import run_directory
+from vfd_tf.models import network
 
 HISTORY = """epoch,loss,adv_loss,val_accuracy,val_pgd10_accuracy
 1,2.0,1.5,0.3,0.2
@@ -34,14 +37,14 @@ RESULTS = {
 @pytest.fixture
 def run(tmp_path):
     """A finished run: TRADES at beta 4 with VFD, and the directory of its teacher."""
-    values = config.define()
+    values = flags.define()
     words = "--method=trades", "--distill=vfd", "--trades_beta=4", "--epochs=3", "--seed=7"
     values(["run.py", *words, "--arch=resnet8", "--pgd_steps=5", "--vfd_lambda=0.05"])
-    (experiment,) = config.experiments(values)
+    (experiment,) = flags.experiments(values)
     path = tmp_path / "runs" / "mine"
     directory = run_directory.RunDirectory(str(path))
     identity = experiment.identity("ef0f", {"teacher": "03f2e1d5"})
-    directory.claim(identity, experiment.fields(), config.flagfile(experiment))
+    directory.claim(identity, experiment.fields(), flags.flagfile(experiment))
     (path.parent / "cifar10-natural-none-03f2e1d5").mkdir()
     (path / "history.csv").write_text(HISTORY)
     (path / "results.json").write_text(json.dumps(RESULTS))
@@ -112,9 +115,9 @@ def test_files_with_sizes_and_the_command_that_repeats_it(run):
     assert known["history.csv"].strip() == str(len(HISTORY))
     (words,) = re.findall(r"python run\.py (--flagfile=.*)", text)
     assert words == f"--flagfile={run}/flags.txt --runs={run.parent} --workdir={run}"
-    values = config.define()
+    values = flags.define()
     values(["run.py", *words.split()])
-    (again,) = config.experiments(values)
+    (again,) = flags.experiments(values)
     assert again.method.beta == 4 and again.recipe.epochs == 3
 
 
@@ -146,9 +149,9 @@ def test_a_field_without_a_class_is_shown_and_a_missing_one_is_default(run):
 
 def test_both_spellings_of_the_command_only_read(run, capsys):
     before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in run.rglob("*")}
-    assert command.main(["run.py", "info", str(run)]) == 0
+    assert main.main(["run.py", "info", str(run)]) == 0
     first = capsys.readouterr().out
-    assert command.main(["run.py", "--mode=info", str(run)]) == 0
+    assert main.main(["run.py", "--mode=info", str(run)]) == 0
     assert capsys.readouterr().out == first == info.describe(str(run)) + "\n"
     assert before == {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in run.rglob("*")}
 
@@ -207,14 +210,14 @@ def test_results_that_are_none_are_skipped_with_a_note(
     (odd / "results.json").write_text(json.dumps({"accuracies": accuracies}))
     out = f"--out={tmp_path / 'a.png'}"
     words = [out, "--plot_y=fgsm"] if mode == "plot" else []
-    code = command.main(["run.py", mode, str(odd), str(run), *words])
+    code = main.main(["run.py", mode, str(odd), str(run), *words])
     notes = capsys.readouterr().err.splitlines()
     assert code == 0 and len(notes) == 1
     assert notes[0].startswith(f"Skipped: {odd}/results.json is damaged")
 
 
 def test_what_is_broken_is_skipped_with_a_note(run, tmp_path, capsys):
-    assert command.main(["run.py", "info", str(run)]) == 0
+    assert main.main(["run.py", "info", str(run)]) == 0
     whole = capsys.readouterr().out
     broken = []
     for name in ("run.json", "results.json", "history.csv", "resume.npz", "identity"):
@@ -226,14 +229,14 @@ def test_what_is_broken_is_skipped_with_a_note(run, tmp_path, capsys):
     del owner["identity"]["dataset"]
     (broken[4] / "run.json").write_text(json.dumps(owner))
     paths = [str(path) for path in (broken[0], run, *broken[1:])]
-    assert command.main(["run.py", "info", *paths]) == 0
+    assert main.main(["run.py", "info", *paths]) == 0
     printed = capsys.readouterr()
     assert printed.out == whole
     notes = printed.err.splitlines()
     assert len(notes) == 5
     for path, note in zip(broken, notes, strict=True):
         assert note.startswith(f"Skipped: {path}") and note.endswith(".")
-    assert command.main(["run.py", "info", *map(str, broken)]) == 2
+    assert main.main(["run.py", "info", *map(str, broken)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -248,7 +251,7 @@ def test_what_is_neither_is_refused_in_one_sentence(tmp_path, capsys):
     (tmp_path / "run.json").write_text('{"identity": ')
     with pytest.raises(InputError, match="not JSON"):
         info.describe(str(tmp_path))
-    assert command.main(["run.py", "info"]) == 2
+    assert main.main(["run.py", "info"]) == 2
     assert "Name what to show" in capsys.readouterr().err
-    assert command.main(["run.py", "--mode=inof", "x"]) == 2
+    assert main.main(["run.py", "--mode=inof", "x"]) == 2
     assert "Did you mean 'info'" in capsys.readouterr().err

@@ -19,8 +19,8 @@ from vfd_tf import (
     attacks,
     evaluation,
 )
-from vfd_tf.callbacks import StochasticWeightAverage
-from vfd_tf.options import Options
+from vfd_tf.training.callbacks import StochasticWeightAverage
+from vfd_tf.training.options import Options
 
 SHAPE, CLASSES, N, BATCH = (6, 6, 1), 4, 36, 12
 RANDOM = np.random.RandomState(0)
@@ -363,7 +363,7 @@ def test_an_exported_trainer_is_its_student(tmp_path):
     ids=["training", "validation"],
 )
 def test_pipelines_of_images_are_not_tuned_at_run_time(data):
-    from vfd_tf.datasets import Images
+    from vfd_tf.data.datasets import Images
 
     images = Images((255 * X).astype("uint8"), Y.astype("int32"))
     assert data(images).options().autotune.enabled is False

@@ -22,17 +22,20 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from vfd_tf import AdversarialTrainer, InputError, command, files, image_files, inputs
+from vfd_tf import AdversarialTrainer, InputError, files
+from vfd_tf.cli import main
+from vfd_tf.data import readers
+from vfd_tf.models import contract
 from vfd_tf.attacks import PGD, Square, cross_entropy
-from vfd_tf.callbacks import (
+from vfd_tf.training.callbacks import (
     RobustAccuracy,
     StochasticWeightAverage,
     StopOnDivergence,
     VFDCallback,
 )
-from vfd_tf.distillation import VFD
+from vfd_tf.training.distillation import VFD
 from vfd_tf.evaluation import evaluate
-from vfd_tf.options import Options
+from vfd_tf.training.options import Options
 
 CASES = []
 
@@ -51,7 +54,7 @@ def command_line(*words):
     """Runs `python run.py WORDS`; raises what it prints on stderr as an `InputError`."""
     stderr = io.StringIO()
     with contextlib.redirect_stderr(stderr):
-        code = command.main(["run.py", *words])
+        code = main.main(["run.py", *words])
     lines = [li for li in stderr.getvalue().splitlines() if li.startswith("error: ")]
     if code:
         assert code == 2 and len(lines) == 1, stderr.getvalue()
@@ -334,7 +337,7 @@ for name, options, fix in [
     ),
 ]:
     told(f"Keras's {name} on two replicas", rf"Keras .*replica.*{fix}\.")(
-        lambda options=options: inputs.check_optimizer(
+        lambda options=options: contract.check_optimizer(
             keras.optimizers.SGD(0.1, **options), SimpleNamespace(num_replicas_in_sync=2)
         )
     )
@@ -797,7 +800,7 @@ def folder_of_images(root="photos", classes=("cat", "dog"), suffix="png", **odd)
 
 def image_file(name, message, suffix="png", warning=False, **odd):
     def mistake():
-        image_files.read_folder(folder_of_images(suffix=suffix, **odd))
+        readers.read_folder(folder_of_images(suffix=suffix, **odd))
 
     case(name, message, warning)(mistake)
 
@@ -844,7 +847,7 @@ def _():
     folder_of_images()
     for name in ("labels.csv", "cat/notes.txt"):
         open(f"photos/{name}", "w").close()
-    image_files.read_folder("photos")
+    readers.read_folder("photos")
 
 
 @case(
@@ -856,7 +859,7 @@ def _():
     for name in ("cat/0", "cat/1", "dog/0", "dog/1"):
         os.makedirs(os.path.dirname(f"photos/{name}"), exist_ok=True)
         Image.fromarray(np.zeros((4, 4), "uint16")).save(f"photos/{name}.png")
-    image_files.read_folder("photos")
+    readers.read_folder("photos")
 
 
 @case(

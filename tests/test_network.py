@@ -9,8 +9,9 @@ import textwrap
 import numpy as np
 import pytest
 
-from vfd_tf import AdversarialTrainer, InputError, network, outputs
-from vfd_tf.architectures import ARCHITECTURES
+from vfd_tf import AdversarialTrainer, InputError
+from vfd_tf.models import network, outputs
+from vfd_tf.models.architectures import ARCHITECTURES
 
 # isort: split
 

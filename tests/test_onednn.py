@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from vfd_tf import AdversarialTrainer, losses
-from vfd_tf.architectures import ARCHITECTURES
+from vfd_tf.models.architectures import ARCHITECTURES
 
 
 @tf.function

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from vfd_tf import InputError
-from vfd_tf.experiment import Recipe
-from vfd_tf.optimizers import OneCycle, Warmup, learning_rate
+from vfd_tf.experiments.experiment import Recipe
+from vfd_tf.training.optimizers import OneCycle, Warmup, learning_rate
 
 STEPS = 10  # an epoch
 

@@ -11,12 +11,12 @@ from vfd_tf import (
     Options,
     attacks,
     losses,
-    network,
     noise,
 )
-from vfd_tf.callbacks import Anneal, Delay, LambdaSchedule, StochasticWeightAverage
-from vfd_tf.distillation import DISTILLATIONS
-from vfd_tf.methods import METHODS
+from vfd_tf.models import network
+from vfd_tf.training.callbacks import Anneal, Delay, LambdaSchedule, StochasticWeightAverage
+from vfd_tf.training.distillation import DISTILLATIONS
+from vfd_tf.training.methods import METHODS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is not used by")
 PAIRS = [*((m, "vfd") for m in METHODS), *(("trades", d) for d in DISTILLATIONS)]

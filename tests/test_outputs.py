@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vfd_tf import AdversarialTrainer, InputError, classifiers, methods, outputs
+from vfd_tf import AdversarialTrainer, InputError, methods
 from vfd_tf.evaluation import evaluate
+from vfd_tf.models import classifiers, outputs
 
 L = keras.layers
 SHAPE, N = (4, 4, 1), 24

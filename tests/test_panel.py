@@ -6,9 +6,10 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from vfd_tf import AdversarialTrainer, InputError, attacks, evaluation, network
-from vfd_tf.datasets import Images
-from vfd_tf.panel import ImagePanel, amplified, panel
+from vfd_tf import AdversarialTrainer, InputError, attacks, evaluation
+from vfd_tf.data.datasets import Images
+from vfd_tf.models import network
+from vfd_tf.training.image_panel import ImagePanel, amplified, panel
 
 
 def plain(make_network):

@@ -6,10 +6,10 @@ import pytest
 
 from vfd_tf import InputError
 from vfd_tf.attacks import ATTACKS, FGSM, PGD
-from vfd_tf.callbacks import LambdaSchedule
-from vfd_tf.distillation import DISTILLATIONS, KD, VFD
-from vfd_tf.methods import ALP, HAT, MART, METHODS, TRADES
-from vfd_tf.part import choose
+from vfd_tf.hyperparameters import choose
+from vfd_tf.training.callbacks import LambdaSchedule
+from vfd_tf.training.distillation import DISTILLATIONS, KD, VFD
+from vfd_tf.training.methods import ALP, HAT, MART, METHODS, TRADES
 
 # isort: split
 

@@ -10,7 +10,7 @@ from keras import layers as L
 
 from vfd_tf import InputError, evaluation
 from vfd_tf.evaluation import Target, evaluate
-from vfd_tf.precision import in_precision, judge
+from vfd_tf.models.precision import in_precision, judge
 
 SHAPE, N = (6, 6, 2), 16
 

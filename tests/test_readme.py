@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from vfd_tf import config
+from vfd_tf.cli import flags
 
 README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
 
@@ -40,19 +40,19 @@ def test_every_command_parses(monkeypatch):
     for line in commands:
         words = line.split()
         if "--help" not in words:
-            assert config.experiments(_parsed(words))
+            assert flags.experiments(_parsed(words))
 
 
 def _parsed(words):
-    values = config.define()
+    values = flags.define()
     values(words)
     return values
 
 
 def test_the_new_method_of_the_readme_is_a_method(make_network, toy):
     from vfd_tf import AdversarialTrainer, attacks, losses
-    from vfd_tf.methods import TRADES
-    from vfd_tf.part import hyper, part
+    from vfd_tf.hyperparameters import hyper, part
+    from vfd_tf.training.methods import TRADES
 
     names = {"TRADES": TRADES, "hyper": hyper, "part": part, "losses": losses}
     exec(blocks("python")[-1], names)

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 from keras import layers as L
 
-from vfd_tf import AdversarialTrainer, InputError, attacks, distillation, methods
+from vfd_tf import (
+    AdversarialTrainer,
+    InputError,
+    attacks,
+    distillation,
+    methods,
+)
 
 SHAPE, CLASSES = (6, 6, 1), 3
 X = np.random.RandomState(0).rand(32, *SHAPE).astype("float32")

@@ -10,7 +10,8 @@ import keras
 import numpy as np
 import pytest
 
-from vfd_tf import command, config, run_directory, running
+from vfd_tf.cli import flags, main
+from vfd_tf.experiments import run_directory, runner
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = (
@@ -21,7 +22,7 @@ SMALL = (
 
 
 def run(root, *words):
-    return command.main(["run.py", *SMALL, f"--runs={root}", *words])
+    return main.main(["run.py", *SMALL, f"--runs={root}", *words])
 
 
 def folder(root, pattern):
@@ -97,7 +98,7 @@ def test_tensorboard_has_every_curve(finished):
 
 @pytest.mark.slow
 def test_a_complete_run_is_only_reported(finished, capsys, monkeypatch):
-    monkeypatch.setattr(running, "_train", None)
+    monkeypatch.setattr(runner, "_train", None)
     assert run(finished, "--method=hat", "--vfd_lambda=0.02") == 0
     out = capsys.readouterr().out
     assert out.count("complete") == 2
@@ -106,10 +107,10 @@ def test_a_complete_run_is_only_reported(finished, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_flags_of_a_run_replay_it(finished, monkeypatch, capsys):
-    monkeypatch.setattr(running, "_train", None)
+    monkeypatch.setattr(runner, "_train", None)
     flags = folder(finished, "digits-resnet8-hat-vfd-*") / "flags.txt"
     words = [f"--flagfile={flags}", f"--runs={finished}", "--max_images=64"]
-    assert command.main(["run.py", *words, "--eval_attacks=fgsm"]) == 0
+    assert main.main(["run.py", *words, "--eval_attacks=fgsm"]) == 0
     assert str(flags.parent) in capsys.readouterr().out
 
 
@@ -117,11 +118,11 @@ def test_flags_of_a_run_replay_it(finished, monkeypatch, capsys):
 def test_another_lambda_is_another_directory_with_the_same_teacher(finished, monkeypatch):
     started, finished_hat = [], folder(finished, "digits-resnet8-hat-vfd-*")
     monkeypatch.setattr(
-        running, "make_trainer", lambda e, s, f: started.append(f["teacher"])
+        runner, "make_trainer", lambda e, s, f: started.append(f["teacher"])
     )
-    monkeypatch.setattr(running, "_train", lambda e, s, d, t: started.append(d.path))
-    monkeypatch.setattr(running, "_evaluate", lambda *_: None)
-    monkeypatch.setattr(running.Setting, "report", lambda _: "")
+    monkeypatch.setattr(runner, "_train", lambda e, s, d, t: started.append(d.path))
+    monkeypatch.setattr(runner, "_evaluate", lambda *_: None)
+    monkeypatch.setattr(runner.Setting, "report", lambda _: "")
     assert run(finished, "--method=hat", "--vfd_lambda=0.03") == 0
     teacher, path = started
     assert pathlib.Path(path) != finished_hat
@@ -175,16 +176,16 @@ def test_a_stopped_run_continues_to_the_same_bits(tmp_path, monkeypatch, options
 def test_a_teacher_file_is_used_and_a_stranger_refused(finished, tmp_path, capsys):
     teacher = folder(finished, "*-natural-none-*") / "best.keras"
     words = "--method=natural", "--epochs=1", f"--runs={tmp_path}"
-    assert command.main(["run.py", *SMALL, *words, f"--teacher={teacher}"]) == 0
+    assert main.main(["run.py", *SMALL, *words, f"--teacher={teacher}"]) == 0
     assert not glob.glob(f"{tmp_path}/*-natural-none-*")
     other = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
     other.add(keras.layers.Dense(7))
     other.save(tmp_path / "other.keras")
     capsys.readouterr()
-    code = command.main(["run.py", *SMALL, *words, f"--teacher={tmp_path / 'other.keras'}"])
+    code = main.main(["run.py", *SMALL, *words, f"--teacher={tmp_path / 'other.keras'}"])
     assert code == 2 and "7" in capsys.readouterr().err
     (tmp_path / "text.keras").write_text("no model")
-    code = command.main(["run.py", *SMALL, *words, f"--teacher={tmp_path / 'text.keras'}"])
+    code = main.main(["run.py", *SMALL, *words, f"--teacher={tmp_path / 'text.keras'}"])
     assert code == 2 and "damaged or cut short" in capsys.readouterr().err
 
 
@@ -231,9 +232,9 @@ def test_a_run_works_without_git(monkeypatch):
 
 
 def test_help_lists_every_hyper_parameter_with_its_meaning(capsys):
-    assert command.main(["run.py", "--help"]) == 0
+    assert main.main(["run.py", "--help"]) == 0
     text = capsys.readouterr().out
-    for name in config.define():
+    for name in flags.define():
         assert f"--{name} " in text
     assert "lambda of eq. 6" in text
 
@@ -243,23 +244,23 @@ def test_help_lists_every_hyper_parameter_with_its_meaning(capsys):
 )
 def test_every_preset_parses_and_its_experiment_replays(path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    values = config.define()
+    values = flags.define()
     assert values(["run.py", f"--flagfile={path}"])
-    for each in config.experiments(values):
-        again = config.define()
-        again(["run.py", *config.flagfile(each).split("\n")[:-1]])
-        assert config.experiments(again) == [each]
+    for each in flags.experiments(values):
+        again = flags.define()
+        again(["run.py", *flags.flagfile(each).split("\n")[:-1]])
+        assert flags.experiments(again) == [each]
 
 
 def test_the_command_of_the_card_is_hat_with_vfd():
-    values = config.define()
+    values = flags.define()
     values(["run.py", "--method=hat", "--vfd_lambda=0.01"])
-    (only,) = config.experiments(values)
-    assert config.names(only) == {"method": "hat", "distill": "vfd", "attack": "pgd"}
+    (only,) = flags.experiments(values)
+    assert flags.names(only) == {"method": "hat", "distill": "vfd", "attack": "pgd"}
     assert only.distillation.lambda_ == 0.01
     assert (only.dataset, only.arch, only.recipe.batch_size) == ("cifar10", "resnet18", 128)
     assert only.recipe.learning_rate == 0.1
-    assert config.evaluating(values).attacks == ("fgsm", "pgd20")
+    assert flags.evaluating(values).attacks == ("fgsm", "pgd20")
 
 
 def test_another_norm_of_evaluation_needs_a_radius(tmp_path, capsys):

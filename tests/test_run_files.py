@@ -12,7 +12,9 @@ import keras
 import numpy as np
 import pytest
 
-from vfd_tf import InputError, command, config, files, run_directory, running
+from vfd_tf import InputError, files
+from vfd_tf.cli import flags, main
+from vfd_tf.experiments import run_directory, runner
 
 SMALL = (
     *("--dataset=digits", "--arch=resnet8", "--width=0.125", "--batch_size=256"),
@@ -22,7 +24,7 @@ SMALL = (
 
 
 def run(workdir, *words):
-    return command.main(["run.py", *SMALL, f"--workdir={workdir}", *words])
+    return main.main(["run.py", *SMALL, f"--workdir={workdir}", *words])
 
 
 def weights(path):
@@ -133,7 +135,7 @@ def test_a_removed_state_trains_again_to_the_same_weights(copy, finished):
 @pytest.mark.parametrize("flag", ["workdir", "runs"])
 def test_a_place_that_is_no_folder_or_cannot_be_written(tmp_path, capsys, where, flag):
     (tmp_path / "afile").write_text("mine")
-    assert command.main(["run.py", *SMALL, f"--{flag}={where}"]) == 2
+    assert main.main(["run.py", *SMALL, f"--{flag}={where}"]) == 2
     assert "choose another" in refusal(capsys)
     assert (tmp_path / "afile").read_text() == "mine"
     assert [p.name for p in tmp_path.iterdir()] == ["afile"]
@@ -175,7 +177,7 @@ def test_a_file_size_limit_in_a_process_of_its_own(tmp_path):
     words = [
         sys.executable,
         "-m",
-        "vfd_tf.command",
+        "vfd_tf",
         *SMALL,
         f"--workdir={tmp_path / 'run'}",
     ]
@@ -203,7 +205,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
 
 
 def test_what_nobody_expected_is_written_to_a_file_and_named(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(running, "check", lambda *_: 1 / 0)
+    monkeypatch.setattr(runner, "check", lambda *_: 1 / 0)
     assert run(tmp_path / "run") == 1
     sentence = refusal(capsys)
     assert "ZeroDivisionError" in sentence and "vfd-error-" in sentence
@@ -215,7 +217,7 @@ def test_what_nobody_expected_is_written_to_a_file_and_named(tmp_path, capsys, m
 def test_a_run_that_was_ended_early_is_not_complete(
     tmp_path, finished, capsys, monkeypatch
 ):
-    callbacks = running._callbacks
+    callbacks = runner._callbacks
 
     def stopping(*args):
         def stop(epoch, logs):
@@ -225,7 +227,7 @@ def test_a_run_that_was_ended_early_is_not_complete(
         return [*callbacks(*args), trainer]
 
     with monkeypatch.context() as patch:
-        patch.setattr(running, "_callbacks", stopping)
+        patch.setattr(runner, "_callbacks", stopping)
         assert run(tmp_path / "run") == 2
     assert "after 1 of 2 epochs" in refusal(capsys)
     assert not run_directory.RunDirectory(str(tmp_path / "run")).complete
@@ -235,8 +237,8 @@ def test_a_run_that_was_ended_early_is_not_complete(
 
 NUMBERS = [
     name
-    for name in config.define()
-    if getattr(config.define()[name].parser, "kind", None) in (float, int)
+    for name in flags.define()
+    if getattr(flags.define()[name].parser, "kind", None) in (float, int)
 ]
 
 
@@ -244,7 +246,7 @@ NUMBERS = [
 def test_no_flag_takes_a_number_that_is_not_finite_in_float32(text):
     taken = []
     for name in NUMBERS:
-        values = config.define()
+        values = flags.define()
         try:
             values(["run.py", f"--{name}={text}"])
             taken.append(name)
@@ -255,12 +257,10 @@ def test_no_flag_takes_a_number_that_is_not_finite_in_float32(text):
 
 def test_a_tuple_holds_no_infinite_number():
     with pytest.raises(InputError, match="lr_factors must be finite"):
-        running.Experiment().recipe.replace(lr_factors=(1.0, float("inf"), 0.1))
+        runner.Experiment().recipe.replace(lr_factors=(1.0, float("inf"), 0.1))
 
 
-@pytest.mark.parametrize(
-    "words", [["-m", "vfd_tf.command", "--help"], ["run.py", "--help"]]
-)
+@pytest.mark.parametrize("words", [["-m", "vfd_tf", "--help"], ["run.py", "--help"]])
 def test_another_keras_backend_is_refused_in_one_sentence(words):
     root = pathlib.Path(__file__).parents[1]
     environment = {**os.environ, "KERAS_BACKEND": "jax"}

@@ -12,8 +12,8 @@ import tensorflow as tf
 from keras import layers as L
 
 from vfd_tf import AdversarialTrainer, InputError, attacks, losses, noise
-from vfd_tf.optimizers import SGD, OneCycle, Warmup
-from vfd_tf.options import Options
+from vfd_tf.training.optimizers import SGD, OneCycle, Warmup
+from vfd_tf.training.options import Options
 
 SHAPE, CLASSES, N = (6, 6, 1), 3, 16
 RANDOM = np.random.RandomState(0)

@@ -7,8 +7,8 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
-from vfd_tf.panel import ImagePanel
-from vfd_tf.tensorboard import Curves, tag_of, write_accuracies
+from vfd_tf.training.curves import Curves, tag_of, write_accuracies
+from vfd_tf.training.image_panel import ImagePanel
 
 
 def curves(folder):

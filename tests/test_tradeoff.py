@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from vfd_tf import command, tradeoff
+from vfd_tf.cli import main
+from vfd_tf.cli import plot as plot_mode
 
 RECIPE = {"epochs": 5, "lr_milestones": [100, 105]}
 ATTACK = {"epsilon": 8 / 255, "norm": "linf", "steps": 10}
@@ -50,7 +51,7 @@ def vfd(root, lambda_, clean, worst):
 
 def plot(root, *words):
     out = f"--out={root / 'figure' / 'plot.png'}"
-    return command.main(["run.py", "plot", *map(str, words), out])
+    return main.main(["run.py", "plot", *map(str, words), out])
 
 
 def table(text):
@@ -99,19 +100,19 @@ def test_points_are_held_against_the_line_of_the_method_alone(runs, tmp_path, ca
 )
 def test_the_figure_has_the_format_of_its_name(runs, tmp_path, name, head):
     words = ["run.py", "--mode=plot", *map(str, runs), f"--out={tmp_path / name}"]
-    assert command.main(words) == 0
+    assert main.main(words) == 0
     assert (tmp_path / name).read_bytes().startswith(head)
 
 
 def test_the_drawing_says_which_point_is_which(runs, tmp_path):
     from matplotlib.figure import Figure
 
-    points = [tradeoff.Point("trades", "none", x, 50.0, {("method", "beta"): b})
+    points = [plot_mode.Point("trades", "none", x, 50.0, {("method", "beta"): b})
               for b, x in ((6.0, 70.0), (1.0, 90.0), (2.0, 80.0))]  # fmt: skip
-    points.append(tradeoff.Point("natural", "none", 95.0, 0.0, {}))
+    points.append(plot_mode.Point("natural", "none", 95.0, 0.0, {}))
     axes = Figure().subplots()
-    for number, series in enumerate(tradeoff.group(points)):
-        tradeoff._draw_series(axes, series, 100, number)
+    for number, series in enumerate(plot_mode.group(points)):
+        plot_mode._draw_series(axes, series, 100, number)
     line, natural = (container.lines[0] for container in axes.containers)
     assert list(line.get_xdata()) == [90, 80, 70] and line.get_linestyle() == "-"
     assert list(natural.get_xdata()) == [95] and natural.get_linestyle() == "None"
@@ -227,7 +228,7 @@ def test_of_several_evaluations_the_largest_that_all_runs_have(tmp_path, capsys)
 
 
 def test_another_format_or_no_run_is_refused(runs, capsys):
-    assert command.main(["run.py", "plot", str(runs[0]), "--out=a.bmp"]) == 2
+    assert main.main(["run.py", "plot", str(runs[0]), "--out=a.bmp"]) == 2
     assert ".png, .pdf, .svg" in capsys.readouterr().err
-    assert command.main(["run.py", "plot"]) == 2
+    assert main.main(["run.py", "plot"]) == 2
     assert "Name the run directories" in capsys.readouterr().err

@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from vfd_tf import AdversarialTrainer, InputError, Options, attacks, losses
 from vfd_tf.attacks import Attack
-from vfd_tf.distillation import DISTILLATIONS, VFD
-from vfd_tf.methods import MART, METHODS, PGDAT
-from vfd_tf.part import hyper, part
+from vfd_tf.hyperparameters import hyper, part
+from vfd_tf.training.distillation import DISTILLATIONS, VFD
+from vfd_tf.training.methods import MART, METHODS, PGDAT
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is not used by")
 PAIRS = [(m, d) for m in METHODS for d in DISTILLATIONS]

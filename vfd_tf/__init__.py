@@ -8,33 +8,26 @@ from vfd_tf import startup
 
 # oneDNN more than doubles convolutions on CPUs where TensorFlow leaves it off; it has to
 # be set before TensorFlow is imported.
-if "tensorflow" in sys.modules and "TF_ENABLE_ONEDNN_OPTS" not in os.environ:
-    from vfd_tf.cpu import has_avx512
-
-    if not has_avx512():
-        warnings.warn(
-            "TensorFlow was imported before vfd_tf and runs without oneDNN on this CPU, at "
-            "about half the speed; import vfd_tf first or set TF_ENABLE_ONEDNN_OPTS=1.",
-            stacklevel=2,
-        )
+late = "tensorflow" in sys.modules and "TF_ENABLE_ONEDNN_OPTS" not in os.environ
+if late and not startup.has_avx512():
+    warnings.warn(
+        "TensorFlow was imported before vfd_tf and runs without oneDNN on this CPU, at "
+        "about half the speed; import vfd_tf first or set TF_ENABLE_ONEDNN_OPTS=1.",
+        stacklevel=2,
+    )
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 startup.check_backend()
 startup.import_tensorflow()
 
-from vfd_tf import (
-    architectures,
-    attacks,
-    datasets,
-    distillation,
-    evaluation,
-    losses,
-    methods,
-)
-from vfd_tf.callbacks import RobustAccuracy, VFDCallback
-from vfd_tf.options import Options
-from vfd_tf.panel import ImagePanel
-from vfd_tf.part import InputError
-from vfd_tf.trainer import AdversarialTrainer
+from vfd_tf import attacks, evaluation, losses
+from vfd_tf.data import datasets
+from vfd_tf.hyperparameters import InputError
+from vfd_tf.models import architectures
+from vfd_tf.training import callbacks, distillation, methods, optimizers
+from vfd_tf.training.callbacks import RobustAccuracy, VFDCallback
+from vfd_tf.training.image_panel import ImagePanel
+from vfd_tf.training.options import Options
+from vfd_tf.training.trainer import AdversarialTrainer
 
 __version__ = "0.1.0"
 
@@ -47,9 +40,15 @@ __all__ = [
     "VFDCallback",
     "architectures",
     "attacks",
+    "callbacks",
     "datasets",
     "distillation",
     "evaluation",
     "losses",
     "methods",
+    "optimizers",
 ]
+
+# `from vfd_tf.methods import TRADES` reads the module that `vfd_tf.methods` is.
+for _module in (architectures, callbacks, datasets, distillation, methods, optimizers):
+    sys.modules[f"{__name__}.{_module.__name__.rpartition('.')[2]}"] = _module

@@ -13,7 +13,7 @@ import zlib
 
 import numpy as np
 
-from vfd_tf.part import InputError
+from vfd_tf.hyperparameters import InputError
 
 try:
     import fcntl

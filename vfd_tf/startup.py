@@ -5,16 +5,20 @@ import pathlib
 import sys
 import tempfile
 
-MODULE = "vfd_tf.command"
+
+def has_avx512() -> bool:
+    """Whether this Linux CPU has AVX-512, where TensorFlow turns oneDNN on by itself."""
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    return cpuinfo.exists() and "avx512f" in cpuinfo.read_text()
 
 
 def is_command() -> bool:
-    """Whether this process is the command line: `vfd`, `python -m`, or run.py."""
+    """Whether this process is the command line: `vfd`, `python -m vfd_tf`, or run.py."""
     script = pathlib.Path(sys.argv[0] if sys.argv else "")
-    if script.stem == "vfd" or script == pathlib.Path(__file__).with_name("command.py"):
+    if script.stem == "vfd" or script == pathlib.Path(__file__).with_name("__main__.py"):
         return True
     words = sys.orig_argv
-    if "-m" in words and words[words.index("-m") + 1 :][:1] == [MODULE]:
+    if "-m" in words and words[words.index("-m") + 1 :][:1] == ["vfd_tf"]:
         return True
     beside = pathlib.Path(__file__).resolve().parents[1] / "run.py"
     return script.name == "run.py" and script.resolve() == beside

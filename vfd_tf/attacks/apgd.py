@@ -7,7 +7,7 @@ from vfd_tf.attacks import objectives
 from vfd_tf.attacks.attack import Composite, Iterated, Run, ascent, box, choose_images
 from vfd_tf.attacks.norms import BALLS
 from vfd_tf.attacks.threat import eot_field, epsilon_field, norm_field
-from vfd_tf.part import hyper, part
+from vfd_tf.hyperparameters import hyper, part
 
 
 def checkpoints(steps: int) -> dict[int, int]:

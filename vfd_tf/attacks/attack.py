@@ -9,7 +9,7 @@ import tensorflow as tf
 from vfd_tf import noise
 from vfd_tf.attacks import objectives
 from vfd_tf.attacks.norms import BALLS
-from vfd_tf.part import InputError, Part, choose
+from vfd_tf.hyperparameters import InputError, Part, choose
 
 
 class Attack(Part):

@@ -5,7 +5,7 @@ from vfd_tf.attacks.attack import Composite, Run
 from vfd_tf.attacks.fab import FAB, FABT
 from vfd_tf.attacks.square import Square
 from vfd_tf.attacks.threat import epsilon_field, norm_field
-from vfd_tf.part import hyper, part
+from vfd_tf.hyperparameters import hyper, part
 
 
 def _standard(threat):

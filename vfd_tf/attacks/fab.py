@@ -9,7 +9,7 @@ import tensorflow as tf
 from vfd_tf.attacks.attack import Composite, Iterated, Run, box, choose_images, slope
 from vfd_tf.attacks.norms import BALLS
 from vfd_tf.attacks.threat import epsilon_field, norm_field
-from vfd_tf.part import hyper, part
+from vfd_tf.hyperparameters import hyper, part
 
 _FAR = 1e10  # the size of a perturbation that was not found
 

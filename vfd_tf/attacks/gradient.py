@@ -6,7 +6,7 @@ from vfd_tf import noise
 from vfd_tf.attacks.attack import Iterated, ascent, box, choose_images, input_gradient
 from vfd_tf.attacks.norms import BALLS
 from vfd_tf.attacks.threat import eot_field, epsilon_field, norm_field
-from vfd_tf.part import hyper, part
+from vfd_tf.hyperparameters import hyper, part
 
 
 def _step_size():

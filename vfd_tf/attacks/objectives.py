@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from vfd_tf import losses
-from vfd_tf.part import InputError, choose
+from vfd_tf.hyperparameters import InputError, choose
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The fields that attacks share: threat model and passes of a randomised model."""
 
 from vfd_tf.attacks.norms import BALLS
-from vfd_tf.part import hyper
+from vfd_tf.hyperparameters import hyper
 
 
 def epsilon_field():

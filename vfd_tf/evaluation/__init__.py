@@ -4,7 +4,7 @@ A protocol such as `pgd20@linf:8/255` is an attack and a threat model; no flag o
 changes it. Every verdict is a float32 forward pass in inference mode.
 """
 
-from vfd_tf.batching import batches
+from vfd_tf.data.batching import batches
 from vfd_tf.evaluation.evaluate import evaluate
 from vfd_tf.evaluation.journal import Journal
 from vfd_tf.evaluation.protocols import PRESETS, Protocol, protocol

@@ -9,14 +9,15 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from vfd_tf import classifiers, losses, precision
+from vfd_tf import losses
 from vfd_tf.attacks import Attack, Composite
 from vfd_tf.evaluation import referee, sanity
 from vfd_tf.evaluation.protocols import Protocol, protocol
 from vfd_tf.evaluation.result import Evaluation
 from vfd_tf.evaluation.screen import Screen
 from vfd_tf.evaluation.target import Target
-from vfd_tf.part import InputError
+from vfd_tf.hyperparameters import InputError
+from vfd_tf.models import classifiers, precision
 
 TRANSFER = "transfer"  # prefix of the columns crafted on a surrogate
 

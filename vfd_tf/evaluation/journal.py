@@ -8,7 +8,7 @@ import numpy as np
 
 from vfd_tf.evaluation.windows import Progress
 from vfd_tf.files import DAMAGED
-from vfd_tf.part import InputError
+from vfd_tf.hyperparameters import InputError
 
 
 def made(folder: str) -> str:

@@ -7,7 +7,7 @@ import re
 from vfd_tf.attacks import ATTACKS, OBJECTIVES, PGD, Attack, AutoAttack, CarliniWagner
 from vfd_tf.attacks.attack import radius
 from vfd_tf.attacks.objectives import named
-from vfd_tf.part import InputError, choose, name_of, read
+from vfd_tf.hyperparameters import InputError, choose, name_of, read
 
 
 @dataclasses.dataclass(frozen=True)

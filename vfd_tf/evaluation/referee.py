@@ -5,11 +5,12 @@ import importlib.util
 import numpy as np
 import tensorflow as tf
 
-from vfd_tf import inputs, losses
+from vfd_tf import losses
 from vfd_tf.attacks import FGSM, MIM, PGD
-from vfd_tf.batching import batches
+from vfd_tf.data.batching import batches
 from vfd_tf.evaluation.protocols import Protocol
-from vfd_tf.part import InputError
+from vfd_tf.hyperparameters import InputError
+from vfd_tf.models import contract
 
 _ORDERS = {"linf": np.inf, "l2": 2}
 
@@ -94,7 +95,7 @@ def _compared(target, data, attack, logits_fn, images):
         if rest <= 0:
             break
         x = target.images(x[:rest])
-        y = inputs.class_indices(y[:rest], target.logits(x[:1]).shape[-1])
+        y = contract.class_indices(y[:rest], target.logits(x[:1]).shape[-1])
         for side, x_adv in both(tf.constant(x), tf.constant(y)).items():
             logits = target.logits(x_adv.numpy())
             right[side].append(losses.correct(y, logits).numpy())

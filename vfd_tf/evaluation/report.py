@@ -12,72 +12,19 @@ results.md     the tables, with their warnings; results.tex: the same as LaTeX
 verdicts.npz   "<title>|<attack>" -> which images the model got right: bool [n]
 """
 
-import csv
 import dataclasses
-import io
 import json
 import os
 
 import numpy as np
 
 from vfd_tf import files
+from vfd_tf.evaluation import tables
 from vfd_tf.evaluation.result import Evaluation
-from vfd_tf.part import InputError
+from vfd_tf.hyperparameters import InputError
 
-_COLUMNS = {
-    "attack": "attack",
-    "threat": "threat model",
-    "accuracy": "accuracy (%)",
-    "interval": "95% interval",
-    "distance": "distance (mean / median)",
-    "seconds": "seconds",
-}
 WORST = ("worst", "worst of bounded")
 UNBOUNDED = ", unbounded"
-_SPECIAL = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#"}
-
-
-def markdown(rows: list[dict], title: str = "", warnings=()) -> str:
-    """The rows of `Evaluation.rows` as a Markdown table, warnings below it.
-
-    Columns without a value are left out: most tables then fit 80 columns.
-    """
-    cells = [_cells(row) for row in rows]
-    columns = []
-    for i, head in enumerate(_COLUMNS.values()):
-        column = [row[i] for row in cells]
-        if any(column):
-            columns.append(_column(head, column, left=i < 2))
-    lines = [f"| {' | '.join(line)} |" for line in zip(*columns, strict=True)]
-    notes = "".join(f"\n- Warning: {warning}" for warning in warnings)
-    return "\n".join([*([title, ""] if title else []), *lines]) + (
-        "\n" + notes if notes else ""
-    )
-
-
-def latex(rows: list[dict]) -> str:
-    """The rows as a LaTeX tabular with booktabs rules, the lowest accuracy in bold."""
-    lowest = min(row["accuracy"] for row in rows)
-    body = []
-    for row in rows:
-        cells = [_escaped(cell) for cell in _cells(row)]
-        if row["accuracy"] == lowest:
-            cells[2] = rf"\textbf{{{cells[2]}}}"
-        body.append(" & ".join(cells) + r" \\")
-    head = " & ".join(map(_escaped, _COLUMNS.values())) + r" \\"
-    rules = r"\toprule", r"\midrule", r"\bottomrule"
-    lines = [rules[0], head, rules[1], *body, rules[2]]
-    return "\n".join([r"\begin{tabular}{llrrrr}", *lines, r"\end{tabular}"]) + "\n"
-
-
-def comma_separated(rows: list[dict]) -> str:
-    """The rows as CSV, numbers as they are."""
-    text = io.StringIO()
-    columns = dict.fromkeys(name for row in rows for name in row)
-    writer = csv.DictWriter(text, [*columns], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 @dataclasses.dataclass
@@ -106,11 +53,11 @@ class Report:
         whole = files.read_json(path, remedy)
         if not whole:
             return cls()
-        tables, rows = whole.get("tables"), whole.get("rows")
-        if not isinstance(tables, dict) or not isinstance(rows, list):
+        titles, rows = whole.get("tables"), whole.get("rows")
+        if not isinstance(titles, dict) or not isinstance(rows, list):
             raise InputError(f"{path} is of another version of vfd_tf: {remedy}.")
         verdicts = files.read_arrays(os.path.join(folder, "verdicts.npz"), remedy)
-        return cls(tables, rows, verdicts)
+        return cls(titles, rows, verdicts)
 
     def add(self, title: str, table: dict, evaluation) -> list[str]:
         """Joins an evaluation to the table of that title.
@@ -160,7 +107,7 @@ class Report:
         parts = [title] if title else []
         for name, table in self.tables.items():
             rows = [row for row in self.rows if row["table"] == name]
-            parts.append(markdown(rows, name, table["warnings"]))
+            parts.append(tables.markdown(rows, name, table["warnings"]))
         return "\n\n".join(parts)
 
     def latex(self) -> str:
@@ -168,7 +115,7 @@ class Report:
         parts = []
         for name in self.tables:
             rows = [row for row in self.rows if row["table"] == name]
-            parts.append(f"% {name}\n{latex(rows)}")
+            parts.append(f"% {name}\n{tables.latex(rows)}")
         return "\n".join(parts)
 
     def write(self, folder: str, facts: dict, title: str = "") -> str:
@@ -176,7 +123,7 @@ class Report:
         text = self.markdown(title)
         whole = {**facts, "tables": self.tables, "rows": self.rows}
         contents = {
-            "results.csv": comma_separated(self.rows),
+            "results.csv": tables.comma_separated(self.rows),
             "results.md": text + "\n",
             "results.tex": self.latex(),
             "results.json": json.dumps(whole, indent=2) + "\n",
@@ -189,30 +136,3 @@ class Report:
             with files.replaced(path) as part, open(part, "w") as file:
                 file.write(content)
         return text
-
-
-def _column(title, cells, left):
-    """Title, rule and cells of a column of a Markdown table, at one width."""
-    width = max(map(len, (title, *cells)))
-    rule = "-" * (width - 1)
-    adjust = str.ljust if left else str.rjust
-    head = [adjust(title, width), f":{rule}" if left else f"{rule}:"]
-    return head + [adjust(cell, width) for cell in cells]
-
-
-def _cells(row):
-    distance = row["mean_distance"]
-    sizes = "" if distance is None else f"{distance:.3f} / {row['median_distance']:.3f}"
-    seconds = row["seconds"]
-    return [
-        row["attack"],
-        row["threat"],
-        f"{row['accuracy']:.2f}",
-        f"{row['low']:.2f} - {row['high']:.2f}",
-        sizes,
-        "" if seconds is None else f"{seconds:.1f}",
-    ]
-
-
-def _escaped(text):
-    return "".join(_SPECIAL.get(letter, letter) for letter in text)

@@ -5,6 +5,9 @@ import math
 
 import numpy as np
 
+from vfd_tf import text
+from vfd_tf.evaluation import tables
+
 
 @dataclasses.dataclass
 class Evaluation:
@@ -51,9 +54,7 @@ class Evaluation:
 
     def __str__(self):
         """The rows as a Markdown table, warnings below it."""
-        from vfd_tf.evaluation import report
-
-        return report.markdown(self.rows(), "", self.warnings)
+        return tables.markdown(self.rows(), "", self.warnings)
 
     def table(self) -> str:
         """The accuracies as a Markdown table."""
@@ -118,16 +119,8 @@ def accuracies(verdicts: dict[str, np.ndarray]) -> dict[str, float]:
 def table(rows: dict[str, dict[str, float]]) -> str:
     """Markdown table of percentages: {row: {column: value}}."""
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
-    widths = [max(7, len(column)) for column in columns]
-    head = max(12, *(len(name) for name in rows))
-
-    def line(first, cells):
-        cells = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
-        return f"| {first.ljust(head)} | {' | '.join(cells)} |"
-
-    rule = line("-" * head, ["-" * (width - 1) + ":" for width in widths])
     body = [
-        line(name, [f"{row[c]:.2f}" if c in row else "" for c in columns])
+        [name, *(f"{row[c]:.2f}" if c in row else "" for c in columns)]
         for name, row in rows.items()
     ]
-    return "\n".join([line("accuracy (%)", columns), rule, *body])
+    return text.markdown(["accuracy (%)", *columns], body)

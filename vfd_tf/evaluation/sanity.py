@@ -9,13 +9,13 @@ import tensorflow as tf
 
 from vfd_tf.attacks import PGD, Square, cross_entropy, objectives
 from vfd_tf.evaluation.protocols import Protocol
-from vfd_tf.part import InputError
+from vfd_tf.hyperparameters import InputError
 
 _SOME = 128  # images of a window that a check looks at
 
 
 def complaint(check, *values) -> list[str]:
-    """The sentence with which a check of `vfd_tf.inputs` refuses these values, if any."""
+    """The sentence with which a check of `models.contract` refuses these values, if any."""
     try:
         check(*values)
     except InputError as error:

@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from vfd_tf.datasets import Images
+from vfd_tf.data.datasets import Images
 from vfd_tf.progress import Line, duration
 
 

@@ -8,13 +8,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vfd_tf import folding, inputs, network, noise, precision
+from vfd_tf import noise
 from vfd_tf.attacks.objectives import named
-from vfd_tf.batching import arrays_of, batches, checked_batch_size
+from vfd_tf.data.batching import arrays_of, batches, checked_batch_size
 from vfd_tf.evaluation import sanity
 from vfd_tf.evaluation.protocols import protocol
 from vfd_tf.evaluation.windows import Progress, Window, is_correct, regrouped, take
-from vfd_tf.part import InputError
+from vfd_tf.hyperparameters import InputError
+from vfd_tf.models import contract, folding, network, precision
 
 _STAGES = 1000  # streams of the stages of an ensemble, apart from those of restarts
 _WINDOW_BYTES = 2**23  # of images; an attack's state is several times that
@@ -51,7 +52,7 @@ class Target:
         batch_size = self.fixed_size or checked_batch_size(batch_size)
         self.craft = self.network if craft is None else network.tap(craft)
         self.batch_size, self.early_stop = batch_size, early_stop
-        self.bounds = inputs.checked_bounds(bounds)
+        self.bounds = contract.checked_bounds(bounds)
         self.dtype = precision.dtype_of(self.model)
         self.watch = None  # called with (step, steps) as a run goes on
         self.layout = ""  # how the model takes images, see `outside`
@@ -92,8 +93,8 @@ class Target:
         """Holds all images and labels to the contract where they are in memory."""
         arrays = arrays_of(data)
         if arrays is not None:
-            self._holds(inputs.check_images, self.inside(arrays[0]))
-            inputs.class_indices(arrays[1], classes)
+            self._holds(contract.check_images, self.inside(arrays[0]))
+            contract.class_indices(arrays[1], classes)
 
     def windows(self, data, seed=0):
         """The `Window`s of a data set, in order; refuses bad input before it attacks.
@@ -103,21 +104,21 @@ class Target:
         position, shape = 0, None
         for x, y in regrouped(batches(data, self.batch_size), self._per_window):
             x = self._channels_last(self.inside(x))
-            if self._holds(inputs.check_images, x):
+            if self._holds(contract.check_images, x):
                 x = np.clip(x, 0, 1)  # rounding errors of a normalisation
             x = x.astype(self.dtype)
             if x.shape[1:] != shape:
-                inputs.check_shape(self.model, self.outside(x[:1]))
+                contract.check_shape(self.model, self.outside(x[:1]))
                 shape = x.shape[1:]
             logits = self.logits(x)
             if position == 0:
                 few = self.outside(tf.constant(x[:1]))
-                known = logits[inputs.predicts(logits)]  # a few may be NaN, but not all
+                known = logits[contract.predicts(logits)]  # a few may be NaN, but not all
                 known = known if len(known) else logits
-                self._holds(inputs.check_logits, self.model, known, few)
-                self._holds(inputs.check_range, self.model, logits)
+                self._holds(contract.check_logits, self.model, known, few)
+                self._holds(contract.check_range, self.model, logits)
                 self._check_whole(data, logits.shape[-1])
-            y = inputs.class_indices(y, logits.shape[-1])
+            y = contract.class_indices(y, logits.shape[-1])
             places = position + tf.range(len(x))
             seeds = noise.example_seeds(seed, 0, places).numpy()
             yield Window(x, y, logits, seeds)
@@ -149,14 +150,14 @@ class Target:
         """Refuses a surrogate of other images or classes, or one with probabilities."""
         surrogate = network.classifier(self.craft)
         few = self.outside(tf.constant(window.x[:1]))
-        inputs.check_shape(surrogate, few)
+        contract.check_shape(surrogate, few)
         logits = self.logits(window.x[: self.batch_size], craft=True)
         if logits.shape[-1] != window.clean.shape[-1]:
             raise InputError(
                 f"The surrogate {surrogate.name!r} has {logits.shape[-1]} classes, the "
                 f"model {window.clean.shape[-1]}: use one trained on the same data."
             )
-        self._holds(inputs.check_logits, surrogate, logits, few)
+        self._holds(contract.check_logits, surrogate, logits, few)
 
     def images(self, x):
         """Images of a data set as attacks take them: [n, h, w, c] in [0, 1]."""
@@ -190,7 +191,7 @@ class Target:
 
         found = self.in_batches(("forward", craft), forward, {"x": x})["logits"]
         if not craft:
-            self.undefined += int((~inputs.predicts(found)).sum())
+            self.undefined += int((~contract.predicts(found)).sum())
         return found
 
     def logits_fn(self, craft=False):

@@ -1,0 +1,307 @@
+"""Flags: one for every hyper-parameter, derived from the fields of the parts.
+
+The name, the default, the range and the help of a flag are those of its field. Fields of
+an `Experiment` and its `Recipe` give flags of their own name; fields of a method,
+distillation or attack are prefixed with its name: `--vfd_lambda`, `--trades_beta`,
+`--pgd_steps`. The radius and the norm of attacks are `--epsilon` and `--norm`.
+"""
+
+import dataclasses
+import types
+import typing
+from fractions import Fraction
+
+from absl import flags
+
+from vfd_tf.attacks import ATTACKS, PGD
+from vfd_tf.attacks.attack import radius
+from vfd_tf.experiments.experiment import Evaluating, Experiment, Recipe
+from vfd_tf.hyperparameters import LARGEST, InputError, check_range, choose, name_of, read
+from vfd_tf.models.architectures import ARCHITECTURES
+from vfd_tf.training.callbacks import LambdaSchedule
+from vfd_tf.training.distillation import DISTILLATIONS
+from vfd_tf.training.methods import METHODS
+
+_THREAT_MODEL = ("epsilon", "norm")
+TRAINING_ATTACKS = {name: cls for name, cls in ATTACKS.items() if cls.trains}
+_AXES = {"method": METHODS, "distill": DISTILLATIONS, "attack": TRAINING_ATTACKS}
+SCHEDULED = ("lambda", "beta")
+# Sections of the help and the modes that take their flags; all others are of training.
+SECTIONS = {
+    "all modes": ("train", "evaluate", "info", "plot"),
+    "runs": ("train",),
+    "data": ("train", "evaluate"),
+    "evaluation": ("train", "evaluate"),
+    "evaluate": ("evaluate",),
+    "plot": ("plot",),
+}
+_ELSEWHERE = {"plot": ("eval_epsilon", "eval_norm", "max_images")}
+STRATEGIES = ("one_device", "mirrored")
+_LARGEST = LARGEST[int]
+
+
+class Value(flags.ArgumentParser):
+    """Reads the text of a field's type: 8/255, 0.01, none, true, 100,105."""
+
+    def __init__(self, label: str, field: dataclasses.Field):
+        self.label, self.field = label, field
+        optional = isinstance(field.type, types.UnionType)
+        self.kind = typing.get_args(field.type)[0] if optional else field.type
+        self.syntactic_help = self.flag_type()
+
+    def flag_type(self):
+        return getattr(self.kind, "__name__", str(self.kind))
+
+    def parse(self, argument):
+        try:
+            value = (
+                read(self.field.type, argument) if isinstance(argument, str) else argument
+            )
+            check_range(self.label, self.field, value)
+        except InputError as error:
+            raise ValueError(str(error)) from error
+        except (KeyError, ValueError, ZeroDivisionError) as error:
+            raise ValueError(f"{argument!r} is not a {self.flag_type()}") from error
+        return value
+
+
+def text_of(value) -> str:
+    """The text that `Value` reads back as this value."""
+    if isinstance(value, tuple):
+        return ",".join(map(text_of, value))
+    if isinstance(value, float) and float(Fraction(radius(value))) == value:
+        return radius(value)
+    return str(value).lower() if isinstance(value, (bool, type(None))) else str(value)
+
+
+class _Serializer(flags.ArgumentSerializer):
+    def serialize(self, value):
+        return text_of(value)
+
+
+def flag_name(prefix: str, field: dataclasses.Field) -> str:
+    """The flag of a field: prefix_field, without a trailing underscore (lambda_)."""
+    name = field.name.rstrip("_")
+    return f"{prefix}_{name}".replace("-", "_") if prefix else name
+
+
+def parameters(cls, prefix="", skip=()):
+    """(flag name, field) of every plain hyper-parameter of a part."""
+    for field in dataclasses.fields(cls):
+        if "meaning" in field.metadata and field.name not in skip:
+            yield flag_name(prefix, field), field
+
+
+def define() -> flags.FlagValues:
+    """All flags of the command line, in sections of their help."""
+    values = flags.FlagValues()
+    _define_run(values)
+    for name, field in (*parameters(Experiment), *parameters(Recipe)):
+        section = "data" if name == "dataset" else "training"
+        _define_parameter(values, name, field, section)
+    for prefix in SCHEDULED:
+        for name, field in parameters(LambdaSchedule, prefix):
+            _define_parameter(values, name, field, "training")
+    for axis, table in _AXES.items():
+        for key, cls in table.items():
+            skip = _THREAT_MODEL if axis == "attack" else ()
+            for name, field in parameters(cls, key, skip):
+                _define_parameter(values, name, field, f"--{axis}={key}")
+    return values
+
+
+def _define_run(values):
+    def names(table):
+        return ", ".join(table)
+
+    def of(section):
+        return {"flag_values": values, "module_name": section}
+
+    add, text, integer = flags.DEFINE_list, flags.DEFINE_string, flags.DEFINE_integer
+    help_ = "what to do; also the first word: vfd info PATH"
+    text("mode", "train", help_, **of("all modes"))
+    own = of("runs")
+    add("method", "hat", f"base methods, one run each: {names(METHODS)}", **own)
+    add("distill", "vfd", f"distillations: {names(DISTILLATIONS)}", **own)
+    text("attack", "pgd", f"training attack: {names(TRAINING_ATTACKS)}", **own)
+    text("runs", "runs", "folder of the run directories", **own)
+    text("workdir", None, "run directory; default: named by the flags, in --runs", **own)
+    help_ = "run of fewer epochs and else the same flags, to train longer from there"
+    text("continue_from", None, help_, **own)
+    flags.DEFINE_enum("strategy", "one_device", STRATEGIES, "replicas", **own)
+    help_ = "epochs between panels of images in TensorBoard; 0: none"
+    integer("panel_every", 5, help_, 0, _LARGEST, **own)
+    text("data_dir", None, "folder of tensorflow-datasets", **of("data"))
+    own = of("evaluation")
+    for name in _THREAT_MODEL:
+        _define_parameter(values, *_parameter(PGD, name), "evaluation")
+    add("eval_attacks", "fgsm,pgd20", "protocols on the test split, in order", **own)
+    text("eval_norm", None, "norm of the evaluation; default: --norm", **own)
+    flags.DEFINE(
+        Value("--eval_epsilon", _parameter(PGD, "epsilon")[1]),
+        "eval_epsilon",
+        None,
+        "radius of the evaluation; default: --epsilon",
+        values,
+        _Serializer(),
+        module_name="evaluation",
+    )
+    help_ = "images a batch of evaluation"
+    integer("eval_batch_size", 128, help_, 1, _LARGEST, **own)
+    help_ = "evaluate on the first n test images; none: all"
+    integer("max_images", None, help_, 1, _LARGEST, **own)
+    own = of("plot")
+    text("out", "tradeoff.png", "the figure, .png, .pdf or .svg", **own)
+    text("plot_x", "clean", "column of the x axis", **own)
+    text("plot_y", "worst", "column of the y axis", **own)
+    text("plot_student", "last", "student, as results.json calls it", **own)
+    _define_evaluate(of("evaluate"))
+
+
+def _define_evaluate(own):
+    text, enum, boolean = flags.DEFINE_string, flags.DEFINE_enum, flags.DEFINE_boolean
+    text("model", None, "the .keras file to evaluate", **own)
+    text("eval_dir", None, "folder of the results; default: beside the model", **own)
+    flags.DEFINE_integer("eval_seed", 0, "seed of all attacks", 0, _LARGEST, **own)
+    text("bounds", "0,1", "lowest and highest pixel value of the model's images", **own)
+    boolean("eval_early_stop", True, "leave broken images, to the same verdicts", **own)
+    text("save_adversarial", None, "file.npz for the adversarial examples", **own)
+    text("surrogate", None, "black box: a .keras file to craft on, or auto", **own)
+    arch, help_ = "wide_resnet_34_10", "architecture of --surrogate=auto"
+    enum("surrogate_arch", arch, [*ARCHITECTURES], help_, **own)
+    enum("referee", None, ["cleverhans"], "repeat FGSM, PGD and MIM with it", **own)
+    policies, help_ = ["mixed_bfloat16", "mixed_float16"], "precision to craft in"
+    enum("craft_precision", None, policies, f"{help_}; verdicts are float32", **own)
+    boolean("strict", True, "refuse probabilities and images outside [0, 1]", **own)
+
+
+def _parameter(cls, name):
+    return next((n, f) for n, f in parameters(cls) if f.name == name)
+
+
+def _define_parameter(values, name, field, section):
+    default = field.default
+    flags.DEFINE(
+        Value(f"--{name}", field),
+        name,
+        default,
+        _help(field),
+        values,
+        _Serializer(),
+        module_name=section,
+    )
+    values[name].boolean = field.type is bool  # --name and --noname, too
+
+
+def _help(field):
+    choices = field.metadata["choices"]
+    return field.metadata["meaning"] + (f": {', '.join(choices)}" if choices else "")
+
+
+def experiments(values: flags.FlagValues) -> list[Experiment]:
+    """One experiment for every pair of --method and --distill."""
+    shared = {
+        "attack": _part(
+            values, TRAINING_ATTACKS, "attack", values.attack, threat_model=True
+        ),
+        "recipe": Recipe(**_fields(values, Recipe)),
+        **{
+            f"{prefix}_schedule": LambdaSchedule(**_fields(values, LambdaSchedule, prefix))
+            for prefix in SCHEDULED
+        },
+        **_fields(values, Experiment),
+    }
+    return [
+        Experiment(
+            method=_part(values, METHODS, "method", method),
+            distillation=_part(values, DISTILLATIONS, "distillation", distill),
+            **shared,
+        )
+        for method in values.method
+        for distill in values.distill
+    ]
+
+
+def _part(values, table, axis, key, threat_model=False):
+    cls = choose(table, key, axis)
+    skip = _THREAT_MODEL if threat_model else ()
+    fields = _fields(values, cls, key, skip)
+    if threat_model:
+        fields |= {"epsilon": values.epsilon, "norm": values.norm}
+    return cls(**fields)
+
+
+def _fields(values, cls, prefix="", skip=()):
+    return {f.name: values[name].value for name, f in parameters(cls, prefix, skip)}
+
+
+def evaluating(values: flags.FlagValues) -> Evaluating:
+    """The evaluation protocol that the flags ask for."""
+    epsilon = values.eval_epsilon
+    named = epsilon is not None or values["epsilon"].present
+    if values.norm != "linf" and not named:
+        raise InputError(f"--norm={values.norm} needs a radius, such as --epsilon=0.5.")
+    if values.eval_norm not in (None, values.norm) and epsilon is None:
+        raise InputError(
+            f"--eval_norm={values.eval_norm} needs a radius of its own, such as "
+            "--eval_epsilon=0.5."
+        )
+    return Evaluating(
+        attacks=tuple(values.eval_attacks),
+        epsilon=values.epsilon if epsilon is None else epsilon,
+        norm=values.eval_norm or values.norm,
+        batch_size=values.eval_batch_size,
+        max_images=values.max_images,
+    )
+
+
+def names(experiment: Experiment) -> dict[str, str]:
+    """The keys of an experiment's method, distillation and attack in their tables."""
+    parts = experiment.method, experiment.distillation, experiment.attack
+    return {
+        axis: name_of(table, part)
+        for (axis, table), part in zip(_AXES.items(), parts, strict=True)
+    }
+
+
+def flagfile(experiment: Experiment) -> str:
+    """The flags that repeat an experiment, one a line, for --flagfile."""
+    keys = names(experiment)
+    parts = [(experiment, "", ()), (experiment.recipe, "", ())]
+    parts += [(experiment[f"{prefix}_schedule"], prefix, ()) for prefix in SCHEDULED]
+    parts += [(experiment.method, keys["method"], ())]
+    parts += [(experiment.distillation, keys["distill"], ())]
+    parts += [(experiment.attack, keys["attack"], _THREAT_MODEL)]
+    flat = dict(keys)
+    for part, prefix, skip in parts:
+        flat |= {n: part[f.name] for n, f in parameters(type(part), prefix, skip)}
+    flat |= {name: experiment.attack[name] for name in _THREAT_MODEL}
+    return "".join(f"--{name}={text_of(value)}\n" for name, value in flat.items())
+
+
+def taken(values: flags.FlagValues, mode: str) -> set[str]:
+    """The flags that a mode takes."""
+    found = set(_ELSEWHERE.get(mode, ()))
+    for section, members in values.flags_by_module_dict().items():
+        if mode in SECTIONS.get(section, ("train",)):
+            found |= {flag.name for flag in members}
+    surrogate = mode == "evaluate" and values["surrogate"].value == "auto"
+    return found | taken(values, "train") if surrogate else found
+
+
+def help_text(values: flags.FlagValues, mode: str | None = None) -> str:
+    """Every flag, or those that a mode takes, with meaning and default, by section."""
+    lines, wanted = [], taken(values, mode) if mode else set(values)
+    for section, members in values.flags_by_module_dict().items():
+        members = [flag for flag in members if flag.name in wanted]
+        if section in SECTIONS:
+            members.sort(key=lambda flag: flag.name)
+        lines += [f"\n{section}:"] if members else []
+        for flag in members:
+            value = flag.default
+            value = ",".join(value) if isinstance(value, list) else text_of(value)
+            default = f" [{value}]" if value else ""
+            lines.append(f"  --{flag.name:24} {flag.help}{default}")
+    if mode == "evaluate":
+        lines.append("\n--surrogate=auto trains: it also takes what `train --help` shows.")
+    return "\n".join(lines)

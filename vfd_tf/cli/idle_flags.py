@@ -1,0 +1,133 @@
+"""Flags of the command line that have no effect, found from the tables of flags."""
+
+import warnings
+
+from vfd_tf.cli import flags
+from vfd_tf.experiments.experiment import OF_ATTACKS, Experiment, Recipe
+from vfd_tf.hyperparameters import Part
+
+
+def warn(values, argv: list[str], mode: str, experiments=()) -> None:
+    """Warns about every flag that was written on the command line and changes nothing.
+
+    Those of a flagfile, which many commands may share, are passed over.
+    """
+    given = _written(values, argv)
+    takes = flags.taken(values, mode)
+    for name in given:
+        if name not in takes:
+            warnings.warn(f"--{name} has no effect in the mode {mode}.", stacklevel=2)
+    if not experiments:
+        return
+    counting = set().union(*(_counting(e) for e in experiments))
+    if None in (values.eval_epsilon, values.eval_norm):
+        counting |= {"epsilon", "norm"}  # the evaluation's defaults
+    settable = _settable(values)
+    for name in given:
+        if name in settable and name not in counting:
+            why = _why(values, name, experiments)
+            warnings.warn(f"--{name} has no effect: {why}.", stacklevel=2)
+
+
+def _written(values, argv):
+    """The flags that the command line itself names, in order."""
+    names = {}
+    for word in argv[1:]:
+        if word == "--":
+            break
+        name = word.lstrip("-").partition("=")[0]
+        if word.startswith("-") and name not in values:
+            name = name.removeprefix("no")
+        if word.startswith("-") and name in values:
+            names[name] = True
+    return list(names)
+
+
+def _settable(values):
+    """The flags whose effect depends on the runs that are asked for."""
+    found = {"attack", "panel_every"}
+    for section, members in values.flags_by_module_dict().items():
+        if section == "training" or section.startswith("--"):
+            found |= {flag.name for flag in members}
+    return found | {"epsilon", "norm"}
+
+
+def _counting(experiment: Experiment) -> set[str]:
+    """The flags that a run's result, or what it shows, depends on."""
+    keys = flags.names(experiment)
+    adversarial, beta = experiment.method.adversarial, experiment.method.beta_term
+    found = _fields(experiment, "") - _idle_helpers(experiment)
+    recipe = _fields(experiment.recipe, "")
+    found |= recipe if adversarial else recipe - set(OF_ATTACKS)
+    found |= _fields(experiment.method, keys["method"])
+    found |= _fields(experiment.distillation, keys["distill"])
+    if adversarial:
+        found |= {"attack", "epsilon", "norm", "panel_every"}
+        found |= _fields(experiment.attack, keys["attack"])
+    if "vfd" in experiment.distillation.weights:
+        found |= _fields(experiment.lambda_schedule, "lambda")
+    if beta:
+        found |= _fields(experiment.beta_schedule, "beta")
+    if "clean" in _weights(experiment):
+        found.discard("add_clean_ce")
+    if experiment.attack.own_start and adversarial:
+        found.discard(f"{keys['method']}_start_noise".replace("-", "_"))
+    return found
+
+
+def _weights(experiment):
+    method = experiment.method
+    return experiment.distillation.reweigh(method.weights, method.hard_label)
+
+
+def _idle_helpers(experiment):
+    """The flags of helpers that this run has none of."""
+    helpers = experiment.helpers
+    idle = {"teacher", "robust_teacher"} - set(helpers)
+    if all(experiment[role] != "auto" for role in helpers):
+        idle.add("teacher_seed")
+    if "teacher" not in helpers or experiment.teacher != "auto":
+        idle.add("teacher_arch")
+    return idle
+
+
+def _fields(part: Part, prefix: str) -> set[str]:
+    """The flags of a part's fields that have an effect beside its others."""
+    return {
+        name
+        for name, field in flags.parameters(type(part), prefix)
+        if all(
+            part[other] in allowed
+            for other, allowed in (field.metadata["when"] or {}).items()
+        )
+    }
+
+
+def _why(values, name, experiments):
+    section = values.find_module_defining_flag(name)
+    if section.startswith("--"):
+        axis, _, key = section.removeprefix("--").partition("=")
+        chosen = {flags.names(e)[axis] for e in experiments}
+        if key not in chosen:
+            return f"it belongs to {section}, and --{axis} is {', '.join(sorted(chosen))}"
+    needed = _needed(name, experiments)
+    if needed:
+        return f"it needs {needed}"
+    pairs = {f"{k['method']} with {k['distill']}" for k in map(flags.names, experiments)}
+    return f"{', '.join(sorted(pairs))} doesn't use it"
+
+
+def _needed(name, experiments):
+    """What another field would have to be, as flags, or an empty text."""
+    for experiment in experiments:
+        keys = flags.names(experiment)
+        parts = {"method": experiment.method, "distill": experiment.distillation}
+        parts["attack"] = experiment.attack
+        prefixed = [(cls, keys[axis]) for axis, cls in parts.items()]
+        for part, prefix in (*prefixed, (Recipe(), "")):
+            for flag, field in flags.parameters(type(part), prefix):
+                if flag == name and field.metadata["when"]:
+                    others = {f.name: n for n, f in flags.parameters(type(part), prefix)}
+                    when = field.metadata["when"].items()
+                    return " ".join(f"--{others[k]}={'|'.join(v)}" for k, v in when)
+    return ""

@@ -1,0 +1,309 @@
+"""The accuracy-robustness plot of a set of runs, and the same numbers as a table.
+
+Runs of one method and distillation are a series. A distillation's points are held against
+the line of its method's own series: above it, robustness was gained that the method's own
+hyper-parameters don't give at the same clean accuracy.
+"""
+
+import dataclasses
+import math
+import os
+
+from vfd_tf import evaluation, text
+from vfd_tf.attacks.attack import radius
+from vfd_tf.cli.info import Record, parameter_text, readable
+from vfd_tf.hyperparameters import InputError, name_of
+from vfd_tf.training.distillation import DISTILLATIONS, NoDistillation
+
+_FORMATS = (".png", ".pdf", ".svg")
+_ALONE = name_of(DISTILLATIONS, NoDistillation())
+
+
+def plot(values, paths: list[str]) -> None:
+    """Clean against robust accuracy of run directories: a figure and a table."""
+    if not values.out.lower().endswith(_FORMATS):
+        raise InputError(f"--out={values.out} must end in {', '.join(_FORMATS)}.")
+    if not paths:
+        raise InputError("Name the run directories to plot: python run.py plot runs/*.")
+    names, student = (values.plot_x, values.plot_y), values.plot_student
+    unique = {os.path.realpath(path): path for path in paths}.values()
+    records = readable(unique, lambda path: _evaluated(Record(path), student))
+    epsilon = None if values.eval_epsilon is None else radius(values.eval_epsilon)
+    asked = values.eval_norm, epsilon, values.max_images
+    key = _evaluation(records, student, names, asked)
+    points = [
+        Point.of(record, record.accuracies[student][key], names) for record in records
+    ]
+    series = group(points)
+    norm, epsilon, images = _facets(key)
+    data = records[0].identity["dataset"]
+    title = f"{data}, {images:,} test images, {norm}:{epsilon}, {student} student"
+    print(f"{title}\n\n{table(series, names, images)}")
+    try:
+        draw(series, names, images, title, values.out)
+    except OSError as error:
+        raise InputError(f"--out={values.out} can't be written: {error}.") from error
+    print(f"\n{values.out}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One run: percentages, and the hyper-parameters that it may differ in."""
+
+    method: str
+    distillation: str
+    x: float
+    y: float
+    settings: dict = dataclasses.field(hash=False)  # (part, name) -> value
+
+    @classmethod
+    def of(cls, record: Record, accuracies: dict, names: tuple[str, str]) -> "Point":
+        """A run with its accuracies in the columns `names`."""
+        parts = {name: record.parameters(name) for name in record.fields}
+        parts["helpers"] = record.identity["helpers"]
+        plain = {n: v for n, v in record.identity.items() if n not in parts}
+        parts["experiment"] = plain
+        settings = {(p, n): v for p, values in parts.items() for n, v in values.items()}
+        method, distillation = record.name("method"), record.name("distillation")
+        return cls(method, distillation, *(accuracies[n] for n in names), settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """Runs of one method and distillation, in the order in which a line joins them.
+
+    The order is that of the one hyper-parameter they differ in. Where they differ in
+    several or in none there is no line, and the order is that of x.
+    """
+
+    points: tuple[Point, ...]
+    differing: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, points: list[Point]) -> "Series":
+        keys = dict.fromkeys(key for point in points for key in point.settings)
+        differing = [k for k in keys if len({p.settings.get(k) for p in points}) > 1]
+        order = sorted(points, key=lambda p: p.x)
+        if len(differing) == 1:
+            order.sort(key=lambda p: _rank(p.settings.get(differing[0])))
+        return cls(tuple(order), tuple(differing))
+
+    @property
+    def name(self) -> str:
+        return f"{self.points[0].method}+{self.points[0].distillation}"
+
+    @property
+    def joined(self) -> bool:
+        return len(self.differing) == 1
+
+    def label(self, point: Point) -> str:
+        """What tells a point from the others of its series: `beta 6`."""
+        values = (
+            (key, point.settings[key]) for key in self.differing if key in point.settings
+        )
+        return ", ".join(parameter_text(name, value) for (_, name), value in values)
+
+    def height(self, x: float) -> float | None:
+        """The y of the series's line at x, its highest; None outside of its range."""
+        heights = [point.y for point in self.points if point.x == x]
+        for one, other in zip(self.points, self.points[1:], strict=False):
+            if min(one.x, other.x) < x < max(one.x, other.x):
+                share = (x - one.x) / (other.x - one.x)
+                heights.append(one.y + share * (other.y - one.y))
+        return max(heights, default=None)
+
+
+def group(points: list[Point]) -> list[Series]:
+    """The series of all methods and distillations, in the order of their first points."""
+    pairs = {}
+    for point in points:
+        pairs.setdefault((point.method, point.distillation), []).append(point)
+    return [Series.of(members) for members in pairs.values()]
+
+
+def standard_error(percent: float, images: int) -> float:
+    """sqrt(p (1 - p) / n) of an accuracy of n images, in points."""
+    return math.sqrt(percent * (100 - percent) / images)
+
+
+def table(series: list[Series], names: tuple[str, str], images: int) -> str:
+    """Markdown table of all points; those of a distillation held against its method alone.
+
+    The difference is vertical, in points, to the line of the method's own series at the
+    point's x; "on" the line is within one binomial standard error of the point's y.
+    """
+    base = {s.points[0].method: s for s in series if s.points[0].distillation == _ALONE}
+    rows = [("accuracy (%)", *names, "std. error", "against the method alone")]
+    for each in series:
+        for point in each.points:
+            error = standard_error(point.y, images)
+            verdict = ""
+            if point.distillation != _ALONE:
+                verdict = _verdict(point, base.get(point.method), error)
+            numbers = (f"{value:.2f}" for value in (point.x, point.y, error))
+            rows.append((f"{each.name} {each.label(point)}".strip(), *numbers, verdict))
+    return text.markdown(rows[0], rows[1:])
+
+
+def _verdict(point, base, error):
+    if base is None:
+        return f"no run of {point.method}+{_ALONE}"
+    height = base.height(point.x)
+    if height is None:
+        return "outside the range"
+    difference = point.y - height
+    side = "on" if abs(difference) <= error else "above" if difference > 0 else "below"
+    return f"{side}: {difference:+.2f}"
+
+
+def draw(series: list[Series], names, images: int, title: str, path: str) -> None:
+    """Writes the figure, 6 x 4.5 inches; error bars are one binomial standard error."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4.5), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for number, each in enumerate(series):
+        _draw_series(axes, each, images, number)
+    axes.set_xlabel(f"{names[0]} accuracy (%)")
+    axes.set_ylabel(f"{names[1]} accuracy (%)")
+    axes.set_title(title, fontsize=9)
+    axes.margins(0.12)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    figure.savefig(path)
+
+
+def _draw_series(axes, series, images, number):
+    color, marker = f"C{number % 10}", "osD^vP*X"[number % 8]
+    x, y = zip(*((point.x, point.y) for point in series.points), strict=True)
+    axes.errorbar(
+        x,
+        y,
+        yerr=[standard_error(value, images) for value in y],
+        xerr=[standard_error(value, images) for value in x],
+        fmt=f"{marker}-" if series.joined else marker,
+        color=color,
+        label=series.name,
+        markersize=5,
+        linewidth=1.2,
+        elinewidth=0.7,
+        capsize=2,
+    )
+    # On the outer side of each line: a distillation's is meant to run above its method's.
+    below = series.points[0].distillation == _ALONE
+    side, ha, va = ((-6, -5), "right", "top") if below else ((6, 5), "left", "bottom")
+    style = {
+        "textcoords": "offset points",
+        "ha": ha,
+        "va": va,
+        "fontsize": 7,
+        "color": color,
+    }
+    for point in series.points:
+        axes.annotate(series.label(point), (point.x, point.y), side, **style)
+
+
+def _facets(key):
+    """ "linf:8/255 n=10000" -> ("linf", "8/255", 10000)."""
+    threat, images = key.rsplit(" n=", 1)
+    return (*threat.split(":", 1), int(images))
+
+
+def _evaluation(records, student, names, asked) -> str:
+    """The one threat model and number of images that all runs can be compared under.
+
+    Of several the one that has the columns, then that of the most images.
+    """
+    data = {record.identity["dataset"] for record in records}
+    if len(data) > 1:
+        raise InputError(f"Runs on {' and '.join(sorted(data))} can't share a plot.")
+    known = [_known(record, student, asked) for record in records]
+    common = [key for key in known[0] if all(key in other for other in known)]
+    if not common:
+        listed = "; ".join(
+            f"{record.path}: {', '.join(record.accuracies[student])}" for record in records
+        )
+        raise InputError(f"Runs evaluated differently can't share a plot ({listed}).")
+    full = [k for k in common if all(set(names) <= set(keys[k]) for keys in known)]
+    if not full:
+        _refuse_missing(records, student, common[0], names)
+    threats = {key.split(" ")[0] for key in full}
+    if len(threats) > 1:
+        raise InputError(
+            f"The runs are evaluated under {' and '.join(sorted(threats))}; choose with "
+            "--eval_norm and --eval_epsilon."
+        )
+    chosen = max(full, key=lambda key: _facets(key)[-1])
+    if "worst" in names:
+        _refuse_unequal([(r, rows[chosen]) for r, rows in zip(records, known, strict=True)])
+    return chosen
+
+
+def _refuse_unequal(rows):
+    """A worst case over other attacks is another number."""
+    (first, columns), *others = rows
+    for record, row in others:
+        if set(row) != set(columns):
+            raise InputError(
+                f"'worst' is over other attacks for {record.path} ({', '.join(row)}) than "
+                f"for {first.path} ({', '.join(columns)}); evaluate both with the same "
+                "--eval_attacks, or choose another --plot_y."
+            )
+
+
+def _evaluated(record, student):
+    """The record of a run whose student has test accuracies."""
+    if not record.accuracies.get(student):
+        has = ", ".join(record.accuracies) or "of none yet"
+        raise InputError(
+            f"{record.path} has no test accuracies of a student {student!r} ({has}); "
+            f"finish the run with {record.command}, or choose another --plot_student."
+        )
+    return record
+
+
+def _known(record, student, asked):
+    """Evaluations of a run's student: "<threat model> n=<images>" -> accuracies."""
+    return {
+        key: row
+        for key, row in record.accuracies[student].items()
+        if all(a is None or a == b for a, b in zip(asked, _facets(key), strict=True))
+    }
+
+
+def _refuse_missing(records, student, key, names):
+    for record in records:
+        row = record.accuracies[student][key]
+        for name in names:
+            if name not in row:
+                raise InputError(
+                    f"{record.path} has no {name!r} for its {student} student under {key}, "
+                    f"only {', '.join(row)}; add it with {_adding(record, key, name, row)}"
+                )
+
+
+def _adding(record, key, name, row):
+    """The command that adds a column to the accuracies of a run."""
+    wanted = [name] if _is_attack(name) else [c for c in row if _is_attack(c)]
+    norm, epsilon, images = _facets(key)
+    attacks = f" --eval_attacks={','.join(wanted)}" if wanted else ""
+    return (
+        f"{record.command} --eval_norm={norm} --eval_epsilon={epsilon} "
+        f"--max_images={images}{attacks}."
+    )
+
+
+def _is_attack(name):
+    try:
+        evaluation.protocol(name)
+    except InputError:
+        return False
+    return True
+
+
+def _rank(value):
+    """Orders numbers by size, and anything else behind them."""
+    number = isinstance(value, (int, float))
+    return (0, value, "") if number else (1, 0, str(value))

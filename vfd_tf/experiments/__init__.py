@@ -1,0 +1,1 @@
+"""Runs that can be repeated: what decides a run, its directory, the runner."""

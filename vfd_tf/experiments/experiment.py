@@ -1,0 +1,179 @@
+"""An experiment: one training run with everything that decides its result."""
+
+import dataclasses
+import json
+
+from vfd_tf.attacks import PGD, Attack
+from vfd_tf.data import datasets
+from vfd_tf.hyperparameters import InputError, Part, hyper, part
+from vfd_tf.models.architectures import ARCHITECTURES
+from vfd_tf.training.callbacks import LambdaSchedule
+from vfd_tf.training.distillation import VFD, Distillation, NoDistillation
+from vfd_tf.training.methods import HAT, PGDAT, Method, Natural
+from vfd_tf.training.optimizers import SCHEDULES
+from vfd_tf.training.options import Options
+
+
+@part
+class Recipe(Options):
+    """How a network is trained, whatever the method."""
+
+    epochs: int = hyper(110, "epochs of training", minimum=1)
+    batch_size: int = hyper(128, "images a step, over all replicas", minimum=1)
+    learning_rate: float = hyper(0.1, "learning rate, the peak of its schedule", 0.0)
+    schedule: str = hyper("piecewise", "learning-rate schedule", choices=tuple(SCHEDULES))
+    lr_milestones: tuple[int, ...] = hyper(
+        (100, 105),
+        "piecewise: whole epochs after which the learning rate changes",
+        when={"schedule": ("piecewise",)},
+    )
+    lr_factors: tuple[float, ...] = hyper(
+        (),
+        "piecewise: factors on the learning rate; empty: 1, 0.1, 0.01, ...",
+        when={"schedule": ("piecewise",)},
+    )
+    lr_rise: float = hyper(
+        0.25,
+        "one-cycle: share of the steps that rise",
+        0.0,
+        1.0,
+        when={"schedule": ("one-cycle",)},
+    )
+    momentum: float = hyper(0.9, "momentum of SGD", minimum=0.0, maximum=1.0)
+    nesterov: bool = hyper(False, "Nesterov momentum")
+    weight_decay: float = hyper(5e-4, "coupled weight decay, as PyTorch's", minimum=0.0)
+    augment: bool = hyper(True, "random crop and flip, where the data set has them")
+    cutout: int = hyper(0, "side of the square cut out of images, pixels", minimum=0)
+    cutmix: float = hyper(0.0, "CutMix: alpha of its Beta distribution; 0: none", 0.0)
+    warmup_epochs: float = hyper(0.0, "epochs of linear learning-rate warm-up", minimum=0.0)
+    attack_warmup: int = hyper(
+        0, "epochs over which the attack's epsilon and step size rise", minimum=0
+    )
+    awp_warmup: int = hyper(0, "epochs before AWP begins", minimum=0)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.awp_warmup and not self.awp_gamma:
+            raise InputError("awp_warmup needs awp_gamma (--awp_gamma=0.005).")
+
+    def without(self, names: tuple[str, ...]) -> "Recipe":
+        """This recipe with the defaults of these fields."""
+        return self.replace(**{name: getattr(Recipe, name) for name in names})
+
+
+@part
+class Experiment(Part):
+    """Everything that decides the result of one training run."""
+
+    dataset: str = hyper(
+        "cifar10",
+        f"data set: {', '.join(datasets.DATASETS)}, tfds:NAME, npz:FILE, dir:FOLDER",
+    )
+    validation: int | None = hyper(
+        None, "images held out of training; none: 1,000, at most a tenth", minimum=1
+    )
+    arch: str = hyper("resnet18", "architecture", choices=tuple(ARCHITECTURES))
+    width: float = hyper(1.0, "factor on the channels of the architecture", 0.01, 100.0)
+    normalize: bool = hyper(True, "first layer: the data set's mean and variance")
+    seed: int = hyper(0, "seed of weights, order, augmentation and noise", minimum=0)
+    teacher: str = hyper("auto", "vanilla teacher: a .keras file, or auto (find or train)")
+    robust_teacher: str = hyper("auto", "robust teacher of kd: a .keras file, or auto")
+    teacher_seed: int = hyper(1000, "seed of teachers trained by auto", minimum=0)
+    teacher_arch: str | None = hyper(
+        None, "architecture of the vanilla teacher of auto; none: the student's"
+    )
+    method: Method = HAT()
+    distillation: Distillation = VFD()
+    attack: Attack = PGD()
+    recipe: Recipe = Recipe()
+    lambda_schedule: LambdaSchedule = LambdaSchedule()
+    beta_schedule: LambdaSchedule = LambdaSchedule()
+
+    @property
+    def helpers(self) -> tuple[str, ...]:
+        """The networks this run needs that are trained before it."""
+        needs = dict.fromkeys((*self.method.needs, *self.distillation.needs))
+        return tuple(role for role in needs if role in HELPERS)
+
+    def helper(self, role: str) -> "Experiment":
+        """The experiment whose student plays `role` here."""
+        if self.seed == self.teacher_seed:
+            raise InputError(
+                f"seed and teacher_seed are both {self.seed}; a teacher must start from "
+                "other weights than its student."
+            )
+        other = {"teacher": self.teacher_arch}.get(role)
+        return self.replace(
+            method=HELPERS[role](),
+            distillation=NoDistillation(),
+            seed=self.teacher_seed,
+            arch=other or self.arch,
+            recipe=self.recipe.without(OF_STUDENTS),
+        )
+
+    def identity(self, digest: str, helpers: dict[str, str]) -> dict:
+        """What the result depends on; equal identities give equal weights.
+
+        Parts are named by the fields that differ from their defaults, so that a new field
+        whose default changes nothing leaves the runs of before their names.
+
+        Args:
+            digest: Hash of the training images.
+            helpers: Role -> key or file hash of the networks trained before.
+        """
+        same = ("dataset", "arch", "width", "normalize", "seed")
+        identity = {name: self[name] for name in same}
+        identity |= {"data": digest, "helpers": helpers}
+        return identity | {name: part.brief() for name, part in self._parts().items()}
+
+    def fields(self) -> dict[str, dict]:
+        """Every hyper-parameter that counts, defaults included: part -> field -> value."""
+        parts = self._parts()
+        return json.loads(json.dumps({n: dataclasses.asdict(p) for n, p in parts.items()}))
+
+    def hyperparameters(self) -> dict:
+        """All that counts, flat: "recipe.epochs" -> 110, "method" -> its class."""
+        named = {name: type(part).__name__ for name, part in self._parts().items()}
+        plain = {name: self[name] for name in ("dataset", "arch", "width", "seed")}
+        return (
+            plain
+            | named
+            | {
+                f"{part}.{name.rstrip('_')}": value
+                for part, fields in self.fields().items()
+                for name, value in fields.items()
+            }
+        )
+
+    def _parts(self) -> dict[str, Part]:
+        """The parts that decide the result: no attack where nothing is attacked."""
+        parts = {"method": self.method, "distillation": self.distillation}
+        parts["recipe"] = self.recipe
+        if self.method.adversarial:
+            parts["attack"] = self.attack
+        else:
+            parts["recipe"] = self.recipe.without(OF_ATTACKS)
+        if isinstance(self.distillation, VFD):
+            parts["lambda_schedule"] = self.lambda_schedule
+        if self.method.beta_term and self.beta_schedule != LambdaSchedule():
+            parts["beta_schedule"] = self.beta_schedule
+        return parts
+
+
+HELPERS = {"teacher": Natural, "robust_teacher": PGDAT}
+# Fields of a recipe that mean nothing without an attack, and that no helper takes over.
+OF_ATTACKS = ("attack_bn_mode", "attack_objective", "attack_warmup")
+OF_STUDENTS = ("awp_gamma", "awp_warmup", "average", "ema_decay", "swa_start") + (
+    "add_clean_ce",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluating:
+    """How the students of a run are evaluated on the test split."""
+
+    attacks: tuple[str, ...] = ("fgsm", "pgd20")
+    epsilon: float = 8 / 255
+    norm: str = "linf"
+    batch_size: int = 128
+    max_images: int | None = None

@@ -1,0 +1,369 @@
+"""Networks: any Keras classifier as a function image -> {"logits": ..., layer: ...}.
+
+A network is a functional model from float32 images in [0, 1] to a dict, so that the
+paper's F^k(x) is `network(x)[k]`. What is saved and shipped is the classifier: the same
+graph with the logits as its only output, which loads without this package.
+"""
+
+import difflib
+import os
+import re
+import zipfile
+
+import keras
+import tensorflow as tf
+
+from vfd_tf.hyperparameters import InputError
+from vfd_tf.models import feature_layer
+from vfd_tf.models.keras_graph import functional, graph_of, has_graph
+from vfd_tf.models.outputs import is_single, refusal_of_single
+
+_NUMBERED = re.compile(r"layer(\d+)")
+_PROJECTION = "_vfd_projection"
+
+
+def last_layer(names) -> str | None:
+    """The highest of layer1, layer2, ... among `names`: the default layer k."""
+    numbered = [name for name in names if _NUMBERED.fullmatch(name)]
+    return max(numbered, key=lambda name: int(name[5:]), default=None)
+
+
+def features(outputs, layer: str):
+    """F^k of one view: `outputs[layer]`; "last" may stand for the last numbered one."""
+    if layer == "last" and "last" not in outputs:
+        return outputs[last_layer(outputs)]
+    return outputs[layer]
+
+
+class LogitsNetwork(keras.Model):
+    """A model whose graph can't be seen (subclassed), as a network of logits alone."""
+
+    def __init__(self, model):
+        # Images reach the model as they are, whatever the policy of the process is.
+        super().__init__(name=f"{model.name}_network", dtype="float32", autocast=False)
+        self.model = model
+
+    def call(self, x, training=None):
+        outputs = self.model(x, training=training)
+        return outputs if isinstance(outputs, dict) else {"logits": outputs}
+
+    def __call__(self, x, training=None):
+        outputs = super().__call__(x, training=training)
+        # Not in `call`: Keras would put its own lines around an error there.
+        if "logits" not in outputs:
+            raise InputError(_nameless(self.model, outputs))
+        _refuse_shape(self.model, outputs["logits"])
+        return outputs
+
+
+def tap(model: keras.Model, layers=()) -> keras.Model:
+    """The network of a classifier: the same weights, output {"logits": ..., layer: ...}.
+
+    Args:
+        model: A network already, or any model with logits [n, c] as its single output:
+            functional, Sequential, with nested backbones, or (without `layers`) subclassed.
+        layers: Names of layers to expose; "last" is the last of layer1, layer2, ..., else
+            the last layer with features that training can move (`feature_layer.last`).
+
+    Raises:
+        InputError: A layer that doesn't exist, more than one input or output, or layers of
+            a subclassed model.
+    """
+    layers = [name for name in layers if name != "logits"]
+    if not has_graph(model):
+        if layers:
+            raise InputError(
+                f"The layers of the subclassed model {model.name!r} can't be tapped: write "
+                "it as a functional model, or use a distillation of logits alone."
+            )
+        return LogitsNetwork(model)
+    model = functional(model)
+    outputs = _outputs(model)
+    missing = [name for name in layers if name not in outputs]
+    if isinstance(model.output, dict) and not missing:
+        return model
+    sources = {name: last(model) if name == "last" else name for name in missing}
+    wanted = {source for source in sources.values() if source not in outputs}
+    tensors = _tensors(model)
+    if wanted - set(tensors):
+        model, tensors = _recall(model, wanted)
+        outputs = _outputs(model)
+    for name, source in sources.items():
+        if source not in outputs and source not in tensors:
+            _unknown_layer(model, name)
+        outputs[name] = outputs[source] if source in outputs else tensors[source]
+    return keras.Model(model.inputs[0], outputs, name=model.name)
+
+
+def classifier(model: keras.Model) -> keras.Model:
+    """The logits-only model of a network, which shares its graph and weights."""
+    if isinstance(model, LogitsNetwork):
+        return model.model
+    if has_graph(model) and isinstance(functional(model).output, dict):
+        logits = _outputs(model)["logits"]
+        return keras.Model(model.inputs[0], logits, name=model.name)
+    return model
+
+
+class Forward(dict):
+    """Outputs of one network on each named view, computed when first asked for.
+
+    Views that are the same tensor share one pass (natural training: x' is x). Frozen
+    networks run in inference mode and off the tape.
+    """
+
+    def __init__(self, model, views, training=False, tape=None):
+        super().__init__()
+        self.model, self.views = model, views
+        self.training, self.tape = training, tape
+
+    def __missing__(self, view):
+        for seen, outputs in self.items():
+            if self.views[seen] is self.views[view]:
+                return outputs
+        if self.tape is None:
+            self[view] = self.model(self.views[view], training=self.training)
+        else:
+            with self.tape.stop_recording():
+                outputs = self.model(self.views[view], training=False)
+            self[view] = tf.nest.map_structure(tf.stop_gradient, outputs)
+        return self[view]
+
+
+def project(model: keras.Model, shapes: dict) -> keras.Model:
+    """A network whose outputs of these names go through learned layers to other shapes.
+
+    Feature maps: average pooling or repetition to the height and width, then a 1x1
+    convolution; vectors: a Dense layer; neither with bias. The model's own graph and its
+    classifier stay as they are.
+
+    Args:
+        model: A network, image -> {"logits": ..., layer: ...}.
+        shapes: Layer -> shape without the batch, (h, w, d) or (d,).
+
+    Raises:
+        InputError: A height or width that is no multiple of the other.
+    """
+    outputs = dict(model.output)
+    for layer, shape in shapes.items():
+        outputs[layer] = _projected(outputs[layer], tuple(shape), layer)
+    return keras.Model(model.inputs[0], outputs, name=model.name)
+
+
+def projections(model: keras.Model) -> list[keras.Layer]:
+    """The learned layers that `project` put into a network."""
+    return [la for la in getattr(model, "layers", []) if la.name.endswith(_PROJECTION)]
+
+
+def _projected(x, shape, layer):
+    name = layer.replace("/", "_") + _PROJECTION
+    if len(x.shape) != len(shape) + 1 or len(shape) not in (1, 3):
+        raise InputError(
+            f"The layer {layer!r} has shape {tuple(x.shape[1:])}, the teacher's {shape}: "
+            "no projection leads from one to the other; choose another layer."
+        )
+    if len(shape) == 1:
+        return keras.layers.Dense(shape[0], use_bias=False, name=name)(x)
+    size, wanted = x.shape[1:3], shape[:2]
+    if any(max(a, b) % min(a, b) for a, b in zip(size, wanted, strict=True)):
+        raise InputError(
+            f"The layer {layer!r} has feature maps of {size[0]}x{size[1]}, the teacher's "
+            f"{wanted[0]}x{wanted[1]}: one must be a multiple of the other."
+        )
+    down = tuple(max(1, a // b) for a, b in zip(size, wanted, strict=True))
+    up = tuple(max(1, b // a) for a, b in zip(size, wanted, strict=True))
+    if max(down) > 1:
+        x = keras.layers.AveragePooling2D(down, name=f"{name}_pool")(x)
+    if max(up) > 1:
+        x = keras.layers.UpSampling2D(up, name=f"{name}_repeat")(x)
+    return keras.layers.Conv2D(shape[2], 1, use_bias=False, name=name)(x)
+
+
+def load(path: str) -> keras.Model:
+    """The model in a `.keras` or `.h5` file, without its optimizer."""
+    if not os.path.exists(path):
+        raise InputError(f"There is no model file {path}.")
+    archive = path.endswith(".keras") and os.path.isfile(path)
+    if archive and not zipfile.is_zipfile(path):
+        raise InputError(
+            f"{path} is damaged or cut short: copy it again, or train it anew."
+        )
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except Exception as error:
+        raise InputError(f"{path} can't be read as a Keras model: {_why(error)}") from error
+
+
+def _why(error) -> str:
+    """What keeps Keras from reading a file, and what to do."""
+    text = str(error).strip()
+    unknown = re.search(r"Could not locate (?:class|function) '(\w+)'", text)
+    if unknown:
+        return (
+            f"it needs {unknown[1]!r}, which is not Keras's; load it in Python, where that "
+            "is registered, and call vfd_tf.evaluation.evaluate(model, data, ...)."
+        )
+    if "unsafe" in text.lower() and "lambda" in text.lower():
+        return (
+            "it holds a Lambda layer, which runs code from the file; load it in Python "
+            "with safe_mode=False and call vfd_tf.evaluation.evaluate(model, data, ...)."
+        )
+    return f"{text.split(chr(10))[0][:160]}; save one with model.save('name.keras')."
+
+
+def channels_first(model: keras.Model, shape) -> bool:
+    """Whether a model takes images of this shape, without the batch, as (c, h, w).
+
+    Its layers tell; where none does, or something may turn the images, the side that is
+    as short as channels are.
+    """
+    layers = model._flatten_layers()
+    kept = keras.layers.Flatten  # has a format that leaves the values as they are
+    layers = [la for la in layers if not isinstance(la, kept)]
+    formats = [la.data_format for la in layers if hasattr(la, "data_format")]
+    first, last = (shape[i] in (1, 3, 4) for i in (0, -1))
+    if first != last and not (formats and _keeps_layout(model)):
+        return first
+    turns = _operations(model) & {"Permute", "Transpose"}
+    own = formats[0] if formats and not turns else keras.config.image_data_format()
+    return own == "channels_first"
+
+
+def _operations(model) -> set[str]:
+    return {type(operation).__name__ for operation in getattr(model, "operations", ())}
+
+
+def _keeps_layout(model) -> bool:
+    """Whether all of a model is in sight and nothing in it turns the images."""
+    graph = graph_of(model)
+    if graph is None or _operations(graph) & {"Permute", "Transpose", "Lambda"}:
+        return False
+    known = all(type(op).__module__.startswith("keras.") for op in graph.operations)
+    nested = [op for op in graph.operations if isinstance(op, keras.Model)]
+    return known and all(map(_keeps_layout, nested))
+
+
+def batch_size_of(model: keras.Model) -> int | None:
+    """The only batch size that a model takes, or None: most take any."""
+    graph = graph_of(model)
+    return None if graph is None else graph.inputs[0].shape[0]
+
+
+def shares_weights(one: keras.Model, other: keras.Model) -> bool:
+    """Whether training the one model would move a variable of the other."""
+    return bool(_moved_by_training(one) & {id(v) for v in other.variables})
+
+
+def _moved_by_training(model):
+    """Ids of all variables but those of frozen layers, and of what was adapted to data."""
+    return {
+        id(v)
+        for layer in model._flatten_layers()
+        if layer.trainable and not isinstance(layer, keras.layers.Normalization)
+        for v in (*layer._trainable_variables, *layer._non_trainable_variables)
+    }
+
+
+def _tensors(model) -> dict:
+    """What each layer puts out in this model, whatever else it was called on."""
+    return {
+        node.operation.name: node.output_tensors[0]
+        for nodes in model._nodes_by_depth.values()
+        for node in nodes
+    }
+
+
+def _outputs(model) -> dict:
+    if len(model.inputs) != 1:
+        raise InputError(
+            f"The model {model.name!r} has {len(model.inputs)} inputs; "
+            "an image classifier has one."
+        )
+    _refuse_integers(model)
+    output = model.output
+    if isinstance(output, dict):
+        if "logits" not in output:
+            raise InputError(_nameless(model, output))
+        _refuse_shape(model, output["logits"])
+        return dict(output)
+    _refuse_shape(model, output)
+    return {"logits": output}
+
+
+def _nameless(model, outputs) -> str:
+    return f"The model {model.name!r} returns {sorted(outputs)}; name one output 'logits'."
+
+
+def _refuse_shape(model, logits):
+    """Raises `InputError` unless these are logits [n, classes]."""
+    shape = getattr(logits, "shape", ())
+    if is_single(shape):
+        raise InputError(refusal_of_single(model))
+    known = isinstance(shape, tuple) or shape.rank is not None
+    if not known or len(shape) != 2:
+        raise InputError(
+            f"The model {model.name!r} must return logits [n, classes] as its only output."
+        )
+
+
+def _refuse_integers(model):
+    """Raises `InputError` for a model whose input is integers: no gradient leads there."""
+    image = model.inputs[0]
+    if "int" in image.dtype or image.dtype == "bool":
+        raise InputError(
+            f"The model {model.name!r} takes {image.dtype} images, which have no gradient: "
+            "take new = keras.models.clone_model(model, input_tensors=keras.Input("
+            f"{tuple(image.shape[1:])})) and new.set_weights(model.get_weights())."
+        )
+
+
+def _names(model) -> set[str]:
+    return {layer.name for layer in model.layers}
+
+
+def last(model: keras.Model) -> str:
+    """The default layer k: the last of layer1, layer2, ..., else the last features."""
+    return last_layer(_names(model)) or feature_layer.last(model)
+
+
+def _recall(model, names):
+    """The model called anew, and what layers of these names put out, nested ones too."""
+    tensors = {}
+
+    def call(layer, *args, **kwargs):
+        found = {}
+        if isinstance(layer, keras.Model) and has_graph(layer):
+            inner, found = _recall(functional(layer), names)
+        if found:
+            whole = keras.Model(inner.inputs[0], [inner.output, found], name=layer.name)
+            result, found = whole(*args, **kwargs)
+            tensors.update(found)
+        else:
+            result = layer(*args, **kwargs)
+        if layer.name in names:
+            tensors[layer.name] = result
+        return result
+
+    model = keras.models.clone_model(
+        model, clone_function=lambda layer: layer, call_function=call
+    )
+    return model, tensors
+
+
+def _unknown_layer(model, name):
+    names = sorted(layer.name for layer in model._flatten_layers(include_self=False))
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else f" It has: {', '.join(names)}."
+    raise InputError(f"The model {model.name!r} has no layer {name!r}.{hint}")
+
+
+def refuse_augmentation(model: keras.Model) -> None:
+    """Raises `InputError` for a model to train that holds random augmentation layers."""
+    for layer in model._flatten_layers(include_self=False):
+        kind = type(layer)
+        if kind.__name__.startswith("Rand") and "preprocessing" in kind.__module__:
+            raise InputError(
+                f"The model {model.name!r} holds the random augmentation layer "
+                f"{layer.name!r} ({kind.__name__}), which would act on adversarial "
+                "images too: move it into the data with dataset.map."
+            )

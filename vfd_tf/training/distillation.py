@@ -1,0 +1,263 @@
+"""Distillations: more terms beside a method's, from frozen or jointly trained networks.
+
+Any distillation joins any method. Pairs that no paper defines follow one rule: a
+distillation that replaces labels replaces the method's `hard_label` terms, and the rest
+of the method stays. Each class says what it does; `reweigh` does it.
+"""
+
+from vfd_tf import losses
+from vfd_tf.hyperparameters import InputError, Part, hyper, part
+from vfd_tf.models.network import features
+
+
+class Distillation(Part):
+    """Base of all distillations.
+
+    Class facts that the trainer reads:
+        reads: the views whose student outputs `losses` uses.
+        needs: networks it asks for: "teacher" (vanilla, frozen), "robust_teacher"
+            (frozen), "partner" (trained jointly with the student, from scratch).
+        projects: whether the student's tapped layers may differ in shape from the
+            teacher's and go through a learned 1x1 projection first.
+    """
+
+    reads = ()
+    needs = ()
+    projects = False
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Layers whose outputs `losses` reads besides the logits."""
+        return ()
+
+    @property
+    def reports(self) -> tuple[str, ...]:
+        """Names of what `report` returns."""
+        return ()
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weights of this distillation's own terms, before a method scales them."""
+        return {}
+
+    def reweigh(self, weights, hard_label):
+        """Weights of all terms once this distillation has joined a method.
+
+        Args:
+            weights: The method's term -> weight.
+            hard_label: The method's terms that learn from labels, cross-entropy first.
+        """
+        return {**weights, **self.weights}
+
+    def losses(self, y, student, teacher, robust_teacher=None, partner=None):
+        """Per-example terms {name: [n]}; networks are mappings view -> outputs."""
+        return {}
+
+    def report(self, student, teacher):
+        """Per-example values {name: [n]} to watch in training that enter no loss."""
+        return {}
+
+
+@part
+class NoDistillation(Distillation):
+    """The method alone."""
+
+
+TEACHERS = {"both": ("teacher", "robust_teacher"), "vanilla": ("teacher",)}
+_BOTH, _VANILLA = {"teachers": ("both",)}, {"teachers": ("vanilla",)}
+
+
+@part
+class KD(Distillation):
+    """Two teachers: hard * CE + vanilla * KD_vanilla(x') + robust * KD_robust(x').
+
+    KD_t = T^2 * (-sum_c softmax(t/T)_c log softmax(z/T)_c), every network on x'. Chen et
+    al. 2021, https://openreview.net/forum?id=qZzy5urZw9, for PGD-AT. With other methods
+    (defined by no paper) the three parts stand in place of the method's hard-label
+    cross-entropy and take its weight; MART keeps its margin term, HAT its helper.
+
+    `teachers="vanilla"` is eq. 2 of https://arxiv.org/abs/2206.02158 in its place:
+    (1 - rho) * CE + rho * KD_vanilla(x'); hard, vanilla and robust are then not used.
+    """
+
+    hard: float = hyper(0.3, "share of the hard-label cross-entropy", 0.0, when=_BOTH)
+    vanilla: float = hyper(0.1, "share of the vanilla teacher's labels", 0.0, when=_BOTH)
+    robust: float = hyper(0.6, "share of the robust teacher's labels", 0.0, when=_BOTH)
+    temperature: float = hyper(2.0, "softmax temperature T", minimum=1e-3)
+    teachers: str = hyper("both", "teachers", choices=tuple(TEACHERS))
+    rho: float = hyper(
+        0.5, "teachers=vanilla: share of its labels, eq. 2", 0.0, 1.0, when=_VANILLA
+    )
+    reads = ("adv",)
+
+    @property
+    def needs(self):
+        return TEACHERS[self.teachers]
+
+    @property
+    def weights(self):
+        if "robust_teacher" in self.needs:
+            return {"kd_vanilla": self.vanilla, "kd_robust": self.robust}
+        return {"kd_vanilla": self.rho}
+
+    def reweigh(self, weights, hard_label):
+        replaced = weights[hard_label[0]]
+        hard = self.hard if "robust_teacher" in self.needs else 1 - self.rho
+        own = {name: replaced * share for name, share in self.weights.items()}
+        return {**weights, hard_label[0]: replaced * hard, **own}
+
+    def losses(self, y, student, teacher, robust_teacher=None, partner=None):
+        logits = student["adv"]["logits"]
+        given = {"kd_vanilla": teacher, "kd_robust": robust_teacher}
+        return {
+            name: losses.soft_cross_entropy(
+                given[name]["adv"]["logits"], logits, self.temperature
+            )
+            for name in self.weights
+        }
+
+
+@part
+class BGAT(Distillation):
+    """Boundary guidance: mean_c (z(x') - z_T(x))^2 in place of the hard labels.
+
+    T is the frozen vanilla teacher. Cui et al. 2021, https://arxiv.org/abs/2011.11164, for
+    PGD-AT, ALP and TRADES; with natural (x' = x), MART and HAT, defined by no paper, the
+    same replacement. The replaced cross-entropy gets weight 1 and the method's other terms
+    keep their ratio to it, so that ALP's pairing has weight 1.
+    """
+
+    reads = ("adv",)
+    needs = ("teacher",)
+
+    @property
+    def weights(self):
+        return {"boundary": 1.0}
+
+    def reweigh(self, weights, hard_label):
+        replaced = weights[hard_label[0]]
+        kept = {k: w / replaced for k, w in weights.items() if k not in hard_label}
+        return {**kept, **self.weights}
+
+    def losses(self, y, student, teacher, robust_teacher=None, partner=None):
+        guide = teacher["clean"]["logits"]
+        return {"boundary": losses.squared_error(student["adv"]["logits"], guide)}
+
+
+@part
+class LBGAT(BGAT):
+    """BGAT with a partner learnt jointly: mean_c (z(x') - z_P(x))^2 + CE(z_P(x), y).
+
+    The partner starts from scratch, sees clean images only, and no gradient is stopped:
+    the student pulls it too. Cui et al. 2021, https://arxiv.org/abs/2011.11164, for TRADES;
+    other methods follow BGAT's rule.
+    """
+
+    needs = ("partner",)
+
+    @property
+    def weights(self):
+        return {"boundary": 1.0, "partner": 1.0}
+
+    def losses(self, y, student, teacher, robust_teacher=None, partner=None):
+        terms = super().losses(y, student, partner)
+        terms["partner"] = losses.cross_entropy(y, partner["clean"]["logits"])
+        return terms
+
+
+DISTANCES = {"l2": losses.euclidean, "squared": losses.squared_euclidean}
+
+
+@part
+class VFD(Distillation):
+    """Eq. 5: Gamma(F^k(x'), F_T^k(x)) + Gamma(F^k(x), F_T^k(x)), weight lambda in eq. 6.
+
+    F^k are the student's layer-k features, F_T^k those of the frozen vanilla teacher,
+    always on clean x. A plug-in: the method's own terms keep their weights. With natural
+    training x' = x, so both halves coincide. Cao et al. 2022,
+    https://arxiv.org/abs/2206.02158
+
+    Beyond the paper: several layers, `layer="layer3,layer4"` or a tuple, whose distances
+    are summed with `layer_weights`; and `project=True`, a teacher of another architecture,
+    to whose shape a learned 1x1 convolution maps the student's features.
+    """
+
+    lambda_: float = hyper(0.01, "lambda of eq. 6", minimum=0.0)
+    layer: str = hyper(
+        "last",
+        "layer k: last, layer1, layer1_preact, ..., logits, a layer's name, or several "
+        "with commas",
+    )
+    distance: str = hyper(
+        "l2", "Gamma: l2 (eq. 5, not squared) or squared", choices=tuple(DISTANCES)
+    )
+    clean_weight: float = hyper(1.0, "weight of the clean half of eq. 5", minimum=0.0)
+    adv_weight: float = hyper(1.0, "weight of the adversarial half of eq. 5", minimum=0.0)
+    layer_weights: tuple[float, ...] = hyper(
+        (), "weights of several layers, in their order; empty: 1 each"
+    )
+    project: bool = hyper(
+        False, "learn a 1x1 projection where the teacher's features differ in shape"
+    )
+    reads = ("clean", "adv")
+    needs = ("teacher",)
+
+    def __post_init__(self):
+        if not isinstance(self.layer, str):
+            object.__setattr__(self, "layer", ",".join(self.layer))
+        object.__setattr__(self, "layer_weights", tuple(self.layer_weights))
+        super().__post_init__()
+        if self.layer_weights and len(self.layer_weights) != len(self.layers):
+            raise InputError(
+                f"VFD.layer_weights {self.layer_weights} needs one weight for each of the "
+                f"layers {', '.join(self.layers)}."
+            )
+
+    @property
+    def layers(self):
+        return tuple(name.strip() for name in self.layer.split(","))
+
+    @property
+    def projects(self):
+        return self.project
+
+    @property
+    def reports(self):
+        return tuple(
+            f"{half}_distance_{k}" for k in self.layers for half in ("clean", "adv")
+        )
+
+    @property
+    def weights(self):
+        return {"vfd": self.lambda_}
+
+    def losses(self, y, student, teacher, robust_teacher=None, partner=None):
+        weights = self.layer_weights or (1.0,) * len(self.layers)
+        total = 0.0
+        for k, weight in zip(self.layers, weights, strict=True):
+            clean, adv = self._distances(k, student, teacher)
+            total += weight * (self.clean_weight * clean + self.adv_weight * adv)
+        return {"vfd": total}
+
+    def report(self, student, teacher):
+        """Both halves of eq. 5 for every layer, without weights."""
+        values = {}
+        for k in self.layers:
+            clean, adv = self._distances(k, student, teacher)
+            values |= {f"clean_distance_{k}": clean, f"adv_distance_{k}": adv}
+        return values
+
+    def _distances(self, k, student, teacher):
+        """Gamma(F^k(x), F_T^k(x)) and Gamma(F^k(x'), F_T^k(x)): [n] each."""
+        gamma, vanilla = DISTANCES[self.distance], features(teacher["clean"], k)
+        clean, adv = (features(student[view], k) for view in ("clean", "adv"))
+        return gamma(clean, vanilla), gamma(adv, vanilla)
+
+
+DISTILLATIONS = {
+    "none": NoDistillation,
+    "kd": KD,
+    "bgat": BGAT,
+    "lbgat": LBGAT,
+    "vfd": VFD,
+}

@@ -1,0 +1,51 @@
+"""Options: what may join any method and distillation, each off until it is asked for."""
+
+from vfd_tf.hyperparameters import InputError, Part, hyper, part
+
+AVERAGES = ("none", "ema", "swa")
+
+
+@part
+class Options(Part):
+    """How a training step departs from a method's own, whatever the method.
+
+    AWP: every step is taken at weights that were first moved against the student, by
+    awp_gamma * ||w|| along the gradient of the whole loss, kernel by kernel. Wu et al.
+    2020, https://arxiv.org/abs/2004.05884
+
+    Averages of the student's weights, beside the student: "ema", after every step, with
+    decay min(ema_decay, (1 + t) / (10 + t)); "swa", the mean of the epochs from swa_start
+    on, by the callback `StochasticWeightAverage`, https://arxiv.org/abs/1803.05407
+    """
+
+    attack_bn_mode: str = hyper(
+        "eval", "BatchNorm inside the training attack", choices=("eval", "train")
+    )
+    attack_objective: str = hyper(
+        "method",
+        "what the training attack ascends: the method's own, or cross-entropy as in "
+        "Algorithm 1",
+        choices=("method", "ce"),
+    )
+    add_clean_ce: bool = hyper(
+        False, "add eq. 6's clean cross-entropy, weight 1, to methods without one"
+    )
+    label_smoothing: float = hyper(
+        0.0, "s of labels (1 - s) y + s / classes in the losses", 0.0, 0.999
+    )
+    clip_norm: float | None = hyper(
+        None, "largest norm of the gradient, summed over replicas", minimum=1e-12
+    )
+    awp_gamma: float = hyper(0.0, "radius of AWP relative to ||w||; 0: no AWP", minimum=0.0)
+    average: str = hyper("none", "average of the student's weights", choices=AVERAGES)
+    ema_decay: float = hyper(0.995, "ema: decay a step", 0.0, 1.0)
+    swa_start: int | None = hyper(
+        None, "swa: epochs before the average begins; none: half of them", minimum=0
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.average != "swa" and self.swa_start is not None:
+            raise InputError("swa_start needs average='swa' (--average=swa).")
+        if self.average != "ema" and self.ema_decay != Options.ema_decay:
+            raise InputError("ema_decay needs average='ema' (--average=ema).")

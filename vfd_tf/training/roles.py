@@ -1,0 +1,125 @@
+"""The networks of one training: student and helpers, with layer k tapped, checked."""
+
+import inspect
+import itertools
+import warnings
+
+from vfd_tf.attacks import ATTACKS, Attack
+from vfd_tf.evaluation.protocols import protocol
+from vfd_tf.hyperparameters import InputError, choose
+from vfd_tf.models import contract, feature_layer, network
+
+TRAINED = ("student", "partner")
+WANTED = {
+    "teacher": "a vanilla teacher (teacher=..., trained on clean images)",
+    "robust_teacher": "a robust teacher (robust_teacher=..., trained with pgd-at)",
+    "partner": "a partner network (partner=..., trained jointly from scratch)",
+}
+
+
+def assemble(student, given, method, distillation):
+    """{role: network} of the student and of every helper that the pair needs.
+
+    Args:
+        student: The model to train.
+        given: Role -> model or None.
+        method, distillation: The pair.
+
+    Raises:
+        InputError: A network that is missing, doesn't fit, or is the student itself.
+    """
+    pair = f"{type(method).__name__} with {type(distillation).__name__}"
+    # A trainer stands for what it trains.
+    given = {role: getattr(model, "student", model) for role, model in given.items()}
+    layers = distillation.layers
+    network.refuse_augmentation(student)
+    networks = {"student": network.tap(student, layers)}
+    contract.refuse_probabilities(student)
+    contract.warn_of_onednn(student)
+    if not student.built:
+        raise InputError(
+            f"The model {student.name!r} has no weights yet: call it once on a batch."
+        )
+    needs = dict.fromkeys((*method.needs, *distillation.needs))
+    for role, model in given.items():
+        if model is not None and role not in needs:
+            warnings.warn(f"{role}=... is not used by {pair}.", stacklevel=3)
+    for role in needs:
+        if given[role] is None:
+            raise InputError(f"{pair} needs {WANTED[role]}.")
+        contract.refuse_probabilities(given[role])
+        network.refuse_augmentation(given[role])
+        networks[role] = network.tap(given[role], layers)
+        if role == "teacher" and distillation.projects:
+            networks["student"] = _projected(networks["student"], networks[role], layers)
+        contract.check_fit(networks["student"], networks[role], role, ("logits", *layers))
+    if hasattr(networks["student"], "output"):
+        feature_layer.check_moves(networks["student"], layers)
+    _refuse_sharing(networks)
+    return networks
+
+
+def _refuse_sharing(networks):
+    """Refuses two networks that share variables of which training one moves the other's."""
+    for one, other in itertools.permutations(networks, 2):
+        if one in TRAINED and network.shares_weights(networks[one], networks[other]):
+            raise InputError(
+                f"The {other} and the {one} share weights: give the {one} weights of its "
+                "own, since training it would move the other (a student can't be its own "
+                "teacher)."
+            )
+
+
+def chosen(table, value, kind, axis):
+    """A part of an axis: itself, or what a class or a name of its table stands for."""
+    if isinstance(value, str):
+        value = choose(table, value, axis)
+    if inspect.isclass(value) and issubclass(value, kind):
+        value = value()
+    if not isinstance(value, kind):
+        raise InputError(
+            f"The {axis} is a {type(value).__name__}: pass one of {', '.join(table)}."
+        )
+    return value
+
+
+def training_attack(value):
+    """The attack that a name ("pgd7", "n-fgsm"), a class or an object stands for."""
+    trains = {name: cls for name, cls in ATTACKS.items() if cls.trains}
+    if isinstance(value, str) and value not in trains:
+        value = protocol(value).attack
+        if not value.trains:
+            raise InputError(
+                f"The attack {type(value).__name__} is not made for training: choose "
+                f"{', '.join(trains)}, or PGD with its steps, such as pgd10."
+            )
+    if isinstance(value, str) or inspect.isclass(value):
+        value = chosen(trains, value, Attack, "attack")
+    if not callable(value):
+        raise InputError(
+            f"The attack is a {type(value).__name__}: pass an attack, or a name such as "
+            "'pgd10'."
+        )
+    return value
+
+
+def refuse_no_attack(attack) -> None:
+    """Raises `InputError` for an attack of radius 0, clean images, or of step size 0."""
+    if getattr(attack, "epsilon", None) == 0:
+        raise InputError(
+            "An attack with epsilon=0 trains on clean images: use method='natural', or a "
+            "radius such as 8 / 255."
+        )
+    if getattr(attack, "step_size", None) == 0:
+        raise InputError(
+            "An attack with step_size=0 takes no step: leave it out for the attack's own, "
+            "or name one such as 2 / 255."
+        )
+
+
+def _projected(student, teacher, layers):
+    """The student's network with these layers in the teacher's shapes."""
+    taps = [k for k in layers if k != "logits"]
+    pairs = {k: (student.output[k].shape, teacher.output[k].shape) for k in taps}
+    shapes = {k: theirs[1:] for k, (ours, theirs) in pairs.items() if ours != theirs}
+    return network.project(student, shapes) if shapes else student

@@ -1,0 +1,266 @@
+"""Keras's face of a trainer: `fit`, `evaluate` and files; the step is `trainer`'s."""
+
+import keras
+import tensorflow as tf
+
+from vfd_tf.data import batching
+from vfd_tf.hyperparameters import InputError
+from vfd_tf.models import contract, network
+from vfd_tf.progress import with_progress
+from vfd_tf.training import saving
+from vfd_tf.training.dispatch import Dispatch, shares
+
+
+class Trainable(keras.Model):
+    """A model whose `fit` trains its `student`; what is saved is the student.
+
+    Subclasses have `student`, `network`, `seed`, `step`, `distillation`, the networks of
+    all roles, and the steps.
+    """
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
+        shuffle=True,
+        class_weight=None,
+        sample_weight=None,
+        initial_epoch=0,
+        steps_per_epoch=None,
+        validation_steps=None,
+        validation_batch_size=None,
+        validation_freq=1,
+    ):
+        """As `keras.Model.fit`; checks the first batch and drops ragged ones.
+
+        `sample_weight` weighs every term of the loss. Batches of another size than the
+        usual one (the rest of an epoch) are dropped, and counted, so that every replica
+        always has the same share. Arrays come in an order that depends on the seed and on
+        the step at which an epoch begins. `verbose` shows a `ProgressBar`.
+        """
+        if class_weight is not None:
+            raise InputError(
+                "class_weight is not supported: pass sample_weight, one weight an image."
+            )
+        callbacks = contract.prepared_callbacks(callbacks)
+        if validation_split and validation_data is None:
+            (x, y, sample_weight), validation_data = batching.split(
+                x, y, sample_weight, validation_split
+            )
+        if validation_data is not None:
+            size = validation_batch_size or batch_size
+            parts = validation_data
+            if not isinstance(parts, (tuple, list)):
+                parts = (validation_data,)
+            if len(parts) > 3:
+                raise InputError(
+                    f"validation_data has {len(parts)} parts: pass (x, y), or with weights "
+                    "(x, y, sample_weight)."
+                )
+            parts = (*parts, None, None)[:3]
+            validation_data = self._validation(*parts, size, validation_steps)
+        self._check_arrays(x, y)
+        data, steps_per_epoch = batching.for_training(
+            (x, y, sample_weight),
+            batch_size,
+            steps_per_epoch,
+            shuffle,
+            self.seed,
+            lambda: int(self.step.numpy()),
+            network.batch_size_of(self.student),
+            say=print if verbose else None,
+        )
+        self._check_validation(validation_data)
+        # Arrays are one endless set, of which an epoch is so many steps.
+        self._steps = steps_per_epoch if batching.is_arrays(x) else None
+        if verbose:
+            self.say_layers()
+            callbacks = with_progress(callbacks, verbose)
+        with contract.as_input_errors():
+            history = super().fit(
+                data,
+                epochs=epochs,
+                verbose=0,
+                callbacks=callbacks,
+                validation_data=validation_data,
+                shuffle=bool(shuffle) and not isinstance(data, tf.data.Dataset),
+                initial_epoch=initial_epoch,
+                steps_per_epoch=steps_per_epoch,
+                validation_steps=validation_steps,
+                validation_freq=validation_freq,
+            )
+        self.train_function.say_dropped()
+        return history
+
+    def evaluate(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        verbose="auto",
+        sample_weight=None,
+        steps=None,
+        callbacks=None,
+        return_dict=False,
+        **kwargs,
+    ):
+        """As `keras.Model.evaluate`: clean cross-entropy and metrics, exact on any rest."""
+        if not kwargs.get("_use_cached_eval_dataset"):
+            x = self._validation(x, y, sample_weight, batch_size, steps)
+        with contract.as_input_errors():
+            return super().evaluate(
+                x,
+                verbose=verbose,
+                steps=steps,
+                callbacks=callbacks,
+                return_dict=return_dict,
+                **kwargs,
+            )
+
+    def say_layers(self):
+        """Prints which layers a distillation reads, where it leaves the choice to us."""
+        if "last" in self.distillation.layers and hasattr(self.network, "output"):
+            size = "x".join(str(n) for n in self.network.output["last"].shape[1:])
+            name = network.last(network.graph_of(self.student))
+            print(f"Layer 'last' of the student is {name!r}, {size}.")
+
+    def save(self, filepath, overwrite=True, **kwargs):
+        """Saves the student, a plain classifier; so does `ModelCheckpoint`."""
+        self.student.save(filepath, overwrite=overwrite, **kwargs)
+
+    def save_weights(self, filepath, overwrite=True, **kwargs):
+        """Saves weights that the student's own architecture loads.
+
+        What else training has (optimizer, step, averages, partner) is in the file as well,
+        for `load_weights` of a trainer.
+        """
+        self.student.save_weights(filepath, overwrite=overwrite, **kwargs)
+        saving.add_state(filepath, self._others())
+
+    def load_weights(self, filepath, skip_mismatch=False, **kwargs):
+        """Loads the student's weights, and what `save_weights` of a trainer added."""
+        self.student.load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
+        saving.restore_state(filepath, self._others())
+
+    def _others(self):
+        """All variables of training but the student's weights."""
+        shipped = {id(v) for v in self.student.weights}
+        own = [v for v in self.weights if id(v) not in shipped]
+        return [*own, *(self.optimizer.variables if self.compiled else ())]
+
+    def export(self, filepath, *args, **kwargs):
+        """Exports the student, see `keras.Model.export`."""
+        self.student.export(filepath, *args, **kwargs)
+
+    def get_config(self):
+        """Refuses: a trainer is no classifier to be saved."""
+        raise InputError(
+            "An AdversarialTrainer is saved as its student: call trainer.save(path), or "
+            "keras.saving.save_model(trainer.student, path)."
+        )
+
+    @property
+    def _fills_batches(self) -> bool:
+        """Whether validation comes in batches of one size, the last one filled up."""
+        fixed = network.batch_size_of(self.student)
+        return fixed is not None or self.distribute_strategy.num_replicas_in_sync > 1
+
+    def _validation(self, x, y=None, weight=None, batch_size=None, steps=None):
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        fixed = network.batch_size_of(self.student)
+        self._check_arrays(x, y)
+        return batching.for_validation(x, y, weight, batch_size, steps, replicas, fixed)
+
+    _steps = _label_kind = None
+
+    def _check_validation(self, data):
+        """Holds the first batch for validation to the input contract, where it can be read
+        twice."""
+        first = None
+        if isinstance(data, tf.data.Dataset):
+            first = batching.first_batch(data)
+        elif isinstance(data, keras.utils.PyDataset):
+            first = keras.utils.unpack_x_y_sample_weight(data[0])
+        if first is None or isinstance(first[0], dict) or first[1] is None:
+            return
+        x, y, weight = first
+        contract.check_batch(self.student, x, y, True, weight)
+        self._check_kind(y)
+
+    def _check_arrays(self, x, y):
+        """Holds all images and labels to the contract where they are in memory."""
+        if batching.is_arrays(x) and y is not None:
+            x, y = batching.checked_arrays(x, y)
+            contract.check_images(x)
+            if self.num_classes is not None:
+                contract.check_labels(y, self.num_classes, soft=True)
+
+    def _check_kind(self, y):
+        """Refuses labels of another kind than those that the metrics were built for."""
+        kind = "distributions" if y.ndim == 2 and y.shape[-1] != 1 else "class indices"
+        if self._roles.host._compile_metrics is None:
+            return
+        if self._label_kind not in (None, kind):
+            raise InputError(
+                f"The labels are {self._label_kind} first and {kind} then, where metrics "
+                "know one kind: pass training and validation alike, or compile again."
+            )
+        self._label_kind = kind
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Everything is built by `compile`; Keras's way fails with several workers."""
+
+    def make_train_function(self, force=False):
+        if self.train_function is None or force:
+            self.train_function = self._distributed(
+                self.train_step, self._training_logs, one_size=True
+            )
+        self.train_function.restart(self._steps)
+        return self.train_function
+
+    def make_test_function(self, force=False):
+        if self.test_function is None or force:
+            self.test_function = self._distributed(self.test_step, self.get_metrics_result)
+        self.test_function.restart()
+        return self.test_function
+
+    def _distributed(self, step, results, one_size=False):
+        host, strategy = self._roles.host, self.distribute_strategy
+        return Dispatch(step, results, strategy, host, self._check, one_size)
+
+    def _check(self, data):
+        """Holds the first batch to the input contract; builds metrics for its labels."""
+        strategy = self.distribute_strategy
+        parts = shares(strategy, data)
+        if len(set(parts)) > 1:
+            raise InputError(
+                f"A global batch of {sum(parts)} can't be shared equally by {len(parts)} "
+                f"replicas; choose a multiple of {len(parts)}."
+            )
+        parts = keras.utils.unpack_x_y_sample_weight(data)
+        x, y, weight = (
+            part if part is None else strategy.experimental_local_results(part)[0]
+            for part in parts
+        )
+        if y is None or isinstance(x, dict):
+            raise InputError("The data must be pairs (images, labels), or with weights.")
+        self.num_classes = contract.check_batch(self.student, x, y, True, weight)
+        for role in ("teacher", "robust_teacher"):
+            if role in self._roles.networks:
+                contract.warn_of_chance(self._roles.networks[role], role, x, y)
+        self._check_kind(y)
+        metrics = self._roles.host._compile_metrics
+        if metrics is not None and not metrics.built:
+            logits = tf.zeros([len(y), self.num_classes])
+            with strategy.scope():
+                metrics.build(y, logits)
+                # Some metrics make their variables in the first update, which replicas
+                # can't; in this scope nothing else of it stays.
+                with keras.StatelessScope():
+                    metrics.update_state(y, logits)

@@ -1,0 +1,341 @@
+"""AdversarialTrainer: adversarial training as a `keras.Model`, on any replicas."""
+
+import contextlib
+from types import SimpleNamespace
+
+import keras
+import tensorflow as tf
+
+from vfd_tf import losses, noise
+from vfd_tf.attacks import PGD
+from vfd_tf.hyperparameters import InputError
+from vfd_tf.models import contract, network
+from vfd_tf.training import roles
+from vfd_tf.training.averaging import WeightAverage
+from vfd_tf.training.distillation import DISTILLATIONS, Distillation
+from vfd_tf.training.methods import METHODS, Method
+from vfd_tf.training.optimizers import SGD
+from vfd_tf.training.options import Options
+from vfd_tf.training.step import Step, statistics, weighted
+from vfd_tf.training.trainable import Trainable
+
+
+class AdversarialTrainer(Trainable):
+    """A classifier in adversarial training: compile, fit, then ship `trainer.student`.
+
+    Args:
+        student: The model to train: a network of `vfd_tf.architectures` or any Keras
+            classifier, float32 images in [0, 1] -> logits.
+        method: A method or its name (`vfd_tf.methods.METHODS`).
+        attack: What makes the adversarial examples, or its name ("pgd7", "n-fgsm");
+            default PGD-10, L-inf 8/255.
+        distillation: A distillation or its name; default none.
+        teacher: Frozen vanilla network (VFD, KD, BGAT, HAT).
+        robust_teacher: Frozen robust network (KD).
+        partner: Network trained jointly (LBGAT).
+        seed: With the step and the position in the global batch, decides all noise.
+        options: AWP, weight averages, clipping, label smoothing, ...: `vfd_tf.Options`.
+
+    Build it, and compile it, inside the scope of the strategy that trains it.
+
+    Raises:
+        InputError: A network that is missing, doesn't fit, or is the student itself.
+    """
+
+    def __init__(
+        self,
+        student,
+        method="trades",
+        attack=None,
+        distillation="none",
+        teacher=None,
+        robust_teacher=None,
+        partner=None,
+        seed=0,
+        options=None,
+        name="adversarial_trainer",
+    ):
+        super().__init__(name=name)
+        self.method = roles.chosen(METHODS, method, Method, "method")
+        self.distillation = roles.chosen(
+            DISTILLATIONS, distillation, Distillation, "distillation"
+        )
+        self.attack = roles.training_attack(PGD() if attack is None else attack)
+        if self.method.adversarial:
+            roles.refuse_no_attack(self.attack)
+        self.options, self.seed = options or Options(), int(seed)
+        given = {
+            "teacher": teacher,
+            "robust_teacher": robust_teacher,
+            "partner": partner,
+        }
+        # Frozen networks are kept out of Keras's tracking: no weights of theirs in
+        # checkpoints, optimiser or `trainable_variables`, and no flag of theirs changed.
+        networks = roles.assemble(student, given, self.method, self.distillation)
+        self._roles = SimpleNamespace(host=self, networks=networks, served=None)
+        self.student = network.classifier(student)
+        self.num_classes = contract.classes_of(self.student)
+        # Trained with the student, not shipped with it.
+        self.projections = network.projections(networks["student"])
+        if "partner" in self.distillation.needs:
+            self.partner = network.classifier(partner)
+        self._create_state()
+        self.built = True
+
+    def _create_state(self):
+        weights = self.distillation.reweigh(self.method.weights, self.method.hard_label)
+        if self.options.add_clean_ce:
+            weights = {"clean": 1.0, **weights}
+        # What a schedule may change from epoch to epoch, without tracing the step again.
+        self.full_values = {f"{term}_weight": weight for term, weight in weights.items()}
+        self.full_values |= {"attack_scale": 1.0, "awp_gamma": self.options.awp_gamma}
+        self.running = {
+            name: self.add_weight(
+                name=name,
+                shape=(),
+                initializer=keras.initializers.Constant(value),
+                trainable=False,
+            )
+            for name, value in self.full_values.items()
+        }
+        self.term_weights = {term: self.running[f"{term}_weight"] for term in weights}
+        self.step = self.add_weight(
+            name="step",
+            shape=(),
+            dtype="int64",
+            initializer="zeros",
+            trainable=False,
+            aggregation="only_first_replica",
+        )
+        self.average = None
+        if self.options.average != "none":
+            decay = self.options.ema_decay if self.options.average == "ema" else None
+            self.average = WeightAverage(self.student, self.add_weight, decay)
+        names = {term: f"{term}_loss" for term in weights} | {"total": "loss"}
+        same = (*self.distillation.reports, "gradient_norm")
+        same += ("adv_accuracy",) if self.method.adversarial else ()
+        names |= {name: name for name in same}
+        # Not in `metrics`: what only training knows must not show up in evaluation.
+        self._roles.trackers = {t: keras.metrics.Mean(name) for t, name in names.items()}
+
+    @property
+    def network(self) -> keras.Model:
+        """The student with its layers: image -> {"logits": ..., layer k: ...}."""
+        return self._roles.networks["student"]
+
+    @contextlib.contextmanager
+    def averaged(self):
+        """Inside, the student has its averaged weights (`Options(average="ema")`)."""
+        if self.average is None:
+            raise InputError("Nothing is averaged: pass options=Options(average='ema').")
+        if not self.average.started:
+            raise InputError(
+                "Nothing is averaged yet: fit first, for average='swa' with the callback "
+                "StochasticWeightAverage."
+            )
+        with self.average.swapped():
+            yield self.student
+
+    @property
+    def teacher(self) -> keras.Model | None:
+        """The frozen vanilla network, or None where nothing needs one."""
+        return self._roles.networks.get("teacher")
+
+    def call(self, x, training=None):
+        return self.student(x, training=training)
+
+    def compile(self, optimizer=None, loss=None, metrics=("accuracy",), **kwargs):
+        """As `keras.Model.compile`; the method is the loss.
+
+        Args:
+            optimizer: Default SGD, lr 0.1, momentum 0.9, coupled weight decay 5e-4.
+            loss: None; sparse cross-entropy from logits is accepted and means the same.
+            metrics: Computed on clean images, and labels as they come. `sample_weight`
+                weighs `weighted_metrics`, as in Keras.
+
+        With `gradient_accumulation_steps` averages of weights and `clip_norm` act once an
+        update, on the accumulated gradient.
+        """
+        weighted = kwargs.pop("loss_weights", None) is not None
+        if weighted or loss is not None and not is_cross_entropy_from_logits(loss):
+            raise InputError(
+                "The method is the loss of an AdversarialTrainer; leave out loss=... or "
+                "pass keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
+            )
+        metrics = list(metrics) if isinstance(metrics, tuple) else metrics
+        optimizer = optimizer or SGD(0.1, 0.9, weight_decay=5e-4)
+        super().compile(optimizer=optimizer, metrics=metrics, **kwargs)
+        self._label_kind = None
+        self._build_optimizer()
+
+    def serve(self, model):
+        """Makes `train_step` train `model`, whose weights are the student's.
+
+        The model's optimizer, compiled metrics and options take the place of this
+        trainer's own: `VFDCallback` inside the `fit` of a plain model.
+        """
+        parts = "optimizer", "_compile_metrics", "run_eagerly", "jit_compile"
+        served = [model, *(getattr(model, part) for part in parts)]
+        before = self._roles.served
+        if before is None or any(a is not b for a, b in zip(before, served, strict=True)):
+            self.train_function = None
+        self._roles.host, self.optimizer = model, model.optimizer
+        self._roles.served = served
+        self._build_optimizer()
+
+    def _build_optimizer(self):
+        """Creates the optimizer's variables outside of the training step."""
+        strategy, clip_norm = self.distribute_strategy, self.options.clip_norm
+        if not self.trainable_variables:
+            raise InputError(
+                f"The student {self.student.name!r} has no weights to train: set "
+                "trainable=True on it, or on some of its layers."
+            )
+        # float16 training puts an optimizer that scales the loss around the user's own.
+        own = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        contract.check_optimizer(own, strategy)
+        self._accumulates = bool(own.gradient_accumulation_steps)
+        if self._accumulates and clip_norm is not None:
+            contract.check_accumulated_clipping(own)
+            own.global_clipnorm = clip_norm  # acts on what is accumulated
+        with strategy.scope():
+            self.optimizer.build(self.trainable_variables)
+
+    def train_step(self, data):
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+        given, y, weight = y, contract.labels(y), contract.weights(weight)
+        x = tf.cast(x, keras.config.floatx())
+        x = contract.asserted(x, y, self.num_classes)
+        gradients, terms, clean_logits = self._gradients(x, y, weight)
+        gradients, terms["gradient_norm"] = self._reduced(gradients)
+        updates = tf.identity(self.optimizer.iterations)
+        self.optimizer.apply_gradients(
+            zip(gradients, self.trainable_variables, strict=True)
+        )
+        self._average_statistics()
+        if self.average is not None and self.average.decay is not None:
+            # No update while gradients are accumulated, or in a skipped float16 step.
+            self.average.update(self.optimizer.iterations > updates)
+        self.step.assign_add(1)
+        return self._report(x, given, weight, terms, clean_logits)
+
+    def _gradients(self, x, y, weight):
+        """Attack, AWP where wanted, eq. 6: gradients, per-example terms, clean logits."""
+        step, variables = self._make_step(), self.trainable_variables
+        compiled = _in_xla if self._roles.host.jit_compile else lambda function: function
+        x_adv = compiled(step.adversary)(x, y, self._seeds(tf.shape(x)[0]))
+        shifts = None
+        if self.options.awp_gamma:
+
+            def ascend(*batch):
+                return step.gradients(*batch, variables, ascent=True)[0]
+
+            ascent = self._summed(compiled(ascend)(x, x_adv, y, weight))
+            shifts = step.worst_shifts(ascent, variables)
+
+        def descend(shifts, *batch):
+            return step.gradients(*batch, variables, shifts)
+
+        return compiled(descend)(shifts, x, x_adv, y, weight)
+
+    def _make_step(self):
+        # Gradients are summed over replicas.
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        return Step(
+            self.method,
+            self.distillation,
+            self.attack,
+            self.options,
+            networks=self._roles.networks,
+            model=self.student,
+            running=self.running,
+            term_weights=self.term_weights,
+            scale_loss=lambda loss: self.optimizer.scale_loss(loss / replicas),
+        )
+
+    def _summed(self, gradients):
+        """Gradients summed over replicas."""
+        if self.distribute_strategy.num_replicas_in_sync == 1:
+            return gradients
+        known = [g for g in gradients if g is not None]
+        known = iter(tf.distribute.get_replica_context().all_reduce("SUM", known))
+        return [None if g is None else next(known) for g in gradients]
+
+    def _reduced(self, gradients):
+        """Gradients, clipped as a sum over replicas, and the norm of that sum before."""
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        summed = self._summed(gradients)
+        scale = self.optimizer.scale_loss(1.0)  # float16 training scales the loss
+        known = [tf.cast(g, tf.float32) for g in summed if g is not None]
+        norm = tf.linalg.global_norm(known) / scale
+        if self.options.clip_norm is not None and not self._accumulates:
+            factor = self.options.clip_norm / tf.maximum(norm, self.options.clip_norm)
+            # The optimizer sums over replicas once more.
+            share = factor / replicas
+            gradients = [None if g is None else g * tf.cast(share, g.dtype) for g in summed]
+        return gradients, norm
+
+    def _seeds(self, count):
+        """Seeds of this replica's examples: (seed, step, position in the global batch)."""
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        position = tf.range(count) + tf.cast(replica, tf.int32) * count
+        return noise.example_seeds(self.seed, self.step.value, position)
+
+    def _average_statistics(self):
+        """Keeps BatchNorm's moving statistics equal on all replicas: their mean."""
+        trained = self.student, getattr(self, "partner", None)
+        moving = [v for model in trained if model for v in statistics(model)]
+        if self.distribute_strategy.num_replicas_in_sync == 1 or not moving:
+            return
+        context = tf.distribute.get_replica_context()
+        means = context.all_reduce("MEAN", [tf.identity(v) for v in moving])
+        for variable, mean in zip(moving, means, strict=True):
+            variable.assign(mean)
+
+    def _report(self, x, y, weight, terms, clean_logits):
+        """Updates loss, <term>_loss unweighted, and metrics; the logs so far."""
+        trackers = self._roles.trackers
+        self._roles.host.compute_metrics(x, y, clean_logits, weight)
+        for name, values in terms.items():
+            # The total is weighted already: a mean over images, not over weights.
+            whole = name in ("total", "gradient_norm")
+            trackers[name].update_state(values, None if whole else weight)
+        return self._training_logs()
+
+    def _training_logs(self):
+        """Metrics and losses of the epoch so far."""
+        logs = self._roles.host.get_metrics_result()
+        return {**logs, **{t.name: t.result() for t in self._roles.trackers.values()}}
+
+    def test_step(self, data):
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+        weight = contract.weights(weight)
+        x = contract.asserted(x, contract.labels(y), self.num_classes)
+        logits = self.student(x, training=False)
+        if weight is not None and self._fills_batches:
+            real = ~tf.math.is_nan(weight)  # not `batching.FILLER`
+            x, y, logits, weight = (v[real] for v in (x, y, logits, weight))
+        loss = losses.cross_entropy(contract.labels(y), logits)
+        self._loss_tracker.update_state(weighted(loss, weight))
+        return self.compute_metrics(x, y, logits, weight)
+
+    def reset_metrics(self):
+        super().reset_metrics()
+        for tracker in self._roles.trackers.values():
+            tracker.reset_state()
+
+
+def is_cross_entropy_from_logits(loss) -> bool:
+    """Whether a Keras loss is the mean cross-entropy from logits and nothing more."""
+    kinds = keras.losses.SparseCategoricalCrossentropy, keras.losses.CategoricalCrossentropy
+    if not isinstance(loss, kinds):
+        return False
+    plain = {"ignore_class": None, "label_smoothing": 0, "axis": -1}
+    config = {**plain, **loss.get_config()}
+    mean = config.get("reduction") in ("sum_over_batch_size", "mean", None)
+    same = all(config[name] == value for name, value in plain.items())
+    return mean and same and config["from_logits"] is True
+
+
+def _in_xla(function):
+    return tf.function(function, jit_compile=True, autograph=False)
