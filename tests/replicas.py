@@ -75,7 +75,7 @@ def main(replicas, case, out):
             "vfd",
             teacher=teacher,
             seed=3,
-            options=vfd_tf.Options(**options),
+            options=vfd_tf.TrainingOptions(**options),
         )
         metrics = {"weighted_metrics": ratios()} if case == "weighted" else {}
         trainer.compile(SGD(0.05, 0.9, weight_decay=5e-4), **metrics)

@@ -6,7 +6,7 @@ import pytest
 from vfd_tf import (
     AdversarialTrainer,
     InputError,
-    Options,
+    TrainingOptions,
     attacks,
     evaluation,
     noise,
@@ -227,7 +227,7 @@ def test_the_trainer_s_attack_leaves_the_statistics_as_they_were(
 ):
     x, y = images
     trainer = AdversarialTrainer(
-        model, "pgd-at", PGD(0.1, steps=3), options=Options(attack_bn_mode=mode)
+        model, "pgd-at", PGD(0.1, steps=3), options=TrainingOptions(attack_bn_mode=mode)
     )
     before = model.get_weights()
     adversary = trainer._make_step().adversary

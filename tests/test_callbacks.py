@@ -8,8 +8,8 @@ import tensorflow as tf
 from vfd_tf import (
     AdversarialTrainer,
     InputError,
-    Options,
     RobustAccuracy,
+    TrainingOptions,
     VFDCallback,
     attacks,
     evaluation,
@@ -177,7 +177,9 @@ def test_what_needs_a_trainer_says_so(callback, make_network):
 
 
 def test_an_average_of_epochs_is_not_mixed_with_one_of_steps(make_network):
-    trainer = AdversarialTrainer(make_network(), "natural", options=Options(average="ema"))
+    trainer = AdversarialTrainer(
+        make_network(), "natural", options=TrainingOptions(average="ema")
+    )
     with pytest.raises(InputError, match="average='swa'"):
         StochasticWeightAverage(None, 0).set_model(trainer)
 
@@ -215,7 +217,7 @@ def test_shares_of_the_terms_sum_to_one(make_network, toy):
 
 
 def test_the_averaged_student_has_a_robust_accuracy_of_its_own(make_network, toy):
-    options = Options(average="ema", ema_decay=0.99)
+    options = TrainingOptions(average="ema", ema_decay=0.99)
     trainer = AdversarialTrainer(
         make_network(), "pgd-at", attacks.PGD(steps=1), options=options
     )

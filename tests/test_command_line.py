@@ -20,7 +20,7 @@ import tensorflow as tf
 from vfd_tf import InputError, files
 from vfd_tf.cli import flags, main
 from vfd_tf.experiments import continuing, forecast
-from vfd_tf.experiments.experiment import Evaluating, Experiment
+from vfd_tf.experiments.experiment import EvaluationPlan, Experiment
 from vfd_tf.experiments.run_directory import RunDirectory
 from vfd_tf.models import network
 from vfd_tf.training.methods import METHODS
@@ -144,7 +144,7 @@ def test_the_forwards_of_a_step(words, own, teachers):
 
 
 def test_the_forwards_of_an_evaluation():
-    plan = Evaluating(attacks=("fgsm", "pgd20"))
+    plan = EvaluationPlan(attacks=("fgsm", "pgd20"))
     assert forecast.evaluation_forwards(plan, 10) == 1 + 2 + 40
 
 

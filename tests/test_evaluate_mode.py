@@ -261,7 +261,7 @@ def test_results_of_one_model_accumulate(saved, capsys):
 def test_a_row_that_changes_is_told(saved):
     verdicts = {"clean": np.ones(4, bool), "fgsm": np.array([1, 1, 0, 0], bool)}
     known = evaluation.Report()
-    found = evaluation.Evaluation(verdicts["clean"], {"fgsm": verdicts["fgsm"]}, {})
+    found = evaluation.EvaluationResult(verdicts["clean"], {"fgsm": verdicts["fgsm"]}, {})
     assert known.add("t", {}, found) == [] == known.add("t", {}, found)
     found.robust["fgsm"] = np.array([1, 0, 0, 1], bool)
     (note,) = known.add("t", {}, found)

@@ -139,9 +139,9 @@ def test_images_of_bytes_are_the_floats_they_stand_for():
 
 def test_worst_is_correct_clean_and_under_every_attack():
     clean, one, two = np.array([[1, 1, 1, 0, 0], [1, 0, 1, 1, 0], [1, 1, 0, 1, 0]], bool)
-    result = evaluation.Evaluation(clean, {"one": one, "two": two}, {})
+    result = evaluation.EvaluationResult(clean, {"one": one, "two": two}, {})
     np.testing.assert_array_equal(result.worst, [True, False, False, False, False])
-    alone = evaluation.Evaluation(clean, {}, {})
+    alone = evaluation.EvaluationResult(clean, {}, {})
     np.testing.assert_array_equal(alone.worst, clean)
     assert result.accuracies() == pytest.approx(
         {"clean": 60, "one": 60, "two": 60, "worst": 20}

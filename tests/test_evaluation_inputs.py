@@ -134,7 +134,7 @@ def test_stages_are_the_same_after_a_resume():
     """A stage keeps what it found, whenever the evaluation was killed."""
 
     class Two:
-        transfer, threat, distance = False, "linf:0.05", False
+        transfer, threat, unbounded = False, "linf:0.05", False
 
         def stages(self, classes):
             one = protocol("fgsm", 0.002).stages(classes)[""]
@@ -144,8 +144,8 @@ def test_stages_are_the_same_after_a_resume():
     (window,) = judged.windows(data())
 
     def keep(progress):
-        copies = {k: v.copy() for k, v in vars(progress).items() if k != "runs"}
-        saved.append(windows.Progress(**copies, runs=progress.runs))
+        copies = {k: v.copy() for k, v in vars(progress).items() if k != "runs_done"}
+        saved.append(windows.Progress(**copies, runs_done=progress.runs_done))
 
     whole = judged.attacked(Two(), window, save=keep)
     assert whole.after["one"].sum() > whole.after["two"].sum()
@@ -175,6 +175,6 @@ def test_a_journal_keeps_images_and_seeds_apart(tmp_path):
 def test_the_worst_of_bounded_attacks_leaves_the_unbounded_out():
     clean = np.ones(4, bool)
     robust = {"pgd20": np.array([1, 1, 0, 1], bool), "cw": np.zeros(4, bool)}
-    found = evaluation.Evaluation(clean, robust, {}, distances={"cw": np.ones(4)})
+    found = evaluation.EvaluationResult(clean, robust, {}, distances={"cw": np.ones(4)})
     rows = {row["attack"]: row["accuracy"] for row in found.rows()}
     assert rows["worst"] == 0 and rows["worst of bounded"] == 75

@@ -8,7 +8,7 @@ from keras import layers as L
 
 from vfd_tf import InputError, attacks, noise
 from vfd_tf.attacks.attack import Run
-from vfd_tf.evaluation import Evaluation, evaluate, protocol, sanity
+from vfd_tf.evaluation import EvaluationResult, evaluate, protocol, sanity
 
 SHAPE, N = (4, 4, 1), 40
 threats = pytest.mark.parametrize("norm, dual", [("linf", 1), ("l2", 2)])
@@ -191,10 +191,10 @@ def test_a_random_model_is_found_out():
 def test_one_step_that_beats_many_is_found_out():
     clean, fgsm, pgd = np.ones(100, bool), np.arange(100) > 60, np.arange(100) > 20
     plan = {name: protocol(name) for name in ("fgsm", "pgd20")}
-    found = Evaluation(clean, {"fgsm": fgsm, "pgd20": pgd}, {})
+    found = EvaluationResult(clean, {"fgsm": fgsm, "pgd20": pgd}, {})
     (warning,) = sanity.of_verdicts(found, plan)
     assert "fgsm" in warning and "breaks more images than pgd20" in warning
-    usual = Evaluation(clean, {"fgsm": pgd, "pgd20": fgsm}, {})
+    usual = EvaluationResult(clean, {"fgsm": pgd, "pgd20": fgsm}, {})
     assert not sanity.of_verdicts(usual, plan)
 
 
@@ -203,7 +203,7 @@ def test_a_blind_attack_that_beats_the_gradient_is_found_out_from_4_images_on():
     plan = {"pgd20": protocol("pgd20"), "square": protocol("square")}
     for more, found in [(3, False), (4, True)]:
         robust = {"pgd20": pgd, "square": np.arange(100) > 20 + more}
-        warnings = sanity.of_verdicts(Evaluation(clean, robust, {}), plan)
+        warnings = sanity.of_verdicts(EvaluationResult(clean, robust, {}), plan)
         assert bool(warnings) == found
 
 

@@ -20,7 +20,7 @@ from vfd_tf import (
     evaluation,
 )
 from vfd_tf.training.callbacks import StochasticWeightAverage
-from vfd_tf.training.options import Options
+from vfd_tf.training.options import TrainingOptions
 
 SHAPE, CLASSES, N, BATCH = (6, 6, 1), 4, 36, 12
 RANDOM = np.random.RandomState(0)
@@ -315,7 +315,9 @@ def test_the_best_robust_accuracy_is_known_to_be_the_highest():
 
 
 def test_stochastic_weight_averages_take_arrays():
-    trainer = AdversarialTrainer(network(), "natural", options=Options(average="swa"))
+    trainer = AdversarialTrainer(
+        network(), "natural", options=TrainingOptions(average="swa")
+    )
     trainer.compile(keras.optimizers.SGD(0.5))
     trainer.fit(X, Y, callbacks=[StochasticWeightAverage((X, Y), 0)], verbose=0)
     with trainer.averaged() as student:
@@ -327,7 +329,7 @@ def test_a_file_of_weights_loads_into_the_student_s_architecture_and_into_a_trai
     tmp_path,
 ):
     path = tmp_path / "last.weights.h5"
-    options = Options(average="ema")
+    options = TrainingOptions(average="ema")
     trainer = AdversarialTrainer(network(), "natural", options=options)
     trainer.compile(keras.optimizers.SGD(0.5, momentum=0.9))
     checkpoint = keras.callbacks.ModelCheckpoint(path, "loss", save_weights_only=True)
@@ -548,7 +550,7 @@ def test_gradients_of_any_kind_train_as_in_keras_and_can_be_clipped(dtype):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(0.5), loss)
     model.fit(X, Y, batch_size=BATCH, shuffle=False, verbose=0)
-    for options in (None, Options(clip_norm=1e6), Options(awp_gamma=1e-12)):
+    for options in (None, TrainingOptions(clip_norm=1e6), TrainingOptions(awp_gamma=1e-12)):
         trainer = AdversarialTrainer(with_positions(dtype), "natural", options=options)
         trainer.compile(keras.optimizers.SGD(0.5), metrics=None)
         trainer.fit(X, Y, batch_size=BATCH, shuffle=False, verbose=0)
@@ -578,7 +580,7 @@ def test_checks_attacks_and_logs_leave_no_trace_in_layers_that_count(
     counter = Counter()
     h = L.Flatten()(counter(L.Conv2D(4, 3)(inputs)))
     model = keras.Model(inputs, L.Dense(CLASSES)(h))
-    options = Options(awp_gamma=awp_gamma)
+    options = TrainingOptions(awp_gamma=awp_gamma)
     trainer = AdversarialTrainer(model, method, attack="pgd2", options=options)
     trainer.compile("sgd", metrics=None)
     trainer.fit(X, Y, batch_size=BATCH, epochs=2, verbose=0)

@@ -35,7 +35,7 @@ from vfd_tf.training.callbacks import (
 )
 from vfd_tf.training.distillation import VFD
 from vfd_tf.evaluation import evaluate
-from vfd_tf.training.options import Options
+from vfd_tf.training.options import TrainingOptions
 
 CASES = []
 
@@ -321,19 +321,23 @@ told(
 told("clipping twice", r"The optimizer clips gradients itself: leave out .*")(
     lambda: trainer(
         optimizer=keras.optimizers.SGD(gradient_accumulation_steps=2, clipnorm=1.0),
-        options=Options(clip_norm=1.0),
+        options=TrainingOptions(clip_norm=1.0),
     )
 )
 told("nothing to train", r"The student 'net' has no weights to train: set trainable=.*")(
     lambda: trainer(frozen())
 )
 for name, options, fix in [
-    ("clipping", {"global_clipnorm": 1.0}, r".*use Options\(clip_norm=\.\.\.\) instead"),
+    (
+        "clipping",
+        {"global_clipnorm": 1.0},
+        r".*use TrainingOptions\(clip_norm=\.\.\.\) instead",
+    ),
     ("accumulation", {"gradient_accumulation_steps": 2}, ".*or train on one device"),
     (
         "averages",
         {"use_ema": True, "ema_overwrite_frequency": 5},
-        r".*use Options\(average='ema'\) instead",
+        r".*use TrainingOptions\(average='ema'\) instead",
     ),
 ]:
     told(f"Keras's {name} on two replicas", rf"Keras .*replica.*{fix}\.")(
@@ -342,10 +346,11 @@ for name, options, fix in [
         )
     )
 told(
-    "an average of nothing", r"Nothing is averaged: pass options=Options\(average='ema'\)\."
+    "an average of nothing",
+    r"Nothing is averaged: pass options=TrainingOptions\(average='ema'\)\.",
 )(lambda: trainer().averaged().__enter__())
 told("swa_start without averages", r"swa_start needs average='swa' .*")(
-    lambda: Options(swa_start=3)
+    lambda: TrainingOptions(swa_start=3)
 )
 told("a trainer as a model file", r"An AdversarialTrainer is saved as its student: .*")(
     lambda: keras.saving.save_model(trainer(), "trainer.keras")

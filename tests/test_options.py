@@ -1,4 +1,4 @@
-"""Options of a training step: each states its law and joins any pair."""
+"""TrainingOptions of a training step: each states its law and joins any pair."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ import tensorflow as tf
 from vfd_tf import (
     AdversarialTrainer,
     InputError,
-    Options,
+    TrainingOptions,
     attacks,
     losses,
     noise,
@@ -20,7 +20,7 @@ from vfd_tf.training.methods import METHODS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is not used by")
 PAIRS = [*((m, "vfd") for m in METHODS), *(("trades", d) for d in DISTILLATIONS)]
-EVERYTHING = Options(
+EVERYTHING = TrainingOptions(
     attack_bn_mode="train",
     attack_objective="ce",
     add_clean_ce=True,
@@ -76,7 +76,7 @@ def test_all_options_together_join_any_method_and_distillation(
 def test_awp_steps_along_the_gradient_at_the_worst_weights_nearby(make_network, toy):
     x, y = (v[:8] for v in toy)
     gamma = 0.05
-    trainer = trainer_of(make_network, options=Options(awp_gamma=gamma))
+    trainer = trainer_of(make_network, options=TrainingOptions(awp_gamma=gamma))
     network = trainer.network
     twin, start = copy_of(make_network, network), network.get_weights()
     ascent = gradient_of_cross_entropy(twin, x, y)
@@ -107,7 +107,9 @@ def test_awp_keeps_the_regularisers_of_the_model_s_own_layers(toy):
         h = keras.layers.Conv2D(4, 3, activity_regularizer="l2")(inputs)
         logits = keras.layers.Dense(10)(keras.layers.Flatten()(h))
         model = keras.Model(inputs, logits)
-        trainer = AdversarialTrainer(model, "natural", options=Options(awp_gamma=gamma))
+        trainer = AdversarialTrainer(
+            model, "natural", options=TrainingOptions(awp_gamma=gamma)
+        )
         trainer.compile(keras.optimizers.SGD(0.0))
         losses_of.append(trainer.fit(x, y, batch_size=8, verbose=0).history["loss"][0])
         own = trainer.fit(x, y, batch_size=8, verbose=0).history["clean_loss"][0]
@@ -120,7 +122,9 @@ def test_awp_before_its_warm_up_is_over_changes_nothing(make_network, toy):
     weights = []
     for gamma, callbacks in ((0.0, []), (0.05, [Anneal("awp_gamma", Delay(1))])):
         keras.utils.set_random_seed(3)
-        trainer = trainer_of(make_network, "trades", options=Options(awp_gamma=gamma))
+        trainer = trainer_of(
+            make_network, "trades", options=TrainingOptions(awp_gamma=gamma)
+        )
         trainer.fit(x, y, batch_size=8, verbose=0, callbacks=callbacks)
         weights.append(trainer.student.get_weights())
     for plain, delayed in zip(*weights, strict=True):
@@ -132,7 +136,7 @@ def test_clipping_shortens_the_step_and_keeps_its_direction(make_network, toy):
     steps, norms = {}, {}
     for clip in (None, 1e3, 0.01):
         keras.utils.set_random_seed(3)
-        trainer = trainer_of(make_network, options=Options(clip_norm=clip))
+        trainer = trainer_of(make_network, options=TrainingOptions(clip_norm=clip))
         before = [v.numpy() for v in trainer.student.trainable_variables]
         norms[clip] = trainer.fit(x, y, batch_size=8, verbose=0).history["gradient_norm"][0]
         after = [v.numpy() for v in trainer.student.trainable_variables]
@@ -148,7 +152,7 @@ def test_clipping_shortens_the_step_and_keeps_its_direction(make_network, toy):
 
 def test_label_smoothing_mixes_in_the_uniform_distribution(make_network, toy):
     x, y = (v[:8] for v in toy)
-    trainer = trainer_of(make_network, options=Options(label_smoothing=0.2))
+    trainer = trainer_of(make_network, options=TrainingOptions(label_smoothing=0.2))
     twin = copy_of(make_network, trainer.network)
     log_p = np.log(tf.nn.softmax(twin(x, training=True)["logits"]).numpy())
     of_label, uniform = -log_p[np.arange(8), y], -log_p.mean(1)
@@ -180,7 +184,9 @@ def test_attack_objective_ce_is_pgd_on_cross_entropy_from_the_method_s_start(
     make_network, toy
 ):
     x, y = (tf.constant(v[:8]) for v in toy)
-    trainer = trainer_of(make_network, "trades", options=Options(attack_objective="ce"))
+    trainer = trainer_of(
+        make_network, "trades", options=TrainingOptions(attack_objective="ce")
+    )
     step, seeds = trainer._make_step(), noise.example_seeds(0, 0, tf.range(8))
     start = trainer.method.start(x, seeds)
     expected = attacks.PGD(steps=2)(
@@ -197,7 +203,7 @@ def test_attack_objective_ce_is_pgd_on_cross_entropy_from_the_method_s_start(
 )
 def test_add_clean_ce_adds_the_clean_cross_entropy(make_network, toy, method, terms):
     x, y = (v[:8] for v in toy)
-    trainer = trainer_of(make_network, method, options=Options(add_clean_ce=True))
+    trainer = trainer_of(make_network, method, options=TrainingOptions(add_clean_ce=True))
     assert set(trainer.term_weights) == terms
     assert float(trainer.term_weights["clean"].numpy()) == 1.0
     twin = copy_of(make_network, trainer.network)
@@ -208,7 +214,7 @@ def test_add_clean_ce_adds_the_clean_cross_entropy(make_network, toy, method, te
 
 
 def test_add_clean_ce_leaves_methods_that_have_one(make_network):
-    options = Options(add_clean_ce=True)
+    options = TrainingOptions(add_clean_ce=True)
     weights = [
         {
             k: float(w.numpy())
@@ -264,7 +270,7 @@ class Recorder(keras.callbacks.Callback):
 
 def test_ema_is_the_exponential_mean_of_the_steps(make_network, toy):
     x, y = toy
-    options = Options(average="ema", ema_decay=0.3)
+    options = TrainingOptions(average="ema", ema_decay=0.3)
     trainer, recorder = trainer_of(make_network, options=options), Recorder()
     trainer.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=[recorder])
     expected = recorder.steps[0]
@@ -282,7 +288,10 @@ def test_ema_is_the_exponential_mean_of_the_steps(make_network, toy):
 
 def test_swa_is_the_mean_of_epochs_with_statistics_of_its_own(make_network, toy):
     x, y = toy
-    trainer, recorder = trainer_of(make_network, options=Options(average="swa")), Recorder()
+    trainer, recorder = (
+        trainer_of(make_network, options=TrainingOptions(average="swa")),
+        Recorder(),
+    )
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
     swa = StochasticWeightAverage(data, start=1)
     trainer.fit(x, y, batch_size=8, epochs=4, verbose=0, callbacks=[recorder, swa])
@@ -310,7 +319,9 @@ def test_swa_leaves_a_frozen_batch_norm_as_it_is(make_network, toy):
     norm = student.layers[2]
     norm.trainable = False
     norm.moving_variance.assign(np.full(4, 3.0))
-    trainer = trainer_of(make_network, student=student, options=Options(average="swa"))
+    trainer = trainer_of(
+        make_network, student=student, options=TrainingOptions(average="swa")
+    )
     data = tf.data.Dataset.from_tensor_slices(toy).batch(8)
     swa = StochasticWeightAverage(data, start=0)
     trainer.fit(*toy, batch_size=8, verbose=0, callbacks=[swa])
@@ -324,7 +335,7 @@ def test_without_an_average_there_is_none_to_swap_in(make_network):
         trainer_of(make_network).averaged(),
     ):
         pass
-    swa = trainer_of(make_network, options=Options(average="swa"))
+    swa = trainer_of(make_network, options=TrainingOptions(average="swa"))
     with pytest.raises(InputError, match="StochasticWeightAverage"), swa.averaged():
         pass
 
@@ -342,7 +353,7 @@ def test_without_an_average_there_is_none_to_swap_in(make_network):
 )
 def test_bad_options_are_refused(fields, hint):
     with pytest.raises(InputError, match=hint):
-        Options(**fields)
+        TrainingOptions(**fields)
 
 
 def test_smoothed_labels_stay_distributions():

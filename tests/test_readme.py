@@ -51,10 +51,10 @@ def _parsed(words):
 
 def test_the_new_method_of_the_readme_is_a_method(make_network, toy):
     from vfd_tf import AdversarialTrainer, attacks, losses
-    from vfd_tf.hyperparameters import hyper, part
+    from vfd_tf.hyperparameters import component, hyper
     from vfd_tf.training.methods import TRADES
 
-    names = {"TRADES": TRADES, "hyper": hyper, "part": part, "losses": losses}
+    names = {"TRADES": TRADES, "hyper": hyper, "component": component, "losses": losses}
     exec(blocks("python")[-1], names)
     trainer = AdversarialTrainer(make_network(), names["MyMethod"](), attacks.PGD(steps=1))
     trainer.compile("sgd", run_eagerly=True)

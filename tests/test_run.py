@@ -260,7 +260,7 @@ def test_the_command_of_the_card_is_hat_with_vfd():
     assert only.distillation.lambda_ == 0.01
     assert (only.dataset, only.arch, only.recipe.batch_size) == ("cifar10", "resnet18", 128)
     assert only.recipe.learning_rate == 0.1
-    assert flags.evaluating(values).attacks == ("fgsm", "pgd20")
+    assert flags.evaluation_plan(values).attacks == ("fgsm", "pgd20")
 
 
 def test_another_norm_of_evaluation_needs_a_radius(tmp_path, capsys):

@@ -13,7 +13,7 @@ from keras import layers as L
 
 from vfd_tf import AdversarialTrainer, InputError, attacks, losses, noise
 from vfd_tf.training.optimizers import SGD, OneCycle, Warmup
-from vfd_tf.training.options import Options
+from vfd_tf.training.options import TrainingOptions
 
 SHAPE, CLASSES, N = (6, 6, 1), 3, 16
 RANDOM = np.random.RandomState(0)
@@ -64,7 +64,7 @@ def same(one, other, **tolerance):
 
 
 def natural(model, optimizer, **options):
-    trainer = AdversarialTrainer(model, "natural", options=Options(**options))
+    trainer = AdversarialTrainer(model, "natural", options=TrainingOptions(**options))
     trainer.compile(optimizer)
     return trainer
 
@@ -86,7 +86,7 @@ def test_layers_keep_the_state_that_keras_s_own_training_leaves(layer, gamma):
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_an_attack_leaves_no_trace_in_the_network(layer, mode):
     student = network(layer)
-    options = Options(attack_bn_mode=mode)
+    options = TrainingOptions(attack_bn_mode=mode)
     trainer = AdversarialTrainer(
         student, "trades", attacks.PGD(0.1, steps=3), options=options
     )

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vfd_tf import AdversarialTrainer, InputError, Options, attacks, losses
+from vfd_tf import AdversarialTrainer, InputError, TrainingOptions, attacks, losses
 from vfd_tf.attacks import Attack
-from vfd_tf.hyperparameters import hyper, part
+from vfd_tf.hyperparameters import component, hyper
 from vfd_tf.training.distillation import DISTILLATIONS, VFD
 from vfd_tf.training.methods import MART, METHODS, PGDAT
 
@@ -26,7 +26,7 @@ def same(one, other):
     return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-@part
+@component
 class Shifted(Attack):
     """Adversary that needs no gradient: x + epsilon."""
 
@@ -110,11 +110,11 @@ def test_pairs_follow_the_replacement_rule():
 def test_a_step_traces_once_for_all_epochs(make_network, batches):
     traces = []
 
-    @part
+    @component
     class Counted(MART):
-        def losses(self, y, student, teacher):
+        def terms(self, y, student, teacher):
             traces.append(1)
-            return super().losses(y, student, teacher)
+            return super().terms(y, student, teacher)
 
     trainer, _ = trainer_of(make_network, Counted(), "vfd")
     trainer.fit(batches, epochs=3, verbose=0)
@@ -147,7 +147,7 @@ def test_an_attack_on_batch_statistics_leaves_the_moving_ones(make_network, toy)
     x_adv = {}
     for mode in ("eval", "train"):
         keras.utils.set_random_seed(1)
-        options = Options(attack_bn_mode=mode)
+        options = TrainingOptions(attack_bn_mode=mode)
         trainer, _ = trainer_of(make_network, "pgd-at", options=options)
         before = values(trainer.student)
         x_adv[mode] = trainer._make_step().adversary(x, y, trainer._seeds(len(x))).numpy()

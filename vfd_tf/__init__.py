@@ -26,8 +26,10 @@ from vfd_tf.models import architectures
 from vfd_tf.training import callbacks, distillation, methods, optimizers
 from vfd_tf.training.callbacks import RobustAccuracy, VFDCallback
 from vfd_tf.training.image_panel import ImagePanel
-from vfd_tf.training.options import Options
+from vfd_tf.training.options import TrainingOptions
 from vfd_tf.training.trainer import AdversarialTrainer
+
+Options = TrainingOptions  # its first name, in scripts that are about
 
 __version__ = "0.1.0"
 
@@ -35,7 +37,7 @@ __all__ = [
     "AdversarialTrainer",
     "ImagePanel",
     "InputError",
-    "Options",
+    "TrainingOptions",
     "RobustAccuracy",
     "VFDCallback",
     "architectures",

@@ -1,7 +1,7 @@
-"""Parts: methods, distillations, attacks and recipes as frozen, serialisable records.
+"""Components: methods, distillations, attacks and recipes as frozen, serialisable records.
 
-The fields of a part are its hyper-parameters. Flags, configuration, `repr`, equality and
-the identity of a run are all derived from them, so a default lives in one place.
+The fields of a component are its hyper-parameters. Flags, configuration, `repr`, equality
+and the identity of a run are all derived from them, so a default lives in one place.
 """
 
 import dataclasses
@@ -24,20 +24,20 @@ LARGEST = {float: 3.4028234e38, int: 2**32 - 1}  # of float32, and of seeds
 def hyper(default, meaning: str, minimum=None, maximum=None, choices=None, when=None):
     """A hyper-parameter: a dataclass field with its default, its meaning and its range.
 
-    `when`: the only values of another field of the part, {name: values}, under which it
-    has an effect.
+    `when`: the only values of another field of the component, {name: values}, under which
+    it has an effect.
     """
     metadata = {"meaning": meaning, "minimum": minimum, "maximum": maximum, "when": when}
     return dataclasses.field(default=default, metadata={**metadata, "choices": choices})
 
 
-def part(cls):
+def component(cls):
     """Frozen dataclass that Keras can serialise; the fields are the hyper-parameters."""
     cls = dataclasses.dataclass(frozen=True)(cls)
     return keras.saving.register_keras_serializable(package="vfd_tf")(cls)
 
 
-class Part:
+class Component:
     """Base of everything whose fields are hyper-parameters."""
 
     def __post_init__(self):
@@ -121,6 +121,6 @@ def choose(table: dict[str, Any], name: str, axis: str) -> Any:
     raise InputError(f"Unknown {axis} {name!r}.{hint} Choose one of: {', '.join(table)}.")
 
 
-def name_of(table: dict[str, Any], value: Part) -> str:
-    """The name under which a part's class stands in its table."""
+def name_of(table: dict[str, Any], value: Component) -> str:
+    """The name under which a component's class stands in its table."""
     return next(name for name, cls in table.items() if cls is type(value))

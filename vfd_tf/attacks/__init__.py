@@ -5,7 +5,7 @@ within a ball of radius `epsilon` around `x` and within [0, 1].
 """
 
 from vfd_tf.attacks.apgd import APGD, APGDCE, APGDDLR, APGDT
-from vfd_tf.attacks.attack import Attack, Composite, Iterated, Run, generator
+from vfd_tf.attacks.attack import Attack, AttackRun, Composite, Iterated, generator
 from vfd_tf.attacks.autoattack import AutoAttack
 from vfd_tf.attacks.carlini_wagner import CarliniWagner
 from vfd_tf.attacks.fab import FAB, FABT
@@ -61,7 +61,7 @@ __all__ = [
     "Composite",
     "Iterated",
     "Objective",
-    "Run",
+    "AttackRun",
     "Square",
     "cross_entropy",
     "dlr",

@@ -4,10 +4,10 @@ import numpy as np
 import tensorflow as tf
 
 from vfd_tf.attacks import objectives
-from vfd_tf.attacks.attack import Composite, Iterated, Run, ascent, box, choose_images
+from vfd_tf.attacks.attack import AttackRun, Composite, Iterated, ascent, box, choose_images
 from vfd_tf.attacks.norms import BALLS
 from vfd_tf.attacks.threat import eot_field, epsilon_field, norm_field
-from vfd_tf.hyperparameters import hyper, part
+from vfd_tf.hyperparameters import component, hyper
 
 
 def checkpoints(steps: int) -> dict[int, int]:
@@ -24,7 +24,7 @@ def checkpoints(steps: int) -> dict[int, int]:
     return found
 
 
-@part
+@component
 class APGD(Iterated):
     """Auto-PGD: momentum, and a step halved for each image where it stops paying.
 
@@ -144,14 +144,14 @@ class OwnObjective(APGD):
         return super().__call__(logits_fn, x, own, start, seeds)
 
 
-@part
+@component
 class APGDCE(OwnObjective):
     """APGD on cross-entropy. Croce & Hein 2020, https://arxiv.org/abs/2003.01690"""
 
     own_objective = "ce"
 
 
-@part
+@component
 class APGDDLR(OwnObjective):
     """APGD on the DLR loss (3 classes at least; the margin where there are fewer).
 
@@ -161,7 +161,7 @@ class APGDDLR(OwnObjective):
     own_objective = "dlr"
 
 
-@part
+@component
 class APGDT(Composite):
     """Targeted APGD: one run at each of the likeliest wrong classes of the clean image.
 
@@ -177,11 +177,11 @@ class APGDT(Composite):
     rho: float = hyper(0.75, "share of rises below which the step is halved", 0.0, 1.0)
     eot: int = eot_field()
 
-    def runs(self, classes, objective="ce"):
+    def attack_runs(self, classes, objective="ce"):
         attack = APGD(self.epsilon, self.steps, self.norm, 1, self.rho, self.eot)
         name = objectives.possible("targeted-dlr", classes)
         return tuple(
-            Run(attack, name, stream=rank * self.restarts + restart, rank=rank)
+            AttackRun(attack, name, stream=rank * self.restarts + restart, rank=rank)
             for rank in range(2, min(self.targets + 1, classes) + 1)
             for restart in range(self.restarts)
         )

@@ -9,10 +9,10 @@ import tensorflow as tf
 from vfd_tf import noise
 from vfd_tf.attacks import objectives
 from vfd_tf.attacks.norms import BALLS
-from vfd_tf.hyperparameters import InputError, Part, choose
+from vfd_tf.hyperparameters import Component, InputError, choose
 
 
-class Attack(Part):
+class Attack(Component):
     """`attack(logits_fn, x, objective, start=None, seeds=None) -> x_adv`.
 
     Args:
@@ -47,7 +47,7 @@ class Attack(Part):
         """This attack under another threat model; relative step sizes follow epsilon."""
         return self.replace(norm=norm, epsilon=epsilon)
 
-    def evaluated(self) -> "Attack":
+    def for_evaluation(self) -> "Attack":
         """This attack as an evaluation runs it: broken is broken, at any iterate."""
         return self
 
@@ -126,7 +126,7 @@ def choose_images(mask, one, other):
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class AttackRun:
     """One of the runs that an attack consists of, for images that are still robust.
 
     Attributes:
@@ -171,12 +171,12 @@ class Iterated(Attack):
         """How many steps it takes."""
         return self.steps
 
-    def runs(self, classes: int, objective: str = "ce") -> tuple[Run, ...]:
+    def attack_runs(self, classes: int, objective: str = "ce") -> tuple[AttackRun, ...]:
         """What an evaluation runs, each on the images that the ones before left robust."""
         name = self.own_objective or objective
         count = getattr(self, "restarts", 1)
         return tuple(
-            Run(self, objectives.possible(name, classes), stream or None)
+            AttackRun(self, objectives.possible(name, classes), stream or None)
             for stream in range(count)
         )
 
@@ -223,7 +223,7 @@ class Composite(Attack):
     only those that are still robust. Images that none breaks are returned as they came.
     """
 
-    def runs(self, classes: int, objective: str = "ce") -> tuple[Run, ...]:
+    def attack_runs(self, classes: int, objective: str = "ce") -> tuple[AttackRun, ...]:
         """What it consists of, in order."""
         raise NotImplementedError
 
@@ -231,7 +231,7 @@ class Composite(Attack):
         _refuse_integers(x)
         seeds, clean = noise.or_positions(seeds, x), logits_fn(x)
         x_adv, broken = x, objective.success(clean)
-        for run in self.runs(clean.shape[-1]):
+        for run in self.attack_runs(clean.shape[-1]):
             goal = objectives.named(
                 run.objective, objective.labels, clean, run.target(clean)
             )

@@ -1,11 +1,11 @@
 """AutoAttack: the ensemble whose verdict the field compares."""
 
 from vfd_tf.attacks.apgd import APGDCE, APGDDLR, APGDT
-from vfd_tf.attacks.attack import Composite, Run
+from vfd_tf.attacks.attack import AttackRun, Composite
 from vfd_tf.attacks.fab import FAB, FABT
 from vfd_tf.attacks.square import Square
 from vfd_tf.attacks.threat import epsilon_field, norm_field
-from vfd_tf.hyperparameters import hyper, part
+from vfd_tf.hyperparameters import component, hyper
 
 
 def _standard(threat):
@@ -38,7 +38,7 @@ def _rand(threat):
 VERSIONS = {"standard": _standard, "plus": _plus, "rand": _rand}
 
 
-@part
+@component
 class AutoAttack(Composite):
     """AutoAttack: parameter-free attacks, each on the images that are still robust.
 
@@ -58,5 +58,7 @@ class AutoAttack(Composite):
         """Its attacks by name, in order."""
         return VERSIONS[self.version]({"epsilon": self.epsilon, "norm": self.norm})
 
-    def runs(self, classes, objective="ce") -> tuple[Run, ...]:
-        return tuple(run for part in self.members.values() for run in part.runs(classes))
+    def attack_runs(self, classes, objective="ce") -> tuple[AttackRun, ...]:
+        return tuple(
+            run for part in self.members.values() for run in part.attack_runs(classes)
+        )

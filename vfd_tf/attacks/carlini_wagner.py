@@ -4,13 +4,13 @@ import tensorflow as tf
 
 from vfd_tf import losses
 from vfd_tf.attacks.attack import Iterated, choose_images, slope
-from vfd_tf.hyperparameters import hyper, part
+from vfd_tf.hyperparameters import component, hyper
 
 _SHRINK = 0.999999  # keeps pixels of exactly 0 and 1 where tanh can move them
 _BETA1, _BETA2, _TINY = 0.9, 0.999, 1e-8  # Adam's
 
 
-@part
+@component
 class CarliniWagner(Iterated):
     """Minimises ||x' - x||_2^2 + c * max(z_y - max_{j != y} z_j, -kappa).
 

@@ -6,10 +6,10 @@ Croce & Hein 2020, https://arxiv.org/abs/1907.02044
 import numpy as np
 import tensorflow as tf
 
-from vfd_tf.attacks.attack import Composite, Iterated, Run, box, choose_images, slope
+from vfd_tf.attacks.attack import AttackRun, Composite, Iterated, box, choose_images, slope
 from vfd_tf.attacks.norms import BALLS
 from vfd_tf.attacks.threat import epsilon_field, norm_field
-from vfd_tf.hyperparameters import hyper, part
+from vfd_tf.hyperparameters import component, hyper
 
 _FAR = 1e10  # the size of a perturbation that was not found
 
@@ -52,7 +52,7 @@ def nearest_on_plane(x, w, c, rate):
     return -tf.sign(w) * tf.minimum(level[:, None] * rate, room)
 
 
-@part
+@component
 class FAB(Iterated):
     """Fast adaptive boundary attack: minimises the norm of an adversarial perturbation.
 
@@ -74,11 +74,11 @@ class FAB(Iterated):
     random_start: bool = hyper(False, "start at half the radius instead of at x")
     look = 10
 
-    def runs(self, classes, objective="ce"):
+    def attack_runs(self, classes, objective="ce"):
         first = self.replace(restarts=1)
         again = first.replace(random_start=True)
-        rest = (Run(again, stream=stream) for stream in range(1, self.restarts))
-        return (Run(first), *rest)
+        rest = (AttackRun(again, stream=stream) for stream in range(1, self.restarts))
+        return (AttackRun(first), *rest)
 
     def begin(self, x, start, seeds):
         if start is None:
@@ -180,7 +180,7 @@ def _lead(objective):
     return lead
 
 
-@part
+@component
 class FABT(Composite):
     """Targeted FAB: one run at each of the likeliest wrong classes of the clean image.
 
@@ -195,7 +195,7 @@ class FABT(Composite):
     eta: float = hyper(1.05, "overshoot of a projection", minimum=1.0)
     beta: float = hyper(0.9, "share of the perturbation kept after a success", 0.0, 1.0)
 
-    def runs(self, classes, objective="ce"):
+    def attack_runs(self, classes, objective="ce"):
         attack = FAB(
             self.epsilon,
             self.steps,
@@ -206,5 +206,5 @@ class FABT(Composite):
         )
         last = min(self.targets + 1, classes)
         return tuple(
-            Run(attack, "targeted-margin", rank=rank) for rank in range(2, last + 1)
+            AttackRun(attack, "targeted-margin", rank=rank) for rank in range(2, last + 1)
         )

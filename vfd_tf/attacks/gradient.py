@@ -6,7 +6,7 @@ from vfd_tf import noise
 from vfd_tf.attacks.attack import Iterated, ascent, box, choose_images, input_gradient
 from vfd_tf.attacks.norms import BALLS
 from vfd_tf.attacks.threat import eot_field, epsilon_field, norm_field
-from vfd_tf.hyperparameters import hyper, part
+from vfd_tf.hyperparameters import component, hyper
 
 
 def _step_size():
@@ -44,7 +44,7 @@ class FixedStep(Iterated):
         x_adv = choose_images(broken, state["x_adv"], moved)
         return {**state, "x_adv": x_adv, "broken": broken}
 
-    def evaluated(self):
+    def for_evaluation(self):
         return self.replace(early_stop=True)
 
     def done(self, state):
@@ -61,7 +61,7 @@ class FixedStep(Iterated):
         return state, BALLS[self.norm].direction(gradient)
 
 
-@part
+@component
 class PGD(FixedStep):
     """Projected gradient ascent: x_{t+1} = P(x_t + step_size * direction(grad)).
 
@@ -90,7 +90,7 @@ class PGD(FixedStep):
         return tf.stop_gradient(best)
 
 
-@part
+@component
 class MIM(FixedStep):
     """Momentum iterative method: g <- decay * g + grad / mean |grad|, then a step along g.
 
@@ -148,7 +148,7 @@ class SingleStep(Iterated):
         return state["x_adv"] + size * BALLS[self.norm].direction(gradient)
 
 
-@part
+@component
 class FGSM(SingleStep):
     """Fast gradient sign method: x' = x + epsilon * direction(grad), clipped to [0, 1].
 
@@ -163,7 +163,7 @@ class FGSM(SingleStep):
         return {"x_adv": box(BALLS[self.norm].project(x, moved, self.epsilon))}
 
 
-@part
+@component
 class FGSMRS(SingleStep):
     """FGSM from a random start: one step of `overshoot` * epsilon, back into the ball.
 
@@ -186,7 +186,7 @@ class FGSMRS(SingleStep):
         return {"x_adv": box(BALLS[self.norm].project(x, moved, self.epsilon))}
 
 
-@part
+@component
 class NFGSM(SingleStep):
     """FGSM from stronger noise, not projected: x' = x + u + epsilon * direction(grad).
 

@@ -12,7 +12,7 @@ from vfd_tf import losses, noise
 from vfd_tf.attacks.attack import Iterated, box, choose_images
 from vfd_tf.attacks.norms import BALLS, l2_norm
 from vfd_tf.attacks.threat import epsilon_field, norm_field
-from vfd_tf.hyperparameters import InputError, hyper, part
+from vfd_tf.hyperparameters import InputError, component, hyper
 
 # Query from which on -> divisor of `p_init`, for 10,000 queries.
 SCHEDULE = {0: 1, 11: 2, 51: 4, 201: 8, 501: 16, 1001: 32, 2001: 64, 4001: 128}
@@ -22,7 +22,7 @@ _START = 2**20
 _CELLS = _START + 1
 
 
-@part
+@component
 class Square(Iterated):
     """Square attack: a proposal that raises the margin is kept, anything else forgotten.
 

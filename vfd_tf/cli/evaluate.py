@@ -16,7 +16,7 @@ from vfd_tf.data import datasets
 from vfd_tf.evaluation import report
 from vfd_tf.evaluation.journal import made
 from vfd_tf.experiments import runner
-from vfd_tf.experiments.experiment import Evaluating
+from vfd_tf.experiments.experiment import EvaluationPlan
 from vfd_tf.experiments.run_directory import provenance
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import classifiers, contract, network
@@ -29,7 +29,7 @@ def run(values, words: list[str]) -> None:
     path = values.model or (words[0] if len(words) == 1 else None)
     if not path:
         raise InputError("Name the model: python run.py evaluate --model=FILE.keras.")
-    plan, bounds = flags.evaluating(values), _bounds(values)
+    plan, bounds = flags.evaluation_plan(values), _bounds(values)
     described = {
         name: evaluation.protocol(name, plan.epsilon, plan.norm).describe()
         for name in plan.attacks
@@ -278,7 +278,7 @@ def _surrogate(values, data) -> str:
     )
     setting = runner.Setting(
         data=data,
-        evaluating=Evaluating(attacks=(), max_images=values.max_images),
+        plan=EvaluationPlan(attacks=(), max_images=values.max_images),
         root=values.runs,
         panel_every=0,
         describe=flags.flagfile,

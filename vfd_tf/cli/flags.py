@@ -1,4 +1,4 @@
-"""Flags: one for every hyper-parameter, derived from the fields of the parts.
+"""Flags: one for every hyper-parameter, derived from the fields of the components.
 
 The name, the default, the range and the help of a flag are those of its field. Fields of
 an `Experiment` and its `Recipe` give flags of their own name; fields of a method,
@@ -15,7 +15,7 @@ from absl import flags
 
 from vfd_tf.attacks import ATTACKS, PGD
 from vfd_tf.attacks.attack import radius
-from vfd_tf.experiments.experiment import Evaluating, Experiment, Recipe
+from vfd_tf.experiments.experiment import EvaluationPlan, Experiment, Recipe
 from vfd_tf.hyperparameters import LARGEST, InputError, check_range, choose, name_of, read
 from vfd_tf.models.architectures import ARCHITECTURES
 from vfd_tf.training.callbacks import LambdaSchedule
@@ -86,7 +86,7 @@ def flag_name(prefix: str, field: dataclasses.Field) -> str:
 
 
 def parameters(cls, prefix="", skip=()):
-    """(flag name, field) of every plain hyper-parameter of a part."""
+    """(flag name, field) of every plain hyper-parameter of a component."""
     for field in dataclasses.fields(cls):
         if "meaning" in field.metadata and field.name not in skip:
             yield flag_name(prefix, field), field
@@ -235,7 +235,7 @@ def _fields(values, cls, prefix="", skip=()):
     return {f.name: values[name].value for name, f in parameters(cls, prefix, skip)}
 
 
-def evaluating(values: flags.FlagValues) -> Evaluating:
+def evaluation_plan(values: flags.FlagValues) -> EvaluationPlan:
     """The evaluation protocol that the flags ask for."""
     epsilon = values.eval_epsilon
     named = epsilon is not None or values["epsilon"].present
@@ -246,7 +246,7 @@ def evaluating(values: flags.FlagValues) -> Evaluating:
             f"--eval_norm={values.eval_norm} needs a radius of its own, such as "
             "--eval_epsilon=0.5."
         )
-    return Evaluating(
+    return EvaluationPlan(
         attacks=tuple(values.eval_attacks),
         epsilon=values.epsilon if epsilon is None else epsilon,
         norm=values.eval_norm or values.norm,
@@ -257,24 +257,24 @@ def evaluating(values: flags.FlagValues) -> Evaluating:
 
 def names(experiment: Experiment) -> dict[str, str]:
     """The keys of an experiment's method, distillation and attack in their tables."""
-    parts = experiment.method, experiment.distillation, experiment.attack
+    components = experiment.method, experiment.distillation, experiment.attack
     return {
-        axis: name_of(table, part)
-        for (axis, table), part in zip(_AXES.items(), parts, strict=True)
+        axis: name_of(table, component)
+        for (axis, table), component in zip(_AXES.items(), components, strict=True)
     }
 
 
 def flagfile(experiment: Experiment) -> str:
     """The flags that repeat an experiment, one a line, for --flagfile."""
     keys = names(experiment)
-    parts = [(experiment, "", ()), (experiment.recipe, "", ())]
-    parts += [(experiment[f"{prefix}_schedule"], prefix, ()) for prefix in SCHEDULED]
-    parts += [(experiment.method, keys["method"], ())]
-    parts += [(experiment.distillation, keys["distill"], ())]
-    parts += [(experiment.attack, keys["attack"], _THREAT_MODEL)]
+    components = [(experiment, "", ()), (experiment.recipe, "", ())]
+    components += [(experiment[f"{prefix}_schedule"], prefix, ()) for prefix in SCHEDULED]
+    components += [(experiment.method, keys["method"], ())]
+    components += [(experiment.distillation, keys["distill"], ())]
+    components += [(experiment.attack, keys["attack"], _THREAT_MODEL)]
     flat = dict(keys)
-    for part, prefix, skip in parts:
-        flat |= {n: part[f.name] for n, f in parameters(type(part), prefix, skip)}
+    for component, prefix, skip in components:
+        flat |= {n: component[f.name] for n, f in parameters(type(component), prefix, skip)}
     flat |= {name: experiment.attack[name] for name in _THREAT_MODEL}
     return "".join(f"--{name}={text_of(value)}\n" for name, value in flat.items())
 

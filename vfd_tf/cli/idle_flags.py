@@ -4,7 +4,7 @@ import warnings
 
 from vfd_tf.cli import flags
 from vfd_tf.experiments.experiment import OF_ATTACKS, Experiment, Recipe
-from vfd_tf.hyperparameters import Part
+from vfd_tf.hyperparameters import Component
 
 
 def warn(values, argv: list[str], mode: str, experiments=()) -> None:
@@ -82,7 +82,7 @@ def _weights(experiment):
 
 def _idle_helpers(experiment):
     """The flags of helpers that this run has none of."""
-    helpers = experiment.helpers
+    helpers = experiment.prerequisites
     idle = {"teacher", "robust_teacher"} - set(helpers)
     if all(experiment[role] != "auto" for role in helpers):
         idle.add("teacher_seed")
@@ -91,13 +91,13 @@ def _idle_helpers(experiment):
     return idle
 
 
-def _fields(part: Part, prefix: str) -> set[str]:
-    """The flags of a part's fields that have an effect beside its others."""
+def _fields(component: Component, prefix: str) -> set[str]:
+    """The flags of a component's fields that have an effect beside its others."""
     return {
         name
-        for name, field in flags.parameters(type(part), prefix)
+        for name, field in flags.parameters(type(component), prefix)
         if all(
-            part[other] in allowed
+            component[other] in allowed
             for other, allowed in (field.metadata["when"] or {}).items()
         )
     }
@@ -121,13 +121,15 @@ def _needed(name, experiments):
     """What another field would have to be, as flags, or an empty text."""
     for experiment in experiments:
         keys = flags.names(experiment)
-        parts = {"method": experiment.method, "distill": experiment.distillation}
-        parts["attack"] = experiment.attack
-        prefixed = [(cls, keys[axis]) for axis, cls in parts.items()]
-        for part, prefix in (*prefixed, (Recipe(), "")):
-            for flag, field in flags.parameters(type(part), prefix):
+        components = {"method": experiment.method, "distill": experiment.distillation}
+        components["attack"] = experiment.attack
+        prefixed = [(cls, keys[axis]) for axis, cls in components.items()]
+        for component, prefix in (*prefixed, (Recipe(), "")):
+            for flag, field in flags.parameters(type(component), prefix):
                 if flag == name and field.metadata["when"]:
-                    others = {f.name: n for n, f in flags.parameters(type(part), prefix)}
+                    others = {
+                        f.name: n for n, f in flags.parameters(type(component), prefix)
+                    }
                     when = field.metadata["when"].items()
                     return " ".join(f"--{others[k]}={'|'.join(v)}" for k, v in when)
     return ""

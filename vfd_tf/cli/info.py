@@ -99,8 +99,8 @@ class Record:
     def __init__(self, path: str):
         self.path = os.path.normpath(path)
         owner = self._json("run.json")
-        parts = (owner.get(part) for part in ("identity", "fields"))
-        if not all(isinstance(part, dict) for part in parts):
+        found = owner.get("identity"), owner.get("fields")
+        if not all(isinstance(each, dict) for each in found):
             raise InputError(
                 f"{path} is neither a run directory (a folder with run.json) nor a .keras "
                 "file; name one of these."
@@ -167,29 +167,29 @@ class Record:
         except _UNREADABLE as error:
             raise _damaged(self.file("resume.npz"), error) from error
 
-    def name(self, part: str) -> str:
-        """The name of a part in its table, `trades`; without a table that of its class."""
-        cls = self._class_name(part)
+    def name(self, component: str) -> str:
+        """The name of a component in its table, `trades`, or else that of its class."""
+        cls = self._class_name(component)
         tables = {**METHODS, **DISTILLATIONS, **ATTACKS}
         return next((name for name, c in tables.items() if c.__name__ == cls), cls)
 
-    def parameters(self, part: str) -> dict:
-        """Hyper-parameters of a part; a field younger than the run has its default."""
-        recorded = self.fields.get(part, {}).items()
+    def parameters(self, component: str) -> dict:
+        """Hyper-parameters of a component; a field younger than the run has its default."""
+        recorded = self.fields.get(component, {}).items()
         known = {name: tuple(v) if isinstance(v, list) else v for name, v in recorded}
-        return {**self._defaults(part), **known}
+        return {**self._defaults(component), **known}
 
-    def changed(self, part: str) -> dict:
-        """The hyper-parameters of a part that differ from their defaults."""
-        defaults, nothing = self._defaults(part), object()
-        values = self.parameters(part).items()
+    def changed(self, component: str) -> dict:
+        """The hyper-parameters of a component that differ from their defaults."""
+        defaults, nothing = self._defaults(component), object()
+        values = self.parameters(component).items()
         return {name: v for name, v in values if defaults.get(name, nothing) != v}
 
-    def _class_name(self, part):
-        return self.identity.get(part, "").split("(")[0]
+    def _class_name(self, component):
+        return self.identity.get(component, "").split("(")[0]
 
-    def _defaults(self, part):
-        cls = keras.saving.get_registered_object(f"vfd_tf>{self._class_name(part)}")
+    def _defaults(self, component):
+        cls = keras.saving.get_registered_object(f"vfd_tf>{self._class_name(component)}")
         return {f.name: f.default for f in dataclasses.fields(cls)} if cls else {}
 
     def _json(self, name):
@@ -228,7 +228,10 @@ def _facts(record):
     facts = [("run", f"{record.label}, {key(identity)}"), ("data set", identity["dataset"])]
     network_options = {name: identity[name] for name in ("width", "normalize")}
     facts.append(("architecture", _listed(identity["arch"], network_options)))
-    facts += [(part.replace("_", " "), _part(record, part)) for part in record.fields]
+    facts += [
+        (component.replace("_", " "), _part(record, component))
+        for component in record.fields
+    ]
     for role, its_key in identity["helpers"].items():
         facts.append((role.replace("_", " "), _helper(record, its_key)))
     facts += [("seed", identity["seed"]), ("epochs", _progress(record))]
@@ -241,13 +244,13 @@ def _facts(record):
     return [(name, str(value)) for name, value in facts if value not in (None, "")]
 
 
-def _part(record, part):
-    changed, name = record.changed(part), record.name(part)
-    parameters = record.parameters(part)
+def _part(record, component):
+    changed, name = record.changed(component), record.name(component)
+    parameters = record.parameters(component)
     if {"norm", "epsilon"} <= set(parameters):  # the threat model is worth its default
         name += f" {parameters['norm']}:{flags.text_of(parameters['epsilon'])}"
         changed = {n: v for n, v in changed.items() if n not in ("norm", "epsilon")}
-    own_name = name if name != record._class_name(part) else ""
+    own_name = name if name != record._class_name(component) else ""
     return _listed(own_name, changed) or "defaults"
 
 

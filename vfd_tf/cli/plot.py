@@ -59,11 +59,13 @@ class Point:
     @classmethod
     def of(cls, record: Record, accuracies: dict, names: tuple[str, str]) -> "Point":
         """A run with its accuracies in the columns `names`."""
-        parts = {name: record.parameters(name) for name in record.fields}
-        parts["helpers"] = record.identity["helpers"]
-        plain = {n: v for n, v in record.identity.items() if n not in parts}
-        parts["experiment"] = plain
-        settings = {(p, n): v for p, values in parts.items() for n, v in values.items()}
+        components = {name: record.parameters(name) for name in record.fields}
+        components["helpers"] = record.identity["helpers"]
+        plain = {n: v for n, v in record.identity.items() if n not in components}
+        components["experiment"] = plain
+        settings = {
+            (p, n): v for p, values in components.items() for n, v in values.items()
+        }
         method, distillation = record.name("method"), record.name("distillation")
         return cls(method, distillation, *(accuracies[n] for n in names), settings)
 

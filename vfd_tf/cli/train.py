@@ -20,13 +20,13 @@ def run(values, argv: list[str]) -> None:
                 f"{len(experiments)} runs; use --runs for the folder of all."
             )
     source = continuing.Source(values.continue_from) if values.continue_from else None
-    plan = flags.evaluating(values)
+    plan = flags.evaluation_plan(values)
     for attack in plan.attacks:
         evaluation.protocol(attack, plan.epsilon, plan.norm)
     first = experiments[0]
     setting = runner.Setting(
         data=datasets.load(first.dataset, values.data_dir, first.validation),
-        evaluating=plan,
+        plan=plan,
         root=values.runs,
         strategy=make_strategy(values.strategy),
         panel_every=values.panel_every,

@@ -8,13 +8,13 @@ import numpy as np
 import tensorflow as tf
 
 from vfd_tf import noise
-from vfd_tf.hyperparameters import InputError, Part, hyper, part
+from vfd_tf.hyperparameters import Component, InputError, component, hyper
 
 QUANTILES = 4096  # lambda of CutMix is drawn among this many equally probable values
 
 
-@part
-class Augmentation(Part):
+@component
+class Augmentation(Component):
     """Crop, flip, Cutout and CutMix of training images, in this order; by default none.
 
     The crop is cut out of the image padded with zeros; its offset is uniform.

@@ -9,12 +9,12 @@ from vfd_tf.evaluation.evaluate import evaluate
 from vfd_tf.evaluation.journal import Journal
 from vfd_tf.evaluation.protocols import PRESETS, Protocol, protocol
 from vfd_tf.evaluation.report import Report
-from vfd_tf.evaluation.result import Evaluation, accuracies, table, wilson
+from vfd_tf.evaluation.result import EvaluationResult, accuracies, table, wilson
 from vfd_tf.evaluation.target import Target
 
 __all__ = [
     "PRESETS",
-    "Evaluation",
+    "EvaluationResult",
     "Journal",
     "Protocol",
     "Report",

@@ -13,7 +13,7 @@ from vfd_tf import losses
 from vfd_tf.attacks import Attack, Composite
 from vfd_tf.evaluation import referee, sanity
 from vfd_tf.evaluation.protocols import Protocol, protocol
-from vfd_tf.evaluation.result import Evaluation
+from vfd_tf.evaluation.result import EvaluationResult
 from vfd_tf.evaluation.screen import Screen
 from vfd_tf.evaluation.target import Target
 from vfd_tf.hyperparameters import InputError
@@ -39,7 +39,7 @@ def evaluate(
     strict=True,
     journal=None,
     examples=False,
-) -> Evaluation:
+) -> EvaluationResult:
     """Accuracy of any Keras classifier, clean and under attack.
 
     Robust under an attack is what is classified correctly and stays so at every iterate
@@ -165,11 +165,11 @@ class _Job:
         self.surrogate, self.dead = [], []
         self.sizes = {name: [] for name in plan}
 
-    def run(self, data) -> Evaluation:
+    def run(self, data) -> EvaluationResult:
         warnings = []
         for number, window in enumerate(self.target.windows(data, self.seed)):
-            self.clean.append(window.right)
-            self.classes = window.clean.shape[-1]
+            self.clean.append(window.correct)
+            self.classes = window.clean_logits.shape[-1]
             self.screen.say("clean", self.clean)
             if number == 0:
                 warnings += sanity.of_model(self.target, window)
@@ -241,8 +241,8 @@ class _Job:
             write(progress)
 
         target, count = self.targets[name], len(window)
-        stages = self.plan[name].stages(window.clean.shape[-1])
-        runs, done = sum(map(len, stages.values())), progress.runs if progress else 0
+        stages = self.plan[name].stages(window.clean_logits.shape[-1])
+        runs, done = sum(map(len, stages.values())), progress.runs_done if progress else 0
         self.screen.begin(name, sum(map(len, self.clean)) - count, count, runs, done)
         target.watch = self.screen.step
         progress = target.attacked(self.plan[name], window, progress, save)
@@ -268,7 +268,7 @@ class _Job:
             for name, found in self.found.items()
             if self.keep
         }
-        return Evaluation(
+        return EvaluationResult(
             np.concatenate(self.clean),
             robust,
             {n: p.describe() for n, p in self.plan.items()},
@@ -277,7 +277,7 @@ class _Job:
             distances={
                 name: np.concatenate(self.sizes[name])
                 for name, protocol in self.plan.items()
-                if protocol.distance
+                if protocol.unbounded
             },
             seconds=self.seconds,
             examples=kept,
@@ -287,7 +287,7 @@ class _Job:
 
 def _sizes(progress, window):
     """||x' - x||_2 of the images that were right and are broken."""
-    broken = window.right & ~progress.robust
+    broken = window.correct & ~progress.robust
     delta = progress.x_adv[broken] - window.x[broken]
     return np.sqrt(np.square(delta).sum(axis=tuple(range(1, delta.ndim))))
 

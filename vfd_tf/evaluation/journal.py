@@ -1,4 +1,4 @@
-"""A journal of an evaluation on disk, from which a killed one goes on."""
+"""Saves finished windows, so that an interrupted evaluation can resume."""
 
 import hashlib
 import json
@@ -6,9 +6,11 @@ import os
 
 import numpy as np
 
+from vfd_tf import files
 from vfd_tf.evaluation.windows import Progress
-from vfd_tf.files import DAMAGED
 from vfd_tf.hyperparameters import InputError
+
+_PROGRESS = "robust_so_far", "x_adv", "attempted"
 
 
 def made(folder: str) -> str:
@@ -60,9 +62,8 @@ class Journal:
                 f"{folder} holds files but no evaluation; choose another --eval_dir."
             )
         else:
-            with open(path + ".part", "w") as file:
+            with files.replaced(path) as partial, open(partial, "w") as file:
                 json.dump(owner, file, indent=2)
-            os.replace(path + ".part", path)
 
     def _path(self, name, number, window):
         """The file of an attack on a window: of these images, labels and seeds."""
@@ -80,21 +81,19 @@ class Journal:
             with np.load(path, allow_pickle=False) as saved:
                 known = {name: saved[name] for name in saved.files}
             return _saved(known, len(window))
-        except (*DAMAGED, OSError):
+        except (*files.DAMAGED, OSError):
             print(f"Note: {path} is damaged; {name} begins anew on these images.")
             return None
 
     def write(self, name, number, window, progress, seconds, sizes=None) -> None:
         """Keeps how far an attack on a window has come; `sizes` when it is done."""
         path = self._path(name, number, window)
-        arrays = {"runs": progress.runs, "seconds": seconds}
+        arrays = {"runs_done": progress.runs_done, "seconds": seconds}
         arrays |= {f"after/{stage}": value for stage, value in progress.after.items()}
-        parts = {part: vars(progress)[part] for part in ("open", "x_adv", "tried")}
-        parts["sizes"] = sizes
-        arrays |= {k: v for k, v in parts.items() if v is not None}
-        with open(path + ".part", "wb") as file:
+        fields = {name: vars(progress)[name] for name in _PROGRESS} | {"sizes": sizes}
+        arrays |= {name: value for name, value in fields.items() if value is not None}
+        with files.replaced(path) as partial, open(partial, "wb") as file:
             np.savez(file, **arrays)
-        os.replace(path + ".part", path)
 
 
 def _saved(known, count):
@@ -105,12 +104,12 @@ def _saved(known, count):
     """
     after = {k.removeprefix("after/"): v for k, v in known.items() if "after/" in k}
     progress = Progress(
-        *(known.get(part) for part in ("open", "x_adv", "tried")),
-        int(known["runs"]),
+        *(known.get(name) for name in _PROGRESS),
+        int(known["runs_done"]),
         after,
     )
-    sizes, images = known.get("sizes"), [known["open"], *after.values()]
-    images += [part for part in (progress.x_adv, progress.tried) if part is not None]
+    sizes, images = known.get("sizes"), [known["robust_so_far"], *after.values()]
+    images += [a for a in (progress.x_adv, progress.attempted) if a is not None]
     unfinished = sizes is None and progress.x_adv is None
     if unfinished or any(len(array) != count for array in images):
         raise ValueError("arrays of other images")

@@ -30,13 +30,13 @@ class Protocol:
         An ensemble has a stage for each of its attacks, all others have one.
         """
         members = getattr(self.attack, "members", {"": self.attack})
-        form = (lambda a: a) if self.transfer else (lambda a: a.evaluated())
-        return {k: form(a).runs(classes, self.objective) for k, a in members.items()}
+        form = (lambda a: a) if self.transfer else (lambda a: a.for_evaluation())
+        return {k: form(a).attack_runs(classes, self.objective) for k, a in members.items()}
 
     def describe(self) -> str:
         """One line with every hyper-parameter."""
         other = "" if self.objective == "ce" else f" on {self.objective}"
-        attack = self.attack if self.transfer else self.attack.evaluated()
+        attack = self.attack if self.transfer else self.attack.for_evaluation()
         return attack.describe() + other
 
     @property
@@ -47,7 +47,7 @@ class Protocol:
         return f"{self.attack.norm}:{radius(self.attack.epsilon)}"
 
     @property
-    def distance(self) -> bool:
+    def unbounded(self) -> bool:
         """Whether its examples have sizes of their own, which are reported."""
         return self.attack.epsilon is None
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from vfd_tf import files
 from vfd_tf.evaluation import tables
-from vfd_tf.evaluation.result import Evaluation
+from vfd_tf.evaluation.result import EvaluationResult
 from vfd_tf.hyperparameters import InputError
 
 WORST = ("worst", "worst of bounded")
@@ -33,7 +33,7 @@ class Report:
 
     Attributes:
         tables: Title -> what the table is of.
-        rows: Those of all tables, `Evaluation.rows` with their table's title.
+        rows: Those of all tables, `EvaluationResult.rows` with their table's title.
         verdicts: "<title>|<attack>" -> bool [n].
     """
 
@@ -95,7 +95,7 @@ class Report:
             if name.startswith(prefix)
         }
         unbounded = [n for n in columns if rows[n]["threat"].endswith(UNBOUNDED)]
-        whole = Evaluation(
+        whole = EvaluationResult(
             columns.pop("clean"), columns, {}, distances=dict.fromkeys(unbounded, ())
         )
         worst = {row["attack"]: row for row in whole.rows() if row["attack"] in WORST}

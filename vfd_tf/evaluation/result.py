@@ -10,7 +10,7 @@ from vfd_tf.evaluation import tables
 
 
 @dataclasses.dataclass
-class Evaluation:
+class EvaluationResult:
     """Verdicts per image, clean and under each attack: bool [n] each.
 
     Attributes:

@@ -26,7 +26,7 @@ def complaint(check, *values) -> list[str]:
 def of_model(target, window) -> list[str]:
     """A warning of random outputs."""
     index = _some(window)
-    pair = target.logits(window.x[index]), window.clean[index]
+    pair = target.logits(window.x[index]), window.clean_logits[index]
     again, first = (np.where(np.isfinite(z), z, 0.0) for z in pair)  # masked classes
     change = np.linalg.norm(again - first, axis=-1)
     change = change / np.maximum(np.linalg.norm(first, axis=-1), 1e-10)
@@ -103,7 +103,7 @@ def of_verdicts(evaluation, protocols) -> list[str]:
     """Warnings of attacks that are better than they should be."""
     count = len(evaluation.clean)
     limit, found = max(0.002 * count, 3), []
-    threats = {p.threat for p in protocols.values() if not p.distance}
+    threats = {p.threat for p in protocols.values() if not p.unbounded}
     for threat in sorted(threats):
         alike = {n: p for n, p in protocols.items() if p.threat == threat}
         blind = [n for n, p in alike.items() if _is_blind(p)]
@@ -161,7 +161,7 @@ def of_radius(target, window, found, protocols) -> list[str]:
         found: Attack -> which images of the window are robust under it.
         protocols: Attack -> protocol. The first that is bounded gives the threat model.
     """
-    bounded = [p for p in protocols.values() if not (p.distance or p.transfer)]
+    bounded = [p for p in protocols.values() if not (p.unbounded or p.transfer)]
     if not bounded:
         return []
     norm, epsilon = bounded[0].attack.norm, bounded[0].attack.epsilon

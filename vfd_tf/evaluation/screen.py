@@ -37,9 +37,11 @@ class Screen:
 
     def run(self, progress):
         """One of its runs is done."""
-        share = 100 * progress.open.mean()
-        self.done = progress.runs
-        self.share = f", run {progress.runs} of {self.runs} done, {share:.2f}% still robust"
+        share = 100 * progress.robust_so_far.mean()
+        self.done = progress.runs_done
+        self.share = (
+            f", run {progress.runs_done} of {self.runs} done, {share:.2f}% still robust"
+        )
 
     def step(self, step, steps):
         """The run has come to a step."""

@@ -17,7 +17,7 @@ _LEFT = 2  # columns of words
 
 
 def markdown(rows: list[dict], title: str = "", warnings=()) -> str:
-    """The rows of `Evaluation.rows` as a Markdown table, warnings below it.
+    """The rows of `EvaluationResult.rows` as a Markdown table, warnings below it.
 
     Columns without a value are left out: most tables then fit 80 columns.
     """

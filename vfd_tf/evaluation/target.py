@@ -73,7 +73,7 @@ class Target:
         attack = None if attack is None else protocol(attack)
         verdicts = []
         for window in self.windows(data, seed):
-            verdict = window.right
+            verdict = window.correct
             if attack is not None:
                 verdict = self.attacked(attack, window).robust
             verdicts.append(verdict)
@@ -87,7 +87,7 @@ class Target:
         if first is None:
             raise InputError("The data set is empty.")
         window = next(self.windows(first))
-        self._check_whole(data, window.clean.shape[-1])
+        self._check_whole(data, window.clean_logits.shape[-1])
 
     def _check_whole(self, data, classes):
         """Holds all images and labels to the contract where they are in memory."""
@@ -152,10 +152,10 @@ class Target:
         few = self.outside(tf.constant(window.x[:1]))
         contract.check_shape(surrogate, few)
         logits = self.logits(window.x[: self.batch_size], craft=True)
-        if logits.shape[-1] != window.clean.shape[-1]:
+        if logits.shape[-1] != window.clean_logits.shape[-1]:
             raise InputError(
                 f"The surrogate {surrogate.name!r} has {logits.shape[-1]} classes, the "
-                f"model {window.clean.shape[-1]}: use one trained on the same data."
+                f"model {window.clean_logits.shape[-1]}: use one trained on the same data."
             )
         self._holds(contract.check_logits, surrogate, logits, few)
 
@@ -218,23 +218,25 @@ class Target:
         """
         progress = saved or Progress.begin(window, self.early_stop)
         number = 0
-        for i, (stage, runs) in enumerate(attack.stages(window.clean.shape[-1]).items()):
+        for i, (stage, runs) in enumerate(
+            attack.stages(window.clean_logits.shape[-1]).items()
+        ):
             for run in runs:
                 number += 1
-                if number > progress.runs and progress.open.any():
+                if number > progress.runs_done and progress.robust_so_far.any():
                     self._run(run, window, progress, i, attack.transfer)
-                    progress.runs = number
+                    progress.runs_done = number
                     save(progress)
             # A stage that was done before a resume keeps what it found then.
-            progress.after.setdefault(stage, progress.open & window.right)
+            progress.after.setdefault(stage, progress.robust_so_far & window.correct)
         return progress
 
     def _run(self, run, window, progress, stage, transfer):
         """One run on the images that are still robust, and the verdicts on its examples."""
-        index = np.flatnonzero(progress.open)
+        index = np.flatnonzero(progress.robust_so_far)
         batch = window.take(index)
         if transfer:
-            batch["clean"] = self.logits(batch["x"], craft=True)
+            batch["clean_logits"] = self.logits(batch["x"], craft=True)
         if stage:
             batch["seeds"] = noise.fork(batch["seeds"], _STAGES + stage).numpy()
         found = self.examples(run, batch)
@@ -247,10 +249,10 @@ class Target:
             if len(again):
                 found[again] = self.examples(run, take(batch, again), craft=False)
                 broken[again] = ~is_correct(batch["y"][again], self.logits(found[again]))
-        first = broken | ~progress.tried[index]
+        first = broken | ~progress.attempted[index]
         progress.x_adv[index[first]] = found[first]
-        progress.tried[index] = True
-        progress.open[index[broken]] = False
+        progress.attempted[index] = True
+        progress.robust_so_far[index[broken]] = False
 
     def examples(self, run, batch, craft=True) -> np.ndarray:
         """x_adv of one run on images of a window: `batch` is {x, y, clean, seeds}.
@@ -258,8 +260,8 @@ class Target:
         Without `craft`, on the judged network itself.
         """
         attack, x, seeds = run.attack, batch["x"], run.seeds(batch["seeds"])
-        target = run.target(batch["clean"])
-        given = {name: batch[name] for name in ("x", "y", "clean")}
+        target = run.target(batch["clean_logits"])
+        given = {"x": x, "y": batch["y"], "clean": batch["clean_logits"]}
         given["target"] = batch["y"] if target is None else target.numpy()
         drawn = {"x": x, "seeds": np.asarray(seeds)}
         state = self.in_batches(

@@ -13,24 +13,24 @@ class Progress:
     """How far an attack on a window has come.
 
     Attributes:
-        open: Which images no run has broken: bool [n].
-        x_adv: The examples that broke an image, else those of the first run on it.
-        tried: Which images any run was on.
-        runs: How many runs are done.
+        robust_so_far: Which images no run has made misclassified: bool [n].
+        x_adv: The examples that are misclassified, else those of the first run on it.
+        attempted: Which images any run was on.
+        runs_done: How many runs are done.
         after: Stage -> which images were robust after it.
     """
 
-    open: np.ndarray
+    robust_so_far: np.ndarray
     x_adv: np.ndarray
-    tried: np.ndarray
-    runs: int = 0
+    attempted: np.ndarray
+    runs_done: int = 0
     after: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def begin(cls, window, early_stop):
-        """Nothing done; images that are misclassified to begin with count as broken."""
-        open_ = window.right.copy() if early_stop else np.ones(len(window), bool)
-        return cls(open_, window.x.copy(), np.zeros(len(window), bool))
+        """Nothing done; what is misclassified without an attack is left out of all runs."""
+        robust = window.correct.copy() if early_stop else np.ones(len(window), bool)
+        return cls(robust, window.x.copy(), np.zeros(len(window), bool))
 
     @property
     def robust(self) -> np.ndarray:
@@ -44,13 +44,13 @@ class Window:
 
     x: np.ndarray
     y: np.ndarray
-    clean: np.ndarray
+    clean_logits: np.ndarray
     seeds: np.ndarray
 
     @property
-    def right(self) -> np.ndarray:
+    def correct(self) -> np.ndarray:
         """Which images are classified correctly: bool [n]."""
-        return is_correct(self.y, self.clean)
+        return is_correct(self.y, self.clean_logits)
 
     def __len__(self):
         return len(self.x)

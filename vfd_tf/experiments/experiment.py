@@ -5,17 +5,17 @@ import json
 
 from vfd_tf.attacks import PGD, Attack
 from vfd_tf.data import datasets
-from vfd_tf.hyperparameters import InputError, Part, hyper, part
+from vfd_tf.hyperparameters import Component, InputError, component, hyper
 from vfd_tf.models.architectures import ARCHITECTURES
 from vfd_tf.training.callbacks import LambdaSchedule
 from vfd_tf.training.distillation import VFD, Distillation, NoDistillation
 from vfd_tf.training.methods import HAT, PGDAT, Method, Natural
 from vfd_tf.training.optimizers import SCHEDULES
-from vfd_tf.training.options import Options
+from vfd_tf.training.options import TrainingOptions
 
 
-@part
-class Recipe(Options):
+@component
+class Recipe(TrainingOptions):
     """How a network is trained, whatever the method."""
 
     epochs: int = hyper(110, "epochs of training", minimum=1)
@@ -61,8 +61,8 @@ class Recipe(Options):
         return self.replace(**{name: getattr(Recipe, name) for name in names})
 
 
-@part
-class Experiment(Part):
+@component
+class Experiment(Component):
     """Everything that decides the result of one training run."""
 
     dataset: str = hyper(
@@ -90,7 +90,7 @@ class Experiment(Part):
     beta_schedule: LambdaSchedule = LambdaSchedule()
 
     @property
-    def helpers(self) -> tuple[str, ...]:
+    def prerequisites(self) -> tuple[str, ...]:
         """The networks this run needs that are trained before it."""
         needs = dict.fromkeys((*self.method.needs, *self.distillation.needs))
         return tuple(role for role in needs if role in HELPERS)
@@ -114,7 +114,7 @@ class Experiment(Part):
     def identity(self, digest: str, helpers: dict[str, str]) -> dict:
         """What the result depends on; equal identities give equal weights.
 
-        Parts are named by the fields that differ from their defaults, so that a new field
+        Components are named by the fields that differ from their defaults: a new field
         whose default changes nothing leaves the runs of before their names.
 
         Args:
@@ -124,40 +124,46 @@ class Experiment(Part):
         same = ("dataset", "arch", "width", "normalize", "seed")
         identity = {name: self[name] for name in same}
         identity |= {"data": digest, "helpers": helpers}
-        return identity | {name: part.brief() for name, part in self._parts().items()}
+        return identity | {
+            name: component.brief() for name, component in self._components().items()
+        }
 
     def fields(self) -> dict[str, dict]:
-        """Every hyper-parameter that counts, defaults included: part -> field -> value."""
-        parts = self._parts()
-        return json.loads(json.dumps({n: dataclasses.asdict(p) for n, p in parts.items()}))
+        """Every hyper-parameter that counts: component -> field -> value, defaults too."""
+        components = self._components()
+        return json.loads(
+            json.dumps({n: dataclasses.asdict(p) for n, p in components.items()})
+        )
 
     def hyperparameters(self) -> dict:
         """All that counts, flat: "recipe.epochs" -> 110, "method" -> its class."""
-        named = {name: type(part).__name__ for name, part in self._parts().items()}
+        named = {
+            name: type(component).__name__ for name, component in self._components().items()
+        }
         plain = {name: self[name] for name in ("dataset", "arch", "width", "seed")}
         return (
             plain
             | named
             | {
-                f"{part}.{name.rstrip('_')}": value
-                for part, fields in self.fields().items()
+                f"{component}.{name.rstrip('_')}": value
+                for component, fields in self.fields().items()
                 for name, value in fields.items()
             }
         )
 
-    def _parts(self) -> dict[str, Part]:
-        """The parts that decide the result: no attack where nothing is attacked."""
-        parts = {"method": self.method, "distillation": self.distillation}
-        parts["recipe"] = self.recipe
+    def _components(self) -> dict[str, Component]:
+        """The components that decide the result: no attack where nothing is attacked."""
+        components = {"method": self.method, "distillation": self.distillation}
+        components["recipe"] = self.recipe
         if self.method.adversarial:
-            parts["attack"] = self.attack
+            components["attack"] = self.attack
         else:
-            parts["recipe"] = self.recipe.without(OF_ATTACKS)
+            components["recipe"] = self.recipe.without(OF_ATTACKS)
         if isinstance(self.distillation, VFD):
-            parts["lambda_schedule"] = self.lambda_schedule
+            components["lambda_schedule"] = self.lambda_schedule
         if self.method.beta_term and self.beta_schedule != LambdaSchedule():
-            parts["beta_schedule"] = self.beta_schedule
-        return parts
+            components["beta_schedule"] = self.beta_schedule
+        return components
 
 
 HELPERS = {"teacher": Natural, "robust_teacher": PGDAT}
@@ -169,7 +175,7 @@ OF_STUDENTS = ("awp_gamma", "awp_warmup", "average", "ema_decay", "swa_start") +
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluating:
+class EvaluationPlan:
     """How the students of a run are evaluated on the test split."""
 
     attacks: tuple[str, ...] = ("fgsm", "pgd20")

@@ -17,7 +17,7 @@ from vfd_tf import evaluation, files
 from vfd_tf.attacks.attack import radius
 from vfd_tf.data import datasets
 from vfd_tf.experiments import continuing, forecast
-from vfd_tf.experiments.experiment import Evaluating, Experiment
+from vfd_tf.experiments.experiment import EvaluationPlan, Experiment
 from vfd_tf.experiments.run_directory import RunDirectory, key
 from vfd_tf.hyperparameters import InputError, choose, name_of
 from vfd_tf.models import network
@@ -36,7 +36,7 @@ class Setting:
     """What the runs of one command share: data, strategy, folders, evaluation."""
 
     data: datasets.Dataset
-    evaluating: Evaluating
+    plan: EvaluationPlan
     root: str = "runs"
     strategy: tf.distribute.Strategy = dataclasses.field(
         default_factory=tf.distribute.get_strategy
@@ -52,8 +52,8 @@ class Setting:
 
     def report(self) -> str:
         """One table of the students of all runs, teachers included, and their folders."""
-        test = self.data.test[: self.evaluating.max_images]
-        threat, count = _threat_and_count(self.evaluating, test)
+        test = self.data.test[: self.plan.max_images]
+        threat, count = _threat_and_count(self.plan, test)
         rows = {
             f"{directory.label} ({which})": directory.accuracies(which, threat, count)
             for directory in self.done
@@ -78,7 +78,7 @@ def run(experiment, setting, workdir=None, source=None, helper=False) -> RunDire
         helper: Waits for another process that trains the same, instead of refusing.
     """
     first = source.first(experiment) if source else experiment
-    helpers = {role: _helper(first, role, setting) for role in experiment.helpers}
+    helpers = {role: _helper(first, role, setting) for role in experiment.prerequisites}
     identity, fields = _identity(experiment, setting, source), experiment.fields()
     directory = _directory(experiment, setting, workdir, source)
     with directory.owned(wait=helper):
@@ -114,7 +114,7 @@ def _flags(experiment, setting, source):
 
 def check(experiment, setting, workdir=None, source=None) -> None:
     """Raises `InputError` for what would fail later, before anything is trained."""
-    for role in experiment.helpers:
+    for role in experiment.prerequisites:
         if experiment[role] != "auto":
             _refuse_stranger(network.load(experiment[role]), role, experiment, setting)
     first = source.first(experiment) if source else experiment
@@ -126,7 +126,7 @@ def check(experiment, setting, workdir=None, source=None) -> None:
     student = _build(experiment, setting.data)
     roles.assemble(student, stand_ins, experiment.method, experiment.distillation)
     _check_directories(experiment, setting, workdir, source)
-    for role in first.helpers:
+    for role in first.prerequisites:
         if first[role] == "auto":
             _plan_work(first.helper(role), setting, _directory(first.helper(role), setting))
     directory = _directory(experiment, setting, workdir, source)
@@ -153,7 +153,7 @@ def _plan_work(experiment, setting, directory, student=None, stand_ins=None):
     student = student or _build(experiment, setting.data)
     teachers = [model for model in (stand_ins or {}).values() if model is not None]
     setting.pending[directory.path] = forecast.Work(
-        experiment, setting.data, setting.evaluating, student, teachers
+        experiment, setting.data, setting.plan, student, teachers
     )
 
 
@@ -200,7 +200,7 @@ def _stand_in(experiment, role, data):
     if role == "partner":
         wanted = role in experiment.distillation.needs
         return _build(experiment, data) if wanted else None
-    if role not in experiment.helpers:
+    if role not in experiment.prerequisites:
         return None
     if experiment[role] != "auto":
         return network.load(experiment[role])
@@ -234,7 +234,7 @@ def _identity(experiment, setting, source=None):
 
 def _helper_keys(experiment, setting):
     helpers = {}
-    for role in experiment.helpers:
+    for role in experiment.prerequisites:
         if experiment[role] == "auto":
             helpers[role] = key(_identity(experiment.helper(role), setting))
         else:
@@ -379,19 +379,19 @@ def _schedules(experiment):
         yield callbacks.Anneal("awp_gamma", callbacks.Delay(recipe.awp_warmup))
 
 
-def _threat_and_count(evaluating, test):
-    return f"{evaluating.norm}:{radius(evaluating.epsilon)}", f"n={len(test)}"
+def _threat_and_count(plan, test):
+    return f"{plan.norm}:{radius(plan.epsilon)}", f"n={len(test)}"
 
 
 def _evaluate(setting, directory):
     """Adds to results.json what it doesn't hold yet of the asked-for protocols."""
-    evaluating = setting.evaluating
-    test = setting.data.test[: evaluating.max_images]
-    threat, count = _threat_and_count(evaluating, test)
+    plan = setting.plan
+    test = setting.data.test[: plan.max_images]
+    threat, count = _threat_and_count(plan, test)
     directory.keep_only(setting.data.test.digest[:16])
     for which in directory.students:
         known = directory.verdicts(which, threat, count)
-        missing = [a for a in evaluating.attacks if a not in known]
+        missing = [a for a in plan.attacks if a not in known]
         if not missing and "clean" in known:
             if not directory.accuracies(which, threat, count):  # results.json is new
                 directory.add_verdicts(which, threat, count, {})
@@ -401,9 +401,9 @@ def _evaluate(setting, directory):
             network.load(directory.student(which)),
             test,
             missing,
-            evaluating.epsilon,
-            evaluating.norm,
-            batch_size=evaluating.batch_size,
+            plan.epsilon,
+            plan.norm,
+            batch_size=plan.batch_size,
         )
         for warning in result.warnings:
             print(f"Warning: {warning}")

@@ -320,7 +320,7 @@ def check_accumulated_clipping(optimizer) -> None:
     if optimizer.clipnorm or optimizer.clipvalue:
         raise InputError(
             "The optimizer clips gradients itself: leave out its clipnorm or clipvalue, or "
-            "Options(clip_norm=...)."
+            "TrainingOptions(clip_norm=...)."
         )
 
 
@@ -395,7 +395,7 @@ def check_optimizer(optimizer, strategy) -> None:
     if any(getattr(optimizer, name, None) for name in names):
         raise InputError(
             "Keras clips each replica's gradient, not their sum: leave out clipnorm, "
-            "clipvalue and global_clipnorm and use Options(clip_norm=...) instead."
+            "clipvalue and global_clipnorm and use TrainingOptions(clip_norm=...) instead."
         )
     if optimizer.gradient_accumulation_steps:
         raise InputError(
@@ -405,5 +405,5 @@ def check_optimizer(optimizer, strategy) -> None:
     if optimizer.use_ema and optimizer.ema_overwrite_frequency:
         raise InputError(
             "Keras overwrites weights by their averages on a single replica alone: leave "
-            "out ema_overwrite_frequency, or use Options(average='ema') instead."
+            "out ema_overwrite_frequency, or use TrainingOptions(average='ema') instead."
         )

@@ -11,7 +11,7 @@ import keras
 
 from vfd_tf import evaluation
 from vfd_tf.data import batching
-from vfd_tf.hyperparameters import InputError, Part, choose, hyper, part
+from vfd_tf.hyperparameters import Component, InputError, choose, component, hyper
 from vfd_tf.models import contract
 from vfd_tf.training.distillation import VFD
 from vfd_tf.training.trainer import AdversarialTrainer, is_cross_entropy_from_logits
@@ -23,8 +23,8 @@ SHAPES = {
 }
 
 
-@part
-class LambdaSchedule(Part):
+@component
+class LambdaSchedule(Component):
     """Factor on lambda, or beta: rises from 0 to 1 over `warmup_epochs`, then stays."""
 
     shape: str = hyper("constant", "shape of its rise", choices=tuple(SHAPES))
@@ -125,7 +125,7 @@ class VFDCallback(keras.callbacks.Callback):
                 "VFDCallback trains with the losses of its method instead of the model's "
                 "own: compile with loss=keras.losses.SparseCategoricalCrossentropy("
                 "from_logits=True), or CategoricalCrossentropy; for label smoothing use "
-                "AdversarialTrainer with Options(label_smoothing=...)."
+                "AdversarialTrainer with TrainingOptions(label_smoothing=...)."
             )
         if self.trainer is None or self.trainer.student is not model:
             with model.distribute_strategy.scope():
@@ -221,7 +221,7 @@ class Delay:
 
 
 class StochasticWeightAverage(keras.callbacks.Callback):
-    """Takes the weights of an epoch's end into the average of `Options(average="swa")`.
+    """Takes an epoch's last weights into the average of `TrainingOptions(average="swa")`.
 
     The averaged BatchNorm statistics are then computed anew, as means over batches of
     training images. Izmailov et al. 2018, https://arxiv.org/abs/1803.05407
@@ -242,7 +242,7 @@ class StochasticWeightAverage(keras.callbacks.Callback):
         if model.options.average != "swa":
             raise InputError(
                 "StochasticWeightAverage needs an AdversarialTrainer with "
-                "options=Options(average='swa')."
+                "options=TrainingOptions(average='swa')."
             )
         self.data = batching.as_batches(self.data)
         x, y, _ = batching.first_batch(self.data)

@@ -6,11 +6,11 @@ of the method stays. Each class says what it does; `reweigh` does it.
 """
 
 from vfd_tf import losses
-from vfd_tf.hyperparameters import InputError, Part, hyper, part
+from vfd_tf.hyperparameters import Component, InputError, component, hyper
 from vfd_tf.models.network import features
 
 
-class Distillation(Part):
+class Distillation(Component):
     """Base of all distillations.
 
     Class facts that the trainer reads:
@@ -49,7 +49,7 @@ class Distillation(Part):
         """
         return {**weights, **self.weights}
 
-    def losses(self, y, student, teacher, robust_teacher=None, partner=None):
+    def terms(self, y, student, teacher, robust_teacher=None, partner=None):
         """Per-example terms {name: [n]}; networks are mappings view -> outputs."""
         return {}
 
@@ -58,7 +58,7 @@ class Distillation(Part):
         return {}
 
 
-@part
+@component
 class NoDistillation(Distillation):
     """The method alone."""
 
@@ -67,7 +67,7 @@ TEACHERS = {"both": ("teacher", "robust_teacher"), "vanilla": ("teacher",)}
 _BOTH, _VANILLA = {"teachers": ("both",)}, {"teachers": ("vanilla",)}
 
 
-@part
+@component
 class KD(Distillation):
     """Two teachers: hard * CE + vanilla * KD_vanilla(x') + robust * KD_robust(x').
 
@@ -106,7 +106,7 @@ class KD(Distillation):
         own = {name: replaced * share for name, share in self.weights.items()}
         return {**weights, hard_label[0]: replaced * hard, **own}
 
-    def losses(self, y, student, teacher, robust_teacher=None, partner=None):
+    def terms(self, y, student, teacher, robust_teacher=None, partner=None):
         logits = student["adv"]["logits"]
         given = {"kd_vanilla": teacher, "kd_robust": robust_teacher}
         return {
@@ -117,7 +117,7 @@ class KD(Distillation):
         }
 
 
-@part
+@component
 class BGAT(Distillation):
     """Boundary guidance: mean_c (z(x') - z_T(x))^2 in place of the hard labels.
 
@@ -139,12 +139,12 @@ class BGAT(Distillation):
         kept = {k: w / replaced for k, w in weights.items() if k not in hard_label}
         return {**kept, **self.weights}
 
-    def losses(self, y, student, teacher, robust_teacher=None, partner=None):
+    def terms(self, y, student, teacher, robust_teacher=None, partner=None):
         guide = teacher["clean"]["logits"]
         return {"boundary": losses.squared_error(student["adv"]["logits"], guide)}
 
 
-@part
+@component
 class LBGAT(BGAT):
     """BGAT with a partner learnt jointly: mean_c (z(x') - z_P(x))^2 + CE(z_P(x), y).
 
@@ -159,8 +159,8 @@ class LBGAT(BGAT):
     def weights(self):
         return {"boundary": 1.0, "partner": 1.0}
 
-    def losses(self, y, student, teacher, robust_teacher=None, partner=None):
-        terms = super().losses(y, student, partner)
+    def terms(self, y, student, teacher, robust_teacher=None, partner=None):
+        terms = super().terms(y, student, partner)
         terms["partner"] = losses.cross_entropy(y, partner["clean"]["logits"])
         return terms
 
@@ -168,7 +168,7 @@ class LBGAT(BGAT):
 DISTANCES = {"l2": losses.euclidean, "squared": losses.squared_euclidean}
 
 
-@part
+@component
 class VFD(Distillation):
     """Eq. 5: Gamma(F^k(x'), F_T^k(x)) + Gamma(F^k(x), F_T^k(x)), weight lambda in eq. 6.
 
@@ -231,7 +231,7 @@ class VFD(Distillation):
     def weights(self):
         return {"vfd": self.lambda_}
 
-    def losses(self, y, student, teacher, robust_teacher=None, partner=None):
+    def terms(self, y, student, teacher, robust_teacher=None, partner=None):
         weights = self.layer_weights or (1.0,) * len(self.layers)
         total = 0.0
         for k, weight in zip(self.layers, weights, strict=True):

@@ -9,10 +9,10 @@ import tensorflow as tf
 
 from vfd_tf import losses, noise
 from vfd_tf.attacks import objectives
-from vfd_tf.hyperparameters import Part, hyper, part
+from vfd_tf.hyperparameters import Component, component, hyper
 
 
-class Method(Part):
+class Method(Component):
     """Base of all methods.
 
     Class facts that the trainer reads:
@@ -60,7 +60,7 @@ class Method(Part):
         """The named inputs on which networks are asked for outputs."""
         return {"clean": x, "adv": x_adv}
 
-    def losses(self, y, student, teacher):
+    def terms(self, y, student, teacher):
         """Per-example terms {name: [n]}.
 
         Args:
@@ -85,7 +85,7 @@ class NormalStart(Method):
         return x + self.start_noise * noise.normal(seeds, x.shape[1:], x.dtype)
 
 
-@part
+@component
 class Natural(Method):
     """Standard training: CE(z(x), y). With VFD both halves of eq. 5 coincide."""
 
@@ -99,11 +99,11 @@ class Natural(Method):
     def adversary(self, attack, logits_fn, x, y, start=None, seeds=None, objective=None):
         return x
 
-    def losses(self, y, student, teacher):
+    def terms(self, y, student, teacher):
         return {"clean": losses.cross_entropy(y, student["clean"]["logits"])}
 
 
-@part
+@component
 class PGDAT(Method):
     """Adversarial training on CE(z(x'), y) alone, attack on CE from a uniform start.
 
@@ -117,11 +117,11 @@ class PGDAT(Method):
     def weights(self):
         return {"adv": 1.0}
 
-    def losses(self, y, student, teacher):
+    def terms(self, y, student, teacher):
         return {"adv": losses.cross_entropy(y, student["adv"]["logits"])}
 
 
-@part
+@component
 class ALP(NormalStart):
     """Adversarial logit pairing: 0.5 CE(x) + 0.5 CE(x') + pairing * mean_c (z - z')^2.
 
@@ -137,7 +137,7 @@ class ALP(NormalStart):
     def weights(self):
         return {"clean": 0.5, "adv": 0.5, "pairing": self.pairing}
 
-    def losses(self, y, student, teacher):
+    def terms(self, y, student, teacher):
         clean, adv = student["clean"]["logits"], student["adv"]["logits"]
         return {
             "clean": losses.cross_entropy(y, clean),
@@ -146,7 +146,7 @@ class ALP(NormalStart):
         }
 
 
-@part
+@component
 class TRADES(NormalStart):
     """CE(z(x), y) + beta * KL(p(x) || p(x')); the attack ascends the KL.
 
@@ -167,7 +167,7 @@ class TRADES(NormalStart):
         # A constant of the inner problem: computed once, outside the attack's loop.
         return objectives.kl(logits_fn(x))
 
-    def losses(self, y, student, teacher):
+    def terms(self, y, student, teacher):
         clean, adv = student["clean"]["logits"], student["adv"]["logits"]
         return {
             "clean": losses.cross_entropy(y, clean),
@@ -175,7 +175,7 @@ class TRADES(NormalStart):
         }
 
 
-@part
+@component
 class MART(NormalStart):
     """CE(x') - log(1.0001 - max_{k!=y} p_k(x')) + beta * KL(p(x) || p(x')) (1 - p_y(x)).
 
@@ -193,7 +193,7 @@ class MART(NormalStart):
     def weights(self):
         return {"adv": 1.0, "margin": 1.0, "weighted_kl": self.beta}
 
-    def losses(self, y, student, teacher):
+    def terms(self, y, student, teacher):
         clean, adv = student["clean"]["logits"], student["adv"]["logits"]
         return {
             "adv": losses.cross_entropy(y, adv),
@@ -202,7 +202,7 @@ class MART(NormalStart):
         }
 
 
-@part
+@component
 class HAT(TRADES):
     """TRADES + gamma * CE(z(x_h), y_h): helper examples beyond the ball.
 
@@ -223,10 +223,10 @@ class HAT(TRADES):
     def views(self, x, x_adv):
         return {**super().views(x, x_adv), "helper": x + self.ratio * (x_adv - x)}
 
-    def losses(self, y, student, teacher):
+    def terms(self, y, student, teacher):
         label = tf.argmax(teacher["adv"]["logits"], axis=-1)
         helper = losses.cross_entropy(label, student["helper"]["logits"])
-        return {**super().losses(y, student, teacher), "helper": helper}
+        return {**super().terms(y, student, teacher), "helper": helper}
 
 
 METHODS = {

@@ -1,12 +1,12 @@
-"""Options: what may join any method and distillation, each off until it is asked for."""
+"""Options that work with every method and distillation; all are off by default."""
 
-from vfd_tf.hyperparameters import InputError, Part, hyper, part
+from vfd_tf.hyperparameters import Component, InputError, component, hyper
 
 AVERAGES = ("none", "ema", "swa")
 
 
-@part
-class Options(Part):
+@component
+class TrainingOptions(Component):
     """How a training step departs from a method's own, whatever the method.
 
     AWP: every step is taken at weights that were first moved against the student, by
@@ -47,5 +47,5 @@ class Options(Part):
         super().__post_init__()
         if self.average != "swa" and self.swa_start is not None:
             raise InputError("swa_start needs average='swa' (--average=swa).")
-        if self.average != "ema" and self.ema_decay != Options.ema_decay:
+        if self.average != "ema" and self.ema_decay != TrainingOptions.ema_decay:
             raise InputError("ema_decay needs average='ema' (--average=ema).")

@@ -16,7 +16,7 @@ from vfd_tf.models import folding
 from vfd_tf.models.network import Forward
 from vfd_tf.training.distillation import Distillation
 from vfd_tf.training.methods import Method
-from vfd_tf.training.options import Options
+from vfd_tf.training.options import TrainingOptions
 
 
 @dataclasses.dataclass(eq=False)
@@ -35,7 +35,7 @@ class Step:
     method: Method
     distillation: Distillation
     attack: Attack
-    options: Options
+    options: TrainingOptions
     networks: dict[str, keras.Model]
     model: keras.Model
     running: dict[str, keras.Variable]
@@ -137,8 +137,8 @@ class Step:
             logits = student[next(iter(student))]["logits"]
             y = losses.smooth(y, logits.shape[-1], smoothing, logits.dtype)
         terms = {
-            **self.method.losses(y, student, frozen["teacher"]),
-            **self.distillation.losses(y, student, partner=partner, **frozen),
+            **self.method.terms(y, student, frozen["teacher"]),
+            **self.distillation.terms(y, student, partner=partner, **frozen),
         }
         if "clean" in self.term_weights and "clean" not in terms:
             terms["clean"] = losses.cross_entropy(y, student["clean"]["logits"])

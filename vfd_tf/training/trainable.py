@@ -204,7 +204,7 @@ class Trainable(keras.Model):
     def _check_kind(self, y):
         """Refuses labels of another kind than those that the metrics were built for."""
         kind = "distributions" if y.ndim == 2 and y.shape[-1] != 1 else "class indices"
-        if self._roles.host._compile_metrics is None:
+        if self._untracked.host._compile_metrics is None:
             return
         if self._label_kind not in (None, kind):
             raise InputError(
@@ -231,7 +231,7 @@ class Trainable(keras.Model):
         return self.test_function
 
     def _distributed(self, step, results, one_size=False):
-        host, strategy = self._roles.host, self.distribute_strategy
+        host, strategy = self._untracked.host, self.distribute_strategy
         return Dispatch(step, results, strategy, host, self._check, one_size)
 
     def _check(self, data):
@@ -252,10 +252,10 @@ class Trainable(keras.Model):
             raise InputError("The data must be pairs (images, labels), or with weights.")
         self.num_classes = contract.check_batch(self.student, x, y, True, weight)
         for role in ("teacher", "robust_teacher"):
-            if role in self._roles.networks:
-                contract.warn_of_chance(self._roles.networks[role], role, x, y)
+            if role in self._untracked.networks:
+                contract.warn_of_chance(self._untracked.networks[role], role, x, y)
         self._check_kind(y)
-        metrics = self._roles.host._compile_metrics
+        metrics = self._untracked.host._compile_metrics
         if metrics is not None and not metrics.built:
             logits = tf.zeros([len(y), self.num_classes])
             with strategy.scope():

@@ -15,7 +15,7 @@ from vfd_tf.training.averaging import WeightAverage
 from vfd_tf.training.distillation import DISTILLATIONS, Distillation
 from vfd_tf.training.methods import METHODS, Method
 from vfd_tf.training.optimizers import SGD
-from vfd_tf.training.options import Options
+from vfd_tf.training.options import TrainingOptions
 from vfd_tf.training.step import Step, statistics, weighted
 from vfd_tf.training.trainable import Trainable
 
@@ -34,7 +34,7 @@ class AdversarialTrainer(Trainable):
         robust_teacher: Frozen robust network (KD).
         partner: Network trained jointly (LBGAT).
         seed: With the step and the position in the global batch, decides all noise.
-        options: AWP, weight averages, clipping, label smoothing, ...: `vfd_tf.Options`.
+        options: `TrainingOptions`: AWP, averages of weights, clipping, label smoothing, ...
 
     Build it, and compile it, inside the scope of the strategy that trains it.
 
@@ -63,7 +63,7 @@ class AdversarialTrainer(Trainable):
         self.attack = roles.training_attack(PGD() if attack is None else attack)
         if self.method.adversarial:
             roles.refuse_no_attack(self.attack)
-        self.options, self.seed = options or Options(), int(seed)
+        self.options, self.seed = options or TrainingOptions(), int(seed)
         given = {
             "teacher": teacher,
             "robust_teacher": robust_teacher,
@@ -72,7 +72,7 @@ class AdversarialTrainer(Trainable):
         # Frozen networks are kept out of Keras's tracking: no weights of theirs in
         # checkpoints, optimiser or `trainable_variables`, and no flag of theirs changed.
         networks = roles.assemble(student, given, self.method, self.distillation)
-        self._roles = SimpleNamespace(host=self, networks=networks, served=None)
+        self._untracked = SimpleNamespace(host=self, networks=networks, served=None)
         self.student = network.classifier(student)
         self.num_classes = contract.classes_of(self.student)
         # Trained with the student, not shipped with it.
@@ -116,18 +116,22 @@ class AdversarialTrainer(Trainable):
         same += ("adv_accuracy",) if self.method.adversarial else ()
         names |= {name: name for name in same}
         # Not in `metrics`: what only training knows must not show up in evaluation.
-        self._roles.trackers = {t: keras.metrics.Mean(name) for t, name in names.items()}
+        self._untracked.trackers = {
+            t: keras.metrics.Mean(name) for t, name in names.items()
+        }
 
     @property
     def network(self) -> keras.Model:
         """The student with its layers: image -> {"logits": ..., layer k: ...}."""
-        return self._roles.networks["student"]
+        return self._untracked.networks["student"]
 
     @contextlib.contextmanager
     def averaged(self):
-        """Inside, the student has its averaged weights (`Options(average="ema")`)."""
+        """Inside, the student has the averages of `TrainingOptions(average="ema")`."""
         if self.average is None:
-            raise InputError("Nothing is averaged: pass options=Options(average='ema').")
+            raise InputError(
+                "Nothing is averaged: pass options=TrainingOptions(average='ema')."
+            )
         if not self.average.started:
             raise InputError(
                 "Nothing is averaged yet: fit first, for average='swa' with the callback "
@@ -139,7 +143,7 @@ class AdversarialTrainer(Trainable):
     @property
     def teacher(self) -> keras.Model | None:
         """The frozen vanilla network, or None where nothing needs one."""
-        return self._roles.networks.get("teacher")
+        return self._untracked.networks.get("teacher")
 
     def call(self, x, training=None):
         return self.student(x, training=training)
@@ -176,11 +180,11 @@ class AdversarialTrainer(Trainable):
         """
         parts = "optimizer", "_compile_metrics", "run_eagerly", "jit_compile"
         served = [model, *(getattr(model, part) for part in parts)]
-        before = self._roles.served
+        before = self._untracked.served
         if before is None or any(a is not b for a, b in zip(before, served, strict=True)):
             self.train_function = None
-        self._roles.host, self.optimizer = model, model.optimizer
-        self._roles.served = served
+        self._untracked.host, self.optimizer = model, model.optimizer
+        self._untracked.served = served
         self._build_optimizer()
 
     def _build_optimizer(self):
@@ -222,7 +226,9 @@ class AdversarialTrainer(Trainable):
     def _gradients(self, x, y, weight):
         """Attack, AWP where wanted, eq. 6: gradients, per-example terms, clean logits."""
         step, variables = self._make_step(), self.trainable_variables
-        compiled = _in_xla if self._roles.host.jit_compile else lambda function: function
+        compiled = (
+            _in_xla if self._untracked.host.jit_compile else lambda function: function
+        )
         x_adv = compiled(step.adversary)(x, y, self._seeds(tf.shape(x)[0]))
         shifts = None
         if self.options.awp_gamma:
@@ -246,7 +252,7 @@ class AdversarialTrainer(Trainable):
             self.distillation,
             self.attack,
             self.options,
-            networks=self._roles.networks,
+            networks=self._untracked.networks,
             model=self.student,
             running=self.running,
             term_weights=self.term_weights,
@@ -294,8 +300,8 @@ class AdversarialTrainer(Trainable):
 
     def _report(self, x, y, weight, terms, clean_logits):
         """Updates loss, <term>_loss unweighted, and metrics; the logs so far."""
-        trackers = self._roles.trackers
-        self._roles.host.compute_metrics(x, y, clean_logits, weight)
+        trackers = self._untracked.trackers
+        self._untracked.host.compute_metrics(x, y, clean_logits, weight)
         for name, values in terms.items():
             # The total is weighted already: a mean over images, not over weights.
             whole = name in ("total", "gradient_norm")
@@ -304,8 +310,8 @@ class AdversarialTrainer(Trainable):
 
     def _training_logs(self):
         """Metrics and losses of the epoch so far."""
-        logs = self._roles.host.get_metrics_result()
-        return {**logs, **{t.name: t.result() for t in self._roles.trackers.values()}}
+        logs = self._untracked.host.get_metrics_result()
+        return {**logs, **{t.name: t.result() for t in self._untracked.trackers.values()}}
 
     def test_step(self, data):
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -321,7 +327,7 @@ class AdversarialTrainer(Trainable):
 
     def reset_metrics(self):
         super().reset_metrics()
-        for tracker in self._roles.trackers.values():
+        for tracker in self._untracked.trackers.values():
             tracker.reset_state()
 
 
