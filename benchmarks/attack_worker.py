@@ -1,6 +1,6 @@
 """An attack of one library on one batch, as a worker of `benchmarks.attacks`.
 
-Each side as its users run it: `Target.examples` of vfd_tf, `foolbox.TensorFlowModel`,
+Each side as its users run it: `Engine.examples` of vfd_tf, `foolbox.TensorFlowModel`,
 ART's `TensorFlowV2Classifier`, cleverhans's functions inside one `tf.function`, and
 torchattacks on a channels-last network. ResNet-18 everywhere, no early stop.
 """
@@ -38,14 +38,14 @@ def vfd(options, x, y):
 
     precision = options.craft_precision
     craft = in_precision(model, precision) if precision else None
-    target = evaluation.Target(model, len(x), early_stop=False, craft=craft)
+    engine = evaluation.Engine(model, len(x), early_stop=False, source=craft)
     names = {"pgd": f"pgd{options.steps}:step_size={STEP_SIZE}"}
     names["cw"] = f"cw:steps={options.steps}:early_stop=false"
     protocol = evaluation.protocol(names[options.attack], EPSILON)
     ((run,),) = protocol.stages(10).values()
     seeds = noise.example_seeds(0, 0, np.arange(len(x))).numpy()
-    batch = {"x": x, "y": y, "clean": target.logits(x), "seeds": seeds}
-    return lambda: target.examples(run, batch), facts
+    batch = {"x": x, "y": y, "clean_logits": engine.logits(x), "seeds": seeds}
+    return lambda: engine.examples(run, batch), facts
 
 
 def foolbox(options, x, y):

@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks import machine, step, timing, worker
 from vfd_tf import datasets
-from vfd_tf.evaluation import Target, protocol
+from vfd_tf.evaluation import Engine, protocol
 from vfd_tf.models import network, precision
 
 
@@ -32,26 +32,26 @@ def images(options):
     model = network.classifier(step.network("resnet18", options.width))
     levels, _ = worker.batch(options.images)
     x = np.frombuffer(levels, "uint8").reshape(-1, 32, 32, 3) / np.float32(255)
-    return model, x, Target(model, options.batch_size).logits(x).argmax(-1)
+    return model, x, Engine(model, options.batch_size).logits(x).argmax(-1)
 
 
 def measure(options, model, x, y):
     """Seconds with and without early stop, {name: [seconds]}, and the verdicts."""
-    targets = {"early stop": Target(model, options.batch_size)}
+    engines = {"early stop": Engine(model, options.batch_size)}
     if not options.alone:
-        targets["to the end"] = Target(model, options.batch_size, early_stop=False)
+        engines["to the end"] = Engine(model, options.batch_size, early_stop=False)
     if options.craft_precision:
         craft = precision.in_precision(model, options.craft_precision)
-        targets[options.craft_precision] = Target(model, options.batch_size, craft=craft)
+        engines[options.craft_precision] = Engine(model, options.batch_size, source=craft)
     epsilon = 8 / 255 if options.model else 1e-6
     attack, verdicts = protocol(options.attack, epsilon), {}
 
     def run(name):
         start = time.perf_counter()
-        verdicts[name] = targets[name].correct((x, y), attack)
+        verdicts[name] = engines[name].correct((x, y), attack)
         return time.perf_counter() - start
 
-    timers = {name: lambda name=name: run(name) for name in targets}
+    timers = {name: lambda name=name: run(name) for name in engines}
     for name in timers if options.warm else ():
         run(name)
     return timing.interleave(timers, options.repeats), verdicts
@@ -59,8 +59,8 @@ def measure(options, model, x, y):
 
 def forward_seconds(options, model, x):
     """Seconds an image takes in a compiled forward of a whole batch."""
-    target, batch = Target(model, options.batch_size), x[: options.batch_size]
-    forward = timing.timed(lambda: target.logits(batch))
+    engine, batch = Engine(model, options.batch_size), x[: options.batch_size]
+    forward = timing.timed(lambda: engine.logits(batch))
     forward()
     return timing.milliseconds([forward() for _ in range(20)]) / 1000 / len(batch)
 

@@ -100,7 +100,7 @@ def main(replicas, case, out):
         expected=(student(x).numpy().argmax(-1) == y).mean(),
         loss=logs["loss"],
         gradient_norm=logs["gradient_norm"],
-        step=trainer.step.numpy(),
+        step=trainer.iteration.numpy(),
         **{f"log/{name}": values for name, values in logs.items()},
     )
 

@@ -232,12 +232,12 @@ def test_expectation_over_transformation_is_a_mean_of_gradients():
 
 
 def test_the_runs_of_a_targeted_attack_share_one_compiled_function():
-    from vfd_tf.evaluation import Target, protocol
+    from vfd_tf.evaluation import Engine, protocol
 
     x, y = batch(count=16)
-    target = Target(network(), batch_size=16)
+    engine = Engine(network(), batch_size=16)
     attack = protocol("apgd-t:steps=3:targets=4", 0.01)
-    target.correct((x.numpy(), y.numpy()), attack)
-    compiled = target._compiled.items()
+    engine.correct((x.numpy(), y.numpy()), attack)
+    compiled = engine.runner._compiled.items()
     (advance,) = (function for (key, _), function in compiled if key[0] == "advance")
     assert advance.experimental_get_tracing_count() <= 2

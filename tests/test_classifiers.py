@@ -33,7 +33,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def expected(model):
-    return evaluation.evaluate(model, (X, Y), ATTACKS, EPSILON)
+    return evaluation.evaluate(model, (X, Y), ATTACKS, epsilon=EPSILON)
 
 
 def same(result, expected):
@@ -108,13 +108,16 @@ CLASSIFIERS = {
 def test_any_classifier_gets_the_verdicts_of_its_keras_model(
     model, expected, make, tmp_path
 ):
-    same(evaluation.evaluate(make(model, tmp_path), (X, Y), ATTACKS, EPSILON), expected)
+    same(
+        evaluation.evaluate(make(model, tmp_path), (X, Y), ATTACKS, epsilon=EPSILON),
+        expected,
+    )
 
 
 @pytest.mark.parametrize("make", [saved, exported], ids=["a file", "a SavedModel"])
 def test_a_surrogate_may_be_a_path(model, make, tmp_path):
     path = str(make(model, tmp_path))
-    result = evaluation.evaluate(model, (X, Y), ["fgsm"], EPSILON, surrogate=path)
+    result = evaluation.evaluate(model, (X, Y), ["fgsm"], epsilon=EPSILON, surrogate=path)
     np.testing.assert_array_equal(result.robust["transfer-fgsm"], result.robust["fgsm"])
 
 
@@ -187,11 +190,11 @@ SOURCES = {
 
 @pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
 def test_any_source_of_images_gets_the_verdicts_of_arrays(model, expected, source):
-    same(evaluation.evaluate(model, source(), ATTACKS, EPSILON), expected)
+    same(evaluation.evaluate(model, source(), ATTACKS, epsilon=EPSILON), expected)
 
 
 def test_a_generator_is_read_once(model, expected):
-    same(evaluation.evaluate(model, iter(Loader()), ATTACKS, EPSILON), expected)
+    same(evaluation.evaluate(model, iter(Loader()), ATTACKS, epsilon=EPSILON), expected)
 
 
 @pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)

@@ -15,7 +15,7 @@ from keras import layers as L
 
 from vfd_tf import datasets, evaluation, files, noise
 from vfd_tf.cli import evaluate, main
-from vfd_tf.evaluation import Journal, Target, protocol, wilson
+from vfd_tf.evaluation import Engine, Journal, protocol, wilson
 from vfd_tf.models import folding, precision
 
 ATTACKS = "fgsm,pgd5,mim5,cw:steps=20,autoattack-rand"
@@ -120,9 +120,11 @@ def test_what_was_evaluated_is_not_evaluated_again(saved, capsys, monkeypatch):
     assert run(saved, "--eval_attacks=fgsm,pgd5") == 0
     before = capsys.readouterr().out
     calls = []
-    whole = Target.examples
+    whole = Engine.examples
     monkeypatch.setattr(
-        Target, "examples", lambda *a: calls.append(a[1].attack) or whole(*a)
+        Engine,
+        "examples",
+        lambda *a, **more: calls.append(a[1].attack) or whole(*a, **more),
     )
     assert run(saved, "--eval_attacks=fgsm,pgd5,mim3") == 0
     after = capsys.readouterr().out.split("\n")
@@ -136,19 +138,21 @@ def test_what_was_evaluated_is_not_evaluated_again(saved, capsys, monkeypatch):
 
 
 def test_an_evaluation_that_was_killed_goes_on_where_it_stopped(saved, monkeypatch):
-    whole, seen = Target.examples, []
+    whole, seen = Engine.examples, []
 
-    def killed(self, run, batch):
+    def killed(self, run, batch, **more):
         seen.append(run)
         if len(seen) == 3:
             raise KeyboardInterrupt
-        return whole(self, run, batch)
+        return whole(self, run, batch, **more)
 
-    monkeypatch.setattr(Target, "examples", killed)
+    monkeypatch.setattr(Engine, "examples", killed)
     assert run(saved, "--eval_attacks=apgd-t:steps=5") == 1
     after, folder = [], saved.with_suffix(".eval")
     monkeypatch.setattr(
-        Target, "examples", lambda self, r, b: after.append(r) or whole(self, r, b)
+        Engine,
+        "examples",
+        lambda *a, **more: after.append(a[1]) or whole(*a, **more),
     )
     assert run(saved, "--eval_attacks=apgd-t:steps=5") == 0
     ranks = [r.rank for r in after if r.rank]
@@ -156,7 +160,7 @@ def test_an_evaluation_that_was_killed_goes_on_where_it_stopped(saved, monkeypat
     resumed = columns(folder, "digits, 48 test images, linf:0.1")["apgd-t:steps=5"]
     monkeypatch.undo()
     test = datasets.load("digits").test[:48]
-    fresh = evaluation.evaluate(linear(), test, ["apgd-t:steps=5"], 0.1)
+    fresh = evaluation.evaluate(linear(), test, ["apgd-t:steps=5"], epsilon=0.1)
     np.testing.assert_array_equal(resumed, fresh.robust["apgd-t:steps=5"])
 
 
@@ -236,7 +240,7 @@ def test_results_of_one_model_accumulate(saved, capsys):
         assert known == now
     test = datasets.load("digits").test[:48]
     names = ["fgsm", "pgd5", "cw:steps=10", "mim5"]
-    whole = evaluation.evaluate(linear(), test, names, 0.1)
+    whole = evaluation.evaluate(linear(), test, names, epsilon=0.1)
     for name, verdict in whole.verdicts().items():
         np.testing.assert_array_equal(columns(folder, one)[name], verdict)
     rows = {row["attack"]: row["accuracy"] for row in whole.rows()}
@@ -402,7 +406,9 @@ def test_a_model_of_another_range_is_attacked_in_its_own(saved, tmp_path, capsys
 
 
 def test_print_shows_the_table_and_the_warnings():
-    found = evaluation.evaluate(linear(), datasets.load("digits").test[:16], "fgsm", 0.1)
+    found = evaluation.evaluate(
+        linear(), datasets.load("digits").test[:16], "fgsm", epsilon=0.1
+    )
     found.warnings = ["Something is odd."]
     head, _, clean, fgsm, *rest = str(found).split("\n")
     assert "95% interval" in head and "| clean " in clean and "linf:0.1" in fgsm
@@ -438,9 +444,9 @@ def test_rounding_of_the_folded_network_decides_no_verdict(monkeypatch):
 
         return rounded
 
-    expected = evaluation.evaluate(linear(), test, "pgd10", 0.1)
+    expected = evaluation.evaluate(linear(), test, "pgd10", epsilon=0.1)
     monkeypatch.setattr(folding, "folded", wrong)
-    found = evaluation.evaluate(linear(), test, "pgd10", 0.1)
+    found = evaluation.evaluate(linear(), test, "pgd10", epsilon=0.1)
     assert expected.robust["pgd10"].sum() < expected.clean.sum()
     keep = test.y != 0  # those of class 0 are never broken in the wrong network's eyes
     np.testing.assert_array_equal(
@@ -523,7 +529,7 @@ def test_what_is_transferred_knows_the_surrogate_alone():
     """On KL, too, whose clean logits are then the surrogate's own."""
     test, other = datasets.load("digits").test[:48], linear(1)
     found = evaluation.evaluate(
-        linear(), test, ["pgd3-kl"], 0.1, surrogate=other, examples=True
+        linear(), test, ["pgd3-kl"], epsilon=0.1, surrogate=other, examples=True
     )
     seeds = noise.example_seeds(0, 0, np.arange(48))
     x = tf.constant(test.floats())
@@ -552,8 +558,8 @@ def test_models_of_other_ranges_are_attacked_in_theirs():
     other.set_weights([kernel / 2, bias + kernel.sum(0) / 2])
     x, y = test.floats(), test.y
     names = "fgsm", "pgd5", "apgd-ce:steps=5", "fab-t:steps=5"
-    one = evaluation.evaluate(model, (x, y), names, 0.1)
-    two = evaluation.evaluate(other, (2 * x - 1, y), names, 0.1, bounds=(-1, 1))
+    one = evaluation.evaluate(model, (x, y), names, epsilon=0.1)
+    two = evaluation.evaluate(other, (2 * x - 1, y), names, epsilon=0.1, bounds=(-1, 1))
     for name, verdict in one.verdicts().items():
         assert (verdict != two.verdicts()[name]).sum() <= 1  # rounding
 
@@ -561,8 +567,8 @@ def test_models_of_other_ranges_are_attacked_in_theirs():
 def test_early_stop_changes_no_verdict():
     test = datasets.load("digits").test[:48]
     names = "pgd10", "mim10", "apgd-ce:steps=20", "square:queries=150"
-    stopped = evaluation.evaluate(linear(), test, names, 0.1)
-    ended = evaluation.evaluate(linear(), test, names, 0.1, early_stop=False)
+    stopped = evaluation.evaluate(linear(), test, names, epsilon=0.1)
+    ended = evaluation.evaluate(linear(), test, names, epsilon=0.1, early_stop=False)
     assert 0 < stopped.robust["pgd10"].mean() < stopped.clean.mean()
     for name, verdict in stopped.verdicts().items():
         np.testing.assert_array_equal(verdict, ended.verdicts()[name])
@@ -571,14 +577,14 @@ def test_early_stop_changes_no_verdict():
 def test_the_batch_size_changes_no_verdict():
     test = datasets.load("digits").test[:40]
     names = "pgd10", "apgd-t:steps=10", "square:queries=100", "fab-t:steps=10"
-    one = evaluation.evaluate(linear(), test, names, 0.1, batch_size=64)
-    two = evaluation.evaluate(linear(), test, names, 0.1, batch_size=16)
+    one = evaluation.evaluate(linear(), test, names, epsilon=0.1, batch_size=64)
+    two = evaluation.evaluate(linear(), test, names, epsilon=0.1, batch_size=16)
     for name, verdict in one.verdicts().items():
         np.testing.assert_array_equal(verdict, two.verdicts()[name])
 
 
 def test_batches_have_few_sizes_and_none_is_of_0_images():
-    target, sizes, traces = Target(linear(), batch_size=32), set(), []
+    target, sizes, traces = Engine(linear(), batch_size=32), set(), []
 
     def spy(x):
         traces.append(x.shape[0])
@@ -587,7 +593,7 @@ def test_batches_have_few_sizes_and_none_is_of_0_images():
 
     for count in [*range(1, 100), *range(99, 0, -1)]:
         x = np.random.rand(count, 2)
-        np.testing.assert_array_equal(target.in_batches("spy", spy, {"x": x})["x"], x)
+        np.testing.assert_array_equal(target.runner.run("spy", spy, {"x": x})["x"], x)
     assert sizes == {8, 12, 16, 24, 32}
     assert len(traces) <= 2
 
@@ -596,7 +602,7 @@ def test_a_target_takes_images_of_several_sizes():
     inputs = keras.Input((None, None, 3))
     x = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3)(inputs))
     logits = keras.layers.Dense(5)(keras.layers.GlobalAveragePooling2D()(x))
-    target, random = Target(keras.Model(inputs, logits), batch_size=8), np.random.rand
+    target, random = Engine(keras.Model(inputs, logits), batch_size=8), np.random.rand
     for size in (16, 20):
         for attack in ("pgd2", "square:queries=3"):
             data = random(9, size, size, 3).astype("float32"), np.arange(9) % 5
@@ -607,9 +613,9 @@ def test_crafting_in_bfloat16_is_judged_in_float32():
     test = datasets.load("digits").test[:48]
     model = linear()
     copy = precision.in_precision(model, "mixed_bfloat16")
-    full = evaluation.evaluate(model, test, ["pgd10"], 0.1, examples=True)
+    full = evaluation.evaluate(model, test, ["pgd10"], epsilon=0.1, examples=True)
     half = evaluation.evaluate(
-        model, test, ["pgd10"], 0.1, craft_precision="mixed_bfloat16", examples=True
+        model, test, ["pgd10"], epsilon=0.1, craft_precision="mixed_bfloat16", examples=True
     )
     assert copy.count_params() == model.count_params()
     x_adv, y = half.examples["pgd10"], test.y

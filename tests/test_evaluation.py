@@ -60,7 +60,7 @@ def test_robust_accuracy_of_a_linear_classifier_is_the_closed_form(norm, dual, e
     x, y = _data()
     m, drop = _signed_margin(x, y, w, b), epsilon * np.linalg.norm(w, dual)
     assert np.abs(m - drop).min() > 1e-4  # no image lies on the boundary
-    result = evaluate(model, (x, y), ("fgsm", "pgd40"), epsilon, norm)
+    result = evaluate(model, (x, y), ("fgsm", "pgd40"), epsilon=epsilon, norm=norm)
     np.testing.assert_array_equal(result.clean, m > 0)
     np.testing.assert_array_equal(result.robust["fgsm"], m > drop)
     np.testing.assert_array_equal(result.robust["pgd40"], m > drop)
@@ -75,7 +75,7 @@ def test_the_box_counts_beside_the_ball():
     y = np.ones(N, "int32")
     x = np.random.RandomState(2).randint(0, 2, (N, *SHAPE)).astype("float32")
     worst = np.clip(x - 0.3 * np.sign(w).reshape(SHAPE), 0, 1)
-    robust = evaluate(model, (x, y), ("fgsm",), 0.3).robust["fgsm"]
+    robust = evaluate(model, (x, y), ("fgsm",), epsilon=0.3).robust["fgsm"]
     np.testing.assert_array_equal(robust, _signed_margin(worst, y, w, b) > 0)
 
 
@@ -85,15 +85,20 @@ def test_the_box_counts_beside_the_ball():
 def test_arrays_and_data_sets_of_any_batch_size_give_the_same(batch_size):
     model, (x, y) = _network(), _data()
     attacks = (PGD(0.1, 0.05, steps=1),)  # an attack whose start decides
-    expected = evaluate(model, (x, y), attacks, EPSILON, batch_size=10)
+    expected = evaluate(model, (x, y), attacks, epsilon=EPSILON, batch_size=10)
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(batch_size)
-    _equal(evaluate(model, (x, y), attacks, EPSILON, batch_size=batch_size), expected)
-    _equal(evaluate(model, data, attacks, EPSILON), expected)
-    _equal(evaluate(model, Images(x, y).batches(batch_size), attacks, EPSILON), expected)
+    _equal(
+        evaluate(model, (x, y), attacks, epsilon=EPSILON, batch_size=batch_size), expected
+    )
+    _equal(evaluate(model, data, attacks, epsilon=EPSILON), expected)
+    _equal(
+        evaluate(model, Images(x, y).batches(batch_size), attacks, epsilon=EPSILON),
+        expected,
+    )
     filled = np.concatenate([x, x[:3]]), np.concatenate([y, y[:3]])
     weight = (np.arange(len(x) + 3) < len(x)).astype("float32")
     weighted = tf.data.Dataset.from_tensor_slices((*filled, weight)).batch(batch_size)
-    _equal(evaluate(model, weighted, attacks, EPSILON), expected)
+    _equal(evaluate(model, weighted, attacks, epsilon=EPSILON), expected)
     assert len(expected.clean) == N
 
 
@@ -120,8 +125,10 @@ def test_starts_depend_on_seed_and_position_not_on_the_batch():
 def test_verdicts_keep_the_order_of_the_images():
     model, (x, y) = _network(), _data()
     order = np.random.RandomState(0).permutation(N)
-    result = evaluate(model, (x, y), ("fgsm",), EPSILON)
-    shuffled = evaluate(model, (x[order], y[order]), ("fgsm",), EPSILON, batch_size=8)
+    result = evaluate(model, (x, y), ("fgsm",), epsilon=EPSILON)
+    shuffled = evaluate(
+        model, (x[order], y[order]), ("fgsm",), epsilon=EPSILON, batch_size=8
+    )
     np.testing.assert_array_equal(shuffled.clean, result.clean[order])
     np.testing.assert_array_equal(shuffled.robust["fgsm"], result.robust["fgsm"][order])
 
@@ -132,8 +139,8 @@ def test_images_of_bytes_are_the_floats_they_stand_for():
     y = _data()[1]
     floats = (x / np.float32(255)).astype("float32")
     _equal(
-        evaluate(model, Images(x, y), ("fgsm",), EPSILON),
-        evaluate(model, (floats, y), ("fgsm",), EPSILON),
+        evaluate(model, Images(x, y), ("fgsm",), epsilon=EPSILON),
+        evaluate(model, (floats, y), ("fgsm",), epsilon=EPSILON),
     )
 
 
@@ -151,7 +158,7 @@ def test_worst_is_correct_clean_and_under_every_attack():
 def test_a_model_s_weights_and_statistics_stay_as_they_were():
     model = _network()
     before = model.get_weights()
-    evaluate(model, _data(), ("fgsm", "pgd2"), EPSILON)
+    evaluate(model, _data(), ("fgsm", "pgd2"), epsilon=EPSILON)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
 
@@ -167,11 +174,11 @@ class Subclassed(keras.Model):
 
 def test_any_kind_of_classifier_is_evaluated():
     model, data = _network(), _data()
-    expected = evaluate(model, data, ("fgsm",), EPSILON)
+    expected = evaluate(model, data, ("fgsm",), epsilon=EPSILON)
     named = keras.Model(model.inputs[0], {"logits": model.output})
     stacked = keras.Sequential([keras.Input(SHAPE), *model.layers[1:]])
     for other in (named, Subclassed(model), stacked):
-        _equal(evaluate(other, data, ("fgsm",), EPSILON), expected)
+        _equal(evaluate(other, data, ("fgsm",), epsilon=EPSILON), expected)
 
 
 def _cells(line):
@@ -193,7 +200,7 @@ def test_a_table_has_the_columns_that_say_something(distance, columns):
 
 def test_the_table_is_markdown_with_the_accuracies():
     model, data = _network(), _data()
-    result = evaluate(model, data, ("fgsm", "pgd2"), EPSILON)
+    result = evaluate(model, data, ("fgsm", "pgd2"), epsilon=EPSILON)
     head, rule, row = result.table().split("\n")
     assert _cells(head)[1:] == ["clean", "fgsm", "pgd2", "worst"]
     assert all(set(cell) <= set("-:") and len(cell) >= 3 for cell in _cells(rule))
@@ -275,22 +282,24 @@ def test_a_radius_in_grey_levels_is_refused():
 
 def test_two_attacks_of_a_kind_are_told_apart():
     attacks = (PGD(0.1, steps=2), PGD(0.2, steps=2), "pgd2")
-    result = evaluate(_network(), _data(), attacks, EPSILON)
+    result = evaluate(_network(), _data(), attacks, epsilon=EPSILON)
     assert len(result.robust) == len(result.attacks) == 3
     assert "epsilon=0.2" in str(result.attacks.values())
 
 
 def test_verbose_prints_a_bar_and_changes_nothing(capsys):
     model, data = _network(), _data()
-    quiet = evaluate(model, data, ("fgsm",), EPSILON)
+    quiet = evaluate(model, data, ("fgsm",), epsilon=EPSILON)
     assert capsys.readouterr().out == ""
-    _equal(evaluate(model, data, ("fgsm",), EPSILON, verbose=1, batch_size=8), quiet)
+    _equal(
+        evaluate(model, data, ("fgsm",), epsilon=EPSILON, verbose=1, batch_size=8), quiet
+    )
     assert "fgsm@linf:0.05" in capsys.readouterr().out
 
 
 def test_a_terminal_sees_how_far_an_attack_has_come(capsys, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    evaluate(_network(), _data(), ("pgd20",), EPSILON, verbose=1)
+    evaluate(_network(), _data(), ("pgd20",), epsilon=EPSILON, verbose=1)
     out = capsys.readouterr().out
     steps = [f"step {n} of 20" for n in (5, 10, 15, 20)]
     places = [out.index(f"pgd20, images 1 to {N} of {N}, {step}") for step in steps]

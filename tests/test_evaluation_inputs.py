@@ -8,8 +8,8 @@ from keras import layers as L
 
 from vfd_tf import InputError, evaluation
 from vfd_tf.attacks import NFGSM, PGD
-from vfd_tf.evaluation import Journal, Target, evaluate, protocol, target, windows
-from vfd_tf.models.precision import judge
+from vfd_tf.evaluation import Engine, Journal, engine, evaluate, protocol, windows
+from vfd_tf.models.precision import in_float32
 
 SHAPE, N = (6, 6, 1), 24
 EVERY = ["fgsm", "pgd3", "mim3", "cw:steps=5", "apgd-ce:steps=5", "apgd-t:steps=3"]
@@ -32,34 +32,34 @@ def data(dtype="float32", n=N):
 @pytest.mark.parametrize("images", ["float16", "float64"])
 def test_images_of_other_floats_are_evaluated_as_float32(images):
     x, y = data(images)
-    found = evaluate(network(), (x, y), EVERY, 0.05)
-    expected = evaluate(network(), (x.astype("float32"), y), EVERY, 0.05)
+    found = evaluate(network(), (x, y), EVERY, epsilon=0.05)
+    expected = evaluate(network(), (x.astype("float32"), y), EVERY, epsilon=0.05)
     for name, verdict in expected.verdicts().items():
         np.testing.assert_array_equal(found.verdicts()[name], verdict)
 
 
 def test_a_float64_model_is_attacked_in_float64():
     model = network("float64")
-    found = evaluate(model, data(), EVERY, 0.05, examples=True)
+    found = evaluate(model, data(), EVERY, epsilon=0.05, examples=True)
     assert {x_adv.dtype.name for x_adv in found.examples.values()} == {"float64"}
-    assert Target(model).logits(data("float64")[0]).dtype == "float64"
+    assert Engine(model).logits(data("float64")[0]).dtype == "float64"
 
 
 def test_a_model_in_16_bits_is_judged_in_32():
     x, y = data()
     half, full = network("mixed_bfloat16"), network()
     half.set_weights(full.get_weights())
-    found, expected = (evaluate(m, (x, y), ["pgd5"], 0.05) for m in (half, full))
+    found, expected = (evaluate(m, (x, y), ["pgd5"], epsilon=0.05) for m in (half, full))
     for name, verdict in expected.verdicts().items():
         np.testing.assert_array_equal(found.verdicts()[name], verdict)
-    exact = judge(half)
+    exact = in_float32(half)
     np.testing.assert_allclose(exact(x), full(x), 0, 1e-6)
     rounded = tf.cast(half(x), "float32")
     assert np.abs(rounded - full(x)).max() > 1e-4
 
 
 def test_a_surprise_in_a_later_window_is_refused(monkeypatch):
-    monkeypatch.setattr(target, "_WINDOW_BYTES", 1)
+    monkeypatch.setattr(windows, "_WINDOW_BYTES", 1)
     x, y = data()
     assert evaluate(network(), (x, y), [], batch_size=8).clean.all()
     late = x.copy()
@@ -93,8 +93,8 @@ class Dictionary(keras.Model):
 
 
 def test_a_subclassed_model_may_return_a_dict():
-    found = evaluate(Dictionary(network()), data(), ["pgd3"], 0.05)
-    expected = evaluate(network(), data(), ["pgd3"], 0.05)
+    found = evaluate(Dictionary(network()), data(), ["pgd3"], epsilon=0.05)
+    expected = evaluate(network(), data(), ["pgd3"], epsilon=0.05)
     np.testing.assert_array_equal(found.robust["pgd3"], expected.robust["pgd3"])
 
 
@@ -109,7 +109,9 @@ def test_gradients_that_are_not_finite_are_warned_of_and_others_go_on():
     inner = network()
     inputs = keras.Input(SHAPE)
     model = keras.Model(inputs, inner(Distance()(inputs)))
-    found = evaluate(model, data(), ["pgd3", "cw:steps=3", "square:queries=60"], 0.2)
+    found = evaluate(
+        model, data(), ["pgd3", "cw:steps=3", "square:queries=60"], epsilon=0.2
+    )
     assert any("not finite" in warning for warning in found.warnings)
     square, pgd = (found.robust[n].mean() for n in ("square:queries=60", "pgd3"))
     assert square < pgd - 0.2
@@ -140,12 +142,12 @@ def test_stages_are_the_same_after_a_resume():
             one = protocol("fgsm", 0.002).stages(classes)[""]
             return {"one": one, "two": protocol("pgd10", 0.1).stages(classes)[""]}
 
-    judged, saved = Target(network()), []
-    (window,) = judged.windows(data())
+    judged, saved = Engine(network()), []
+    (window,) = judged.windows.read(data())
 
     def keep(progress):
         copies = {k: v.copy() for k, v in vars(progress).items() if k != "runs_done"}
-        saved.append(windows.Progress(**copies, runs_done=progress.runs_done))
+        saved.append(engine.Progress(**copies, runs_done=progress.runs_done))
 
     whole = judged.attacked(Two(), window, save=keep)
     assert whole.after["one"].sum() > whole.after["two"].sum()
@@ -161,7 +163,9 @@ def test_a_journal_keeps_images_and_seeds_apart(tmp_path):
 
     def run(x, seed=0):
         journal = Journal(str(tmp_path), {}, plan)
-        return evaluate(network(), (x, y), ["pgd3"], 0.05, seed=seed, journal=journal)
+        return evaluate(
+            network(), (x, y), ["pgd3"], epsilon=0.05, seed=seed, journal=journal
+        )
 
     first = run(x)
     assert len(list(tmp_path.glob("*.npz"))) == 1

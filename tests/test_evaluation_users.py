@@ -10,7 +10,7 @@ from keras import layers as L
 
 from vfd_tf import InputError
 from vfd_tf.evaluation import evaluate
-from vfd_tf.evaluation.target import bucket
+from vfd_tf.evaluation.batch_runner import bucket
 
 SHAPE, N = (6, 6, 1), 24
 
@@ -46,8 +46,8 @@ def test_images_without_channels_are_attacked_by_everything(kind):
     x, y = data()
     own = {"flat": flat, "with channels": model, "subclassed": Subclassed(model)}[kind]
     names = ["pgd5", "fab-t:steps=3", "square:queries=10"]
-    expected = evaluate(model, (x, y), names, 0.05)
-    found = evaluate(own, (x[..., 0], y), names, 0.05, surrogate=network())
+    expected = evaluate(model, (x, y), names, epsilon=0.05)
+    found = evaluate(own, (x[..., 0], y), names, epsilon=0.05, surrogate=network())
     for name, verdict in expected.verdicts().items():
         np.testing.assert_array_equal(found.verdicts()[name], verdict)
 
@@ -56,14 +56,16 @@ def test_augmentation_inside_a_model_is_the_identity_it_is_in_inference():
     model, (x, y) = network(), data()
     inputs = keras.Input(SHAPE)
     h = L.RandomRotation(0.1)(L.RandomFlip("horizontal")(inputs))
-    found = evaluate(keras.Model(inputs, model(h)), (x, y), "pgd5", 0.05)
-    expected = evaluate(model, (x, y), "pgd5", 0.05)
+    found = evaluate(keras.Model(inputs, model(h)), (x, y), "pgd5", epsilon=0.05)
+    expected = evaluate(model, (x, y), "pgd5", epsilon=0.05)
     np.testing.assert_array_equal(found.robust["pgd5"], expected.robust["pgd5"])
     assert 0 < expected.robust["pgd5"].sum() < N and not found.warnings
 
 
 def test_one_attack_needs_no_list():
-    one, several = (evaluate(network(), data(), a, 0.05) for a in ("pgd5", ["pgd5"]))
+    one, several = (
+        evaluate(network(), data(), a, epsilon=0.05) for a in ("pgd5", ["pgd5"])
+    )
     np.testing.assert_array_equal(one.robust["pgd5"], several.robust["pgd5"])
 
 
@@ -76,7 +78,7 @@ def test_the_referee_reads_what_the_attacks_read(kind):
     inputs = keras.Input(SHAPE)
     scaled = keras.Model(inputs, network()(L.Rescaling(1 / bounds[1])(inputs)))
     batches = tf.data.Dataset.from_tensor_slices((images, y)).batch(10)
-    found = evaluate(scaled, batches, "pgd5", 0.05, referees=True, bounds=bounds)
+    found = evaluate(scaled, batches, "pgd5", epsilon=0.05, referees=True, bounds=bounds)
     assert found.referee["pgd5"]["images"] == N
     assert found.referee["pgd5"]["verdicts_that_differ"] == 0
 
@@ -86,7 +88,7 @@ def test_examples_are_in_the_range_of_the_model():
     centred = keras.Model(inputs, network()(L.Rescaling(0.5, 0.5)(inputs)))
     x, y = data()
     own = 2 * x - 1
-    found = evaluate(centred, (own, y), "pgd5", 0.05, bounds=(-1, 1), examples=True)
+    found = evaluate(centred, (own, y), "pgd5", epsilon=0.05, bounds=(-1, 1), examples=True)
     x_adv = found.examples["pgd5"]
     assert np.abs(x_adv - own).max() == pytest.approx(0.1, rel=1e-4)
     right = centred.predict(x_adv, verbose=0).argmax(-1) == y
@@ -102,12 +104,12 @@ def test_a_surrogate_sees_images_in_the_range_of_the_model():
 
     keras.utils.set_random_seed(2)
     other = keras.models.clone_model(network())
-    plain = evaluate(network(), (x, y), "pgd5", 0.1, surrogate=other)
+    plain = evaluate(network(), (x, y), "pgd5", epsilon=0.1, surrogate=other)
     found = evaluate(
         centred(network()),
         (2 * x - 1, y),
         "pgd5",
-        0.1,
+        epsilon=0.1,
         bounds=(-1, 1),
         surrogate=centred(other),
     )
@@ -123,8 +125,8 @@ def test_a_surrogate_with_a_softmax_is_refused():
     inputs = keras.Input(SHAPE)
     soft = keras.Model(inputs, L.Softmax()(network()(inputs)))
     with pytest.raises(InputError, match="probabilities"):
-        evaluate(network(), data(), "pgd5", 0.05, surrogate=soft)
-    found = evaluate(network(), data(), "pgd5", 0.05, surrogate=soft, strict=False)
+        evaluate(network(), data(), "pgd5", epsilon=0.05, surrogate=soft)
+    found = evaluate(network(), data(), "pgd5", epsilon=0.05, surrogate=soft, strict=False)
     assert any("probabilities" in warning for warning in found.warnings)
 
 
@@ -136,17 +138,17 @@ def test_gradients_that_vanish_late_in_the_data_are_seen():
     x = np.random.RandomState(0).uniform(0.1, 0.4, (360, *SHAPE)).astype("float32")
     x[200:] += 0.5
     y = model.predict(x, verbose=0).argmax(-1)
-    found = evaluate(model, (x, y), "fgsm", 0.01)
+    found = evaluate(model, (x, y), "fgsm", epsilon=0.01)
     (warning,) = [w for w in found.warnings if "zero or not finite" in w]
     assert re.search("4[45]% of 128 images", warning)  # 160 of 360
-    assert not evaluate(model, (x[:200], y[:200]), "fgsm", 0.01).warnings
+    assert not evaluate(model, (x[:200], y[:200]), "fgsm", epsilon=0.01).warnings
 
 
 @pytest.mark.parametrize("classes, missing", [(2, True), (3, True), (4, False)])
 def test_a_stand_in_for_dlr_is_told(classes, missing):
     model = network(classes=classes)
     names = ["apgd-t:steps=2", "pgd2-dlr", "pgd2"]
-    found = evaluate(model, data(model), names, 0.05)
+    found = evaluate(model, data(model), names, epsilon=0.05)
     told = [w for w in found.warnings if "stands in" in w]
     assert len(told) == (classes < 3) + missing
     assert all("margin" in w for w in told)
@@ -196,7 +198,7 @@ def test_outputs_that_are_no_logits_are_refused(end, hint):
         Subclassed(network(), end),
     ):
         with pytest.raises(InputError, match=hint):
-            evaluate(model, (x[..., 0], y), "fgsm", 0.05)
+            evaluate(model, (x[..., 0], y), "fgsm", epsilon=0.05)
 
 
 def test_short_steps_that_cannot_cross_the_ball_are_no_sign_of_masked_gradients():
@@ -209,7 +211,7 @@ def test_short_steps_that_cannot_cross_the_ball_are_no_sign_of_masked_gradients(
     kernel = model.get_weights()[0]
     distance = np.abs(z[:, 0] - z[:, 1]) / np.abs(kernel[:, 0] - kernel[:, 1]).sum()
     epsilon = float(np.quantile(distance, 0.5))
-    result = evaluate(model, (x, z.argmax(-1)), ("fgsm", "pgd2", "pgd20"), epsilon)
+    result = evaluate(model, (x, z.argmax(-1)), ("fgsm", "pgd2", "pgd20"), epsilon=epsilon)
     broken = {name: 200 - verdict.sum() for name, verdict in result.robust.items()}
     assert broken["fgsm"] >= broken["pgd2"] + 20 and broken["fgsm"] <= broken["pgd20"] + 1
     assert not any("masked" in warning for warning in result.warnings)
@@ -223,7 +225,7 @@ def test_nan_on_some_clean_images_counts_as_misclassified():
     z = model(inputs)
     bright = keras.ops.max(inputs, (1, 2, 3))[:, None] > 0
     odd = keras.Model(inputs, keras.ops.where(bright, z, np.nan))
-    result = evaluate(odd, (dark, y), ("fgsm",), 0.001)
+    result = evaluate(odd, (dark, y), ("fgsm",), epsilon=0.001)
     assert not result.clean[3] and result.clean.sum() == N - 1
     assert any("NaN" in warning for warning in result.warnings)
 
@@ -235,7 +237,9 @@ def test_examples_of_several_image_sizes_are_kept_in_the_order_of_the_data():
     random = np.random.default_rng(0)
     parts = [random.uniform(size=(8, side, 6, 1)).astype("float32") for side in (6, 9)]
     labels = [model.predict(part, verbose=0).argmax(-1) for part in parts]
-    found = evaluate(model, zip(parts, labels, strict=True), ("fgsm",), 0.01, examples=True)
+    found = evaluate(
+        model, zip(parts, labels, strict=True), ("fgsm",), epsilon=0.01, examples=True
+    )
     for part, x_adv in zip(parts, found.examples["fgsm"], strict=True):
         assert np.abs(x_adv - part).max() <= 0.01 + 1e-6
 
@@ -258,11 +262,11 @@ class ByCount(keras.utils.PyDataset):
 
 def test_arguments_as_keras_takes_them():
     model = network()
-    expected = evaluate(model, data(), ("fgsm",), 0.05).robust["fgsm"]
+    expected = evaluate(model, data(), ("fgsm",), epsilon=0.05).robust["fgsm"]
     for arguments in ({"batch_size": None}, {"batch_size": 5003}):
-        found = evaluate(model, data(), ("fgsm",), 0.05, **arguments)
+        found = evaluate(model, data(), ("fgsm",), epsilon=0.05, **arguments)
         np.testing.assert_array_equal(found.robust["fgsm"], expected)
-    found = evaluate(model, ByCount(), ("fgsm",), 0.05)
+    found = evaluate(model, ByCount(), ("fgsm",), epsilon=0.05)
     np.testing.assert_array_equal(found.robust["fgsm"], expected)
 
 
@@ -278,7 +282,7 @@ def test_arguments_as_keras_takes_them():
 )
 def test_arguments_that_are_none_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
-        evaluate(network(), data(), ("fgsm",), 0.05, **arguments)
+        evaluate(network(), data(), ("fgsm",), epsilon=0.05, **arguments)
 
 
 def test_a_padded_batch_is_no_larger_than_the_images_ask_for():

@@ -193,6 +193,6 @@ def test_autoattack_gives_the_verdicts_of_the_reference(net, norm, epsilon, imag
     data = tuple(array.numpy()[:images] for array in all_images("float32"))
     model = network(net, "float32")
     found = evaluation.evaluate(
-        model, data, ["autoattack"], epsilon, norm, batch_size=images
+        model, data, ["autoattack"], epsilon=epsilon, norm=norm, batch_size=images
     )
     np.testing.assert_array_equal(found.robust["autoattack"], reference)

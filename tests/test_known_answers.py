@@ -66,7 +66,7 @@ def test_attacks_reach_the_closed_form_of_a_linear_classifier(name, classes, nor
     x, y = data(classes)
     distance = distances(x, y, w, b, dual)
     epsilon, clear = half_way(distance, 0.02)
-    robust = evaluate(model, (x, y), [name], epsilon, norm).robust[name]
+    robust = evaluate(model, (x, y), [name], epsilon=epsilon, norm=norm).robust[name]
     assert not (robust < (distance > epsilon))[clear].any()
     if name == "pgd40-kl":
         return  # may climb away from the boundary, too
@@ -85,7 +85,7 @@ def test_autoattack_and_square_reach_it_too(norm, dual):
     distance = distances(x, y, w, b, dual)
     epsilon, clear = half_way(distance, 0.02)
     names = ["autoattack", "autoattack-plus", "square:queries=2000"]
-    result = evaluate(model, (x, y), names, epsilon, norm)
+    result = evaluate(model, (x, y), names, epsilon=epsilon, norm=norm)
     for name in names[:2]:
         np.testing.assert_array_equal(
             result.robust[name][clear], (distance > epsilon)[clear], name
@@ -144,12 +144,12 @@ def test_a_model_that_masks_its_gradients_is_found_out():
     hidden, open_ = masked()
     x, y = data(5)
     names = ["pgd20", "square:queries=1500"]
-    result = evaluate(hidden, (x, y), names, 0.05)
+    result = evaluate(hidden, (x, y), names, epsilon=0.05)
     pgd, square = (result.robust[name] for name in names)
     assert pgd.sum() - square.sum() > 5
     text = " ".join(result.warnings)
     assert "masked gradients" in text and "zero or not finite" in text
-    honest = evaluate(open_, (x, y), names, 0.05)
+    honest = evaluate(open_, (x, y), names, epsilon=0.05)
     assert not honest.warnings
 
 
@@ -158,7 +158,7 @@ def test_a_model_whose_accuracy_never_falls_is_found_out():
     model = keras.Model(inputs, L.Dense(5)(L.Flatten()(inputs)))
     model.set_weights([np.zeros((16, 5)), np.arange(5.0)])
     x, _ = data(5)
-    result = evaluate(model, (x, np.full(N, 4)), ["pgd20"], 0.03)
+    result = evaluate(model, (x, np.full(N, 4)), ["pgd20"], epsilon=0.03)
     assert any("twice the radius" in warning for warning in result.warnings)
 
 
@@ -168,7 +168,7 @@ def test_a_constant_model_is_right_as_often_as_its_class():
     model.set_weights([np.zeros((16, 5)), np.arange(5.0)])
     x, y = data(5)
     names = ["fgsm", "pgd5", "apgd-ce", "apgd-t", "fab-t", "square:queries=20"]
-    result = evaluate(model, (x, y), names, 0.05)
+    result = evaluate(model, (x, y), names, epsilon=0.05)
     for verdict in result.verdicts().values():
         np.testing.assert_array_equal(verdict, y == 4)
     assert any("zero or not finite" in warning for warning in result.warnings)
@@ -184,7 +184,7 @@ class Noisy(L.Layer):
 def test_a_random_model_is_found_out():
     inputs = keras.Input(SHAPE)
     model = keras.Model(inputs, L.Dense(5)(L.Flatten()(Noisy()(inputs))))
-    result = evaluate(model, data(5), ["pgd2:eot=3"], 0.05)
+    result = evaluate(model, data(5), ["pgd2:eot=3"], epsilon=0.05)
     assert any("autoattack-rand" in warning for warning in result.warnings)
 
 
@@ -238,7 +238,9 @@ def test_targeted_attacks_aim_at_more_than_the_second_class(name):
     second = Run(attacks.ATTACKS[name](epsilon=0.1), "margin", rank=2)
     assert second.target(model(x)).numpy().tolist() == [1] * 4
     steps = "targets=2:steps=50"
-    assert not evaluate(model, (x, y), f"{name}:{steps}", 0.1, strict=False).worst.any()
+    assert not evaluate(
+        model, (x, y), f"{name}:{steps}", epsilon=0.1, strict=False
+    ).worst.any()
 
 
 def test_restarts_begin_at_other_points():

@@ -247,7 +247,7 @@ def test_the_usual_batch_is_kept_wherever_the_ragged_one_stands():
         trainer = ours()
         with pytest.warns(UserWarning, match="batch of 2 images is dropped.*usual 8"):
             trainer.fit(data, epochs=2, verbose=0)
-        assert int(trainer.step.numpy()) == 2 * 4
+        assert int(trainer.iteration.numpy()) == 2 * 4
 
 
 def test_what_a_fit_drops_is_counted():
@@ -300,8 +300,8 @@ def test_a_model_of_a_fixed_batch_size_is_fed_whole_batches():
     trainer.fit(X, Y, callbacks=[RobustAccuracy((X[:20], Y[:20]), "pgd2")], verbose=0)
     right = free.predict(X[:20], verbose=0).argmax(-1) == Y[:20]
     assert trainer.evaluate(X[:20], Y[:20], verbose=0)[1] == pytest.approx(right.mean())
-    result = evaluation.evaluate(model, (X[:20], Y[:20]), ["pgd3"], 0.1)
-    expected = evaluation.evaluate(free, (X[:20], Y[:20]), ["pgd3"], 0.1)
+    result = evaluation.evaluate(model, (X[:20], Y[:20]), ["pgd3"], epsilon=0.1)
+    expected = evaluation.evaluate(free, (X[:20], Y[:20]), ["pgd3"], epsilon=0.1)
     np.testing.assert_array_equal(result.clean, right)
     np.testing.assert_array_equal(result.robust["pgd3"], expected.robust["pgd3"])
 
@@ -340,7 +340,7 @@ def test_a_file_of_weights_loads_into_the_student_s_architecture_and_into_a_trai
     other = AdversarialTrainer(network(5), "natural", options=options)
     other.compile(keras.optimizers.SGD(0.5, momentum=0.9))
     other.load_weights(path)
-    assert int(other.step.numpy()) == N // BATCH
+    assert int(other.iteration.numpy()) == N // BATCH
     for each in (trainer, other):  # momentum, averages and order go on alike
         each.fit(X, Y, batch_size=BATCH, verbose=0)
     np.testing.assert_array_equal(weights(other.student), weights(trainer.student))
@@ -397,7 +397,7 @@ def test_steps_per_execution_end_with_the_epoch(steps_per_execution):
     whole = N // BATCH * BATCH
     trainer.fit(X[:whole], Y[:whole], **fit)
     model.fit(X[:whole], Y[:whole], **fit)
-    assert int(trainer.step) == int(model.optimizer.iterations) == 3 * (N // BATCH)
+    assert int(trainer.iteration) == int(model.optimizer.iterations) == 3 * (N // BATCH)
     np.testing.assert_allclose(weights(trainer.student), weights(model), 1e-5, 1e-6)
 
 
@@ -426,7 +426,7 @@ def test_validation_is_checked_before_the_first_step(case):
     trainer = ours()
     with pytest.raises(InputError, match=message):
         trainer.fit(X, Y, validation_data=data(), batch_size=BATCH, verbose=0)
-    assert int(trainer.step) == 0
+    assert int(trainer.iteration) == 0
 
 
 @pytest.mark.parametrize("part", ["images", "labels"])
@@ -438,7 +438,7 @@ def test_arrays_are_checked_to_their_end_before_the_first_step(part):
         trainer = ours()
         with pytest.raises(InputError, match=message):
             trainer.fit(*data, batch_size=BATCH, callbacks=callbacks, verbose=0)
-        assert int(trainer.step) == 0
+        assert int(trainer.iteration) == 0
 
 
 def test_a_later_batch_of_nan_is_called_so():
@@ -466,7 +466,7 @@ def test_a_fit_that_is_resumed_goes_on_in_the_order_of_the_whole(tmp_path):
             X, Y, batch_size=BATCH, epochs=4, callbacks=[backup(), Killed()], verbose=0
         )
     second.fit(X, Y, batch_size=BATCH, epochs=4, callbacks=[backup()], verbose=0)
-    assert int(second.step) == int(whole.step)
+    assert int(second.iteration) == int(whole.iteration)
     np.testing.assert_allclose(weights(second), weights(whole), rtol=1e-6)
 
 
@@ -475,7 +475,7 @@ def test_labels_of_two_kinds_are_refused_where_metrics_know_one(train, validatio
     trainer = ours(metrics=["accuracy"])
     with pytest.raises(InputError, match="compile again"):
         trainer.fit(X, train, validation_data=(X, validation), verbose=0)
-    assert int(trainer.step) == 0
+    assert int(trainer.iteration) == 0
     without = ours()
     without.fit(X, train, validation_data=(X, validation), batch_size=BATCH, verbose=0)
     trainer = ours(metrics=["accuracy"])

@@ -9,8 +9,8 @@ import tensorflow as tf
 from keras import layers as L
 
 from vfd_tf import InputError, evaluation
-from vfd_tf.evaluation import Target, evaluate
-from vfd_tf.models.precision import in_precision, judge
+from vfd_tf.evaluation import Engine, evaluate
+from vfd_tf.models.precision import in_float32, in_precision
 
 SHAPE, N = (6, 6, 2), 16
 
@@ -76,15 +76,15 @@ def test_a_network_in_16_bits_is_judged_in_32(build, process):
     expected = full(images())
     assert np.abs(tf.cast(half(images()), "float32") - expected).max() > 1e-4
     with policy(process):
-        exact = judge(half)
+        exact = in_float32(half)
         np.testing.assert_allclose(exact(images()), expected, 0, 1e-6)
-        np.testing.assert_allclose(Target(exact).logits(images()), expected, 0, 1e-6)
+        np.testing.assert_allclose(Engine(exact).logits(images()), expected, 0, 1e-6)
 
 
 def test_a_file_of_mixed_precision_is_judged_in_32(tmp_path):
     half, full = twins(operators)
     half.save(tmp_path / "half.keras")
-    loaded = judge(keras.saving.load_model(tmp_path / "half.keras"))
+    loaded = in_float32(keras.saving.load_model(tmp_path / "half.keras"))
     np.testing.assert_allclose(loaded(images()), full(images()), 0, 1e-6)
 
 
@@ -92,7 +92,7 @@ def test_the_policy_of_the_process_changes_no_verdict():
     model = Subclassed()
     expected = model(images())
     with policy("mixed_bfloat16"):
-        found = Target(judge(model)).logits(images())
+        found = Engine(in_float32(model)).logits(images())
     np.testing.assert_allclose(found, expected, 0, 1e-6)
 
 
@@ -107,7 +107,7 @@ def test_what_no_copy_in_32_bits_can_be_made_of_is_refused():
         keras.Model(inputs, L.Dense(3, dtype="float32")(lambdas)),
     ):
         with pytest.raises(InputError, match="float32"):
-            judge(model)
+            in_float32(model)
 
 
 def test_crafting_in_bfloat16_rounds_the_examples_and_not_the_verdicts():
@@ -118,8 +118,8 @@ def test_crafting_in_bfloat16_rounds_the_examples_and_not_the_verdicts():
             model,
             (x, y),
             ["pgd5"],
-            0.5,
-            "l2",
+            epsilon=0.5,
+            norm="l2",
             craft_precision=crafted,
             examples=True,
         )

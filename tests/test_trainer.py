@@ -119,7 +119,7 @@ def test_a_step_traces_once_for_all_epochs(make_network, batches):
     trainer, _ = trainer_of(make_network, Counted(), "vfd")
     trainer.fit(batches, epochs=3, verbose=0)
     assert len(traces) == 1
-    assert trainer.step.numpy() == 9
+    assert trainer.iteration.numpy() == 9
 
 
 def test_clean_images_pass_before_adversarial_ones():
@@ -192,7 +192,7 @@ def test_ragged_batches_are_dropped_in_training_and_counted_in_evaluation(
     trainer, _ = trainer_of(make_network, "natural")
     data = tf.data.Dataset.from_tensor_slices(toy).batch(10)
     trainer.fit(data, verbose=0)
-    assert trainer.step.numpy() == 2
+    assert trainer.iteration.numpy() == 2
     logs = trainer.evaluate(data, return_dict=True, verbose=0)
     logits = trainer.predict(x, verbose=0)
     assert logs["accuracy"] == pytest.approx((logits.argmax(-1) == y).mean())
@@ -240,7 +240,7 @@ def test_several_steps_an_execution_are_the_same_steps(make_network, batches):
             make_network, "mart", compile={"steps_per_execution": steps}
         )
         trainer.fit(batches, epochs=2, verbose=0)
-        return trainer.step.numpy(), values(trainer.student)
+        return trainer.iteration.numpy(), values(trainer.student)
 
     (one, weights), (two, others) = train(1), train(2)
     assert one == two == 6
@@ -269,7 +269,7 @@ def test_a_second_fit_with_other_batches_trains_and_is_checked(make_network, toy
     trainer.fit(*toy, batch_size=8, verbose=0)
     before = values(trainer.student)
     trainer.fit(*toy, batch_size=12, verbose=0)
-    assert trainer.step.numpy() == 3 + 2
+    assert trainer.iteration.numpy() == 3 + 2
     assert not same(values(trainer.student), before)
     with pytest.raises(InputError, match="divide by 255"):
         trainer.fit(255 * toy[0], toy[1], batch_size=12, verbose=0)
@@ -314,7 +314,7 @@ def test_a_missing_tensorboard_is_noticed_before_training(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install tensorboard"):
         trainer.fit(batches, callbacks=[callback], verbose=0)
-    assert trainer.step.numpy() == 0
+    assert trainer.iteration.numpy() == 0
 
 
 def test_a_subclassed_model_trains_once_it_has_weights(toy):

@@ -21,6 +21,8 @@ startup.import_tensorflow()
 
 from vfd_tf import attacks, evaluation, losses
 from vfd_tf.data import datasets
+from vfd_tf.data.datasets import load as load_data
+from vfd_tf.evaluation import evaluate, perturb
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import architectures
 from vfd_tf.training import callbacks, distillation, methods, optimizers
@@ -28,8 +30,6 @@ from vfd_tf.training.callbacks import RobustAccuracy, VFDCallback
 from vfd_tf.training.image_panel import ImagePanel
 from vfd_tf.training.options import TrainingOptions
 from vfd_tf.training.trainer import AdversarialTrainer
-
-Options = TrainingOptions  # its first name, in scripts that are about
 
 __version__ = "0.1.0"
 
@@ -45,10 +45,13 @@ __all__ = [
     "callbacks",
     "datasets",
     "distillation",
+    "evaluate",
     "evaluation",
+    "load_data",
     "losses",
     "methods",
     "optimizers",
+    "perturb",
 ]
 
 # `from vfd_tf.methods import TRADES` reads the module that `vfd_tf.methods` is.

@@ -5,23 +5,25 @@ changes it. Every verdict is a float32 forward pass in inference mode.
 """
 
 from vfd_tf.data.batching import batches
+from vfd_tf.evaluation.engine import Engine
 from vfd_tf.evaluation.evaluate import evaluate
 from vfd_tf.evaluation.journal import Journal
+from vfd_tf.evaluation.perturb import perturb
 from vfd_tf.evaluation.protocols import PRESETS, Protocol, protocol
 from vfd_tf.evaluation.report import Report
 from vfd_tf.evaluation.result import EvaluationResult, accuracies, table, wilson
-from vfd_tf.evaluation.target import Target
 
 __all__ = [
     "PRESETS",
+    "Engine",
     "EvaluationResult",
     "Journal",
     "Protocol",
     "Report",
-    "Target",
     "accuracies",
     "batches",
     "evaluate",
+    "perturb",
     "protocol",
     "table",
     "wilson",

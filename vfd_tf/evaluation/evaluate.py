@@ -12,20 +12,21 @@ import tensorflow as tf
 from vfd_tf import losses
 from vfd_tf.attacks import Attack, Composite
 from vfd_tf.evaluation import referee, sanity
+from vfd_tf.evaluation.engine import Engine
 from vfd_tf.evaluation.protocols import Protocol, protocol
 from vfd_tf.evaluation.result import EvaluationResult
 from vfd_tf.evaluation.screen import Screen
-from vfd_tf.evaluation.target import Target
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import classifiers, precision
 
-TRANSFER = "transfer"  # prefix of the columns crafted on a surrogate
+TRANSFER = "transfer"  # prefix of the columns made on a surrogate
 
 
 def evaluate(
     model,
     data,
     attacks=("fgsm", "pgd20"),
+    *,
     epsilon=None,
     norm="linf",
     seed=0,
@@ -57,15 +58,16 @@ def evaluate(
         seed: With an image's position, decides the draws of every attack on it.
         batch_size: Images that go through the model at once; sets the memory.
         verbose: 1 for progress bars.
-        early_stop: Leave broken images, to the same verdicts in less time.
+        early_stop: Stop attacking an image once it is misclassified; results are
+            unchanged.
         bounds: Range of the images that model and data have, for example (-1, 1).
             Attacks and epsilon are in [0, 1] all the same.
-        surrogate: Another classifier, on which the attacks of one run are crafted again,
-            to be judged on `model`: black-box columns "transfer-<attack>", and its own
+        surrogate: Another classifier, on which the attacks of one run are made again and
+            scored on `model`: black-box columns "transfer-<attack>", and its own
             accuracy, `surrogate_clean`.
         referees: Repeat FGSM, PGD and MIM with cleverhans and report differences.
-        craft_precision: None, or "mixed_bfloat16" to craft in; verdicts are always those
-            of a float32 forward.
+        craft_precision: None, or "mixed_bfloat16" to make the examples in; what counts is
+            always a float32 forward of them.
         strict: Refuse probabilities and images outside the bounds, instead of a warning.
         journal: A `Journal` to go on from and to write to.
         examples: Keep x_adv of every attack in the result, in the range of `bounds`.
@@ -77,6 +79,31 @@ def evaluate(
     """
     epsilon = default_radius(epsilon, norm)
     _check_seed(seed)
+    plan = _plan(attacks, epsilon, norm)
+    if referees:
+        referee.check()
+    model, source = precision.in_float32(classifiers.as_model(model)), None
+    if craft_precision is not None:
+        source = precision.in_precision(model, craft_precision)
+    options = {"batch_size": batch_size, "bounds": bounds, "strict": strict}
+    engine = Engine(model, early_stop=early_stop, source=source, **options)
+    engines, other = dict.fromkeys(plan, engine), None
+    if surrogate is not None:
+        surrogate = classifiers.as_model(surrogate)
+        other = Engine(model, early_stop=False, source=surrogate, **options)
+        columns = _black_box(plan)
+        plan, engines = plan | columns, engines | dict.fromkeys(columns, other)
+    screen = Screen(verbose, data)
+    job = _Job(plan, engines, engine, other, seed, screen, journal, examples)
+    with _exact_float32():
+        result = job.run(data)
+        if referees:
+            result.referee = referee.compare(engine, data, plan)
+    return result
+
+
+def _plan(attacks, epsilon, norm) -> dict[str, Protocol]:
+    """Column -> protocol of names, attacks and protocols, or of one of them."""
     if isinstance(attacks, (str, Attack, Protocol)) or inspect.isclass(attacks):
         attacks = [attacks]
     if not isinstance(attacks, collections.abc.Iterable):
@@ -86,28 +113,7 @@ def evaluate(
         )
     attacks = list(attacks)
     protocols = [protocol(a, epsilon, norm) for a in attacks]
-    plan = {_name(a, p): p for a, p in zip(attacks, protocols, strict=True)}
-    if referees:
-        referee.check()
-    model, craft = precision.judge(classifiers.as_model(model)), None
-    if craft_precision is not None:
-        craft = precision.in_precision(model, craft_precision)
-    common = {"batch_size": batch_size, "bounds": bounds}
-    target = Target(model, early_stop=early_stop, craft=craft, strict=strict, **common)
-    targets = dict.fromkeys(plan, target)
-    other = None
-    if surrogate is not None:
-        surrogate = classifiers.as_model(surrogate)
-        other = Target(model, early_stop=False, craft=surrogate, strict=strict, **common)
-        columns = _black_box(plan)
-        plan, targets = plan | columns, targets | dict.fromkeys(columns, other)
-    screen = Screen(verbose, data)
-    job = _Job(plan, targets, target, other, seed, screen, journal, examples)
-    with _exact_float32():
-        result = job.run(data)
-        if referees:
-            result.referee = referee.compare(target, data, plan)
-    return result
+    return {_name(a, p): p for a, p in zip(attacks, protocols, strict=True)}
 
 
 def _check_seed(seed):
@@ -116,7 +122,7 @@ def _check_seed(seed):
 
 
 def _black_box(plan):
-    """Columns of the attacks that are one run, to be crafted on a surrogate."""
+    """Columns of the attacks that are one run, to be made on a surrogate."""
     return {
         f"{TRANSFER}-{name}": Protocol(own.attack, own.objective, transfer=True)
         for name, own in plan.items()
@@ -156,8 +162,8 @@ def _exact_float32():
 class _Job:
     """The windows of a data set under the protocols of a plan."""
 
-    def __init__(self, plan, targets, target, other, seed, screen, journal, examples):
-        self.plan, self.targets, self.target, self.other = plan, targets, target, other
+    def __init__(self, plan, engines, engine, other, seed, screen, journal, examples):
+        self.plan, self.engines, self.engine, self.other = plan, engines, engine, other
         self.seed, self.screen, self.journal = seed, screen, journal
         self.keep = examples
         self.found = {name: [] for name in plan}
@@ -167,20 +173,20 @@ class _Job:
 
     def run(self, data) -> EvaluationResult:
         warnings = []
-        for number, window in enumerate(self.target.windows(data, self.seed)):
+        for number, window in enumerate(self.engine.windows.read(data, self.seed)):
             self.clean.append(window.correct)
             self.classes = window.clean_logits.shape[-1]
             self.screen.say("clean", self.clean)
             if number == 0:
-                warnings += sanity.of_model(self.target, window)
-            self.dead.append(sanity.dead_gradients(self.target, window))
+                warnings += sanity.of_model(self.engine, window)
+            self.dead.append(sanity.dead_gradients(self.engine, window))
             if self.other is not None:
                 self.surrogate.append(self._of_surrogate(window, number == 0))
             for name in self.plan:
                 self._attack(name, number, window)
             if number == 0:
                 robust = {name: found[0].robust for name, found in self.found.items()}
-                warnings += sanity.of_radius(self.target, window, robust, self.plan)
+                warnings += sanity.of_radius(self.engine, window, robust, self.plan)
         result = self._result()
         result.warnings = self._warnings(warnings, result)
         if self.screen.verbose:
@@ -190,25 +196,28 @@ class _Job:
 
     def _warnings(self, found, result):
         """Those of the first window and of the whole, each once."""
-        targets = (self.target,) if self.other is None else (self.target, self.other)
-        complaints = [text for target in targets for text in target.complaints]
+        engines = (self.engine,) if self.other is None else (self.engine, self.other)
+        objections = [text for each in engines for text in each.windows.objections]
         found = found + sanity.of_gradients(np.concatenate(self.dead))
-        found += sanity.of_undefined(self.target.undefined)
+        found += sanity.of_undefined(self.engine.undefined)
         found += sanity.of_few_classes(self.plan, self.classes)
         found += sanity.of_verdicts(result, self.plan)
-        return [*dict.fromkeys(complaints + found)]
+        return [*dict.fromkeys(objections + found)]
 
     def _of_surrogate(self, window, first):
         """Which images of a window the surrogate classifies correctly."""
         if first:
-            self.other.layout = self.target.layout
-            self.other.check_craft(window)
-        logits = self.other.logits(window.x, craft=True)
+            self.other.model.layout = self.engine.model.layout
+            self.other.windows.check_source(window, self._surrogate_logits)
+        logits = self._surrogate_logits(window.x)
         return losses.correct(window.y, logits).numpy()
+
+    def _surrogate_logits(self, x):
+        return self.other.logits(x, source=True)
 
     def _joined(self, parts):
         """Examples as the model takes them: an array, or one a size of the images."""
-        parts = [np.asarray(self.target.outside(part)) for part in parts]
+        parts = [np.asarray(self.engine.model.outside(part)) for part in parts]
         same = len({part.shape[1:] for part in parts}) == 1
         return np.concatenate(parts) if same else parts
 
@@ -240,17 +249,17 @@ class _Job:
             self.screen.run(progress)
             write(progress)
 
-        target, count = self.targets[name], len(window)
+        engine, count = self.engines[name], len(window)
         stages = self.plan[name].stages(window.clean_logits.shape[-1])
         runs, done = sum(map(len, stages.values())), progress.runs_done if progress else 0
         self.screen.begin(name, sum(map(len, self.clean)) - count, count, runs, done)
-        target.watch = self.screen.step
-        progress = target.attacked(self.plan[name], window, progress, save)
-        target.watch = None
+        progress = engine.attacked(
+            self.plan[name], window, progress, save, self.screen.step
+        )
         self.screen.end()
         sizes = _sizes(progress, window)
         if not self.keep:
-            progress = dataclasses.replace(progress, x_adv=None, tried=None)
+            progress = dataclasses.replace(progress, x_adv=None, attempted=None)
         return progress, sizes, write(progress, sizes)
 
     def _result(self):
@@ -286,9 +295,9 @@ class _Job:
 
 
 def _sizes(progress, window):
-    """||x' - x||_2 of the images that were right and are broken."""
-    broken = window.correct & ~progress.robust
-    delta = progress.x_adv[broken] - window.x[broken]
+    """||x' - x||_2 of the images that an attack has made misclassified."""
+    lost = window.correct & ~progress.robust
+    delta = progress.x_adv[lost] - window.x[lost]
     return np.sqrt(np.square(delta).sum(axis=tuple(range(1, delta.ndim))))
 
 

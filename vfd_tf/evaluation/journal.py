@@ -7,7 +7,7 @@ import os
 import numpy as np
 
 from vfd_tf import files
-from vfd_tf.evaluation.windows import Progress
+from vfd_tf.evaluation.engine import Progress
 from vfd_tf.hyperparameters import InputError
 
 _PROGRESS = "robust_so_far", "x_adv", "attempted"

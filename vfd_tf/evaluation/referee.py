@@ -62,13 +62,13 @@ def check() -> None:
         raise InputError("The referee needs cleverhans: pip install cleverhans.")
 
 
-def compare(target, data, plan, images: int = 1000) -> dict[str, dict]:
+def compare(engine, data, plan, images: int = 1000) -> dict[str, dict]:
     """Column -> accuracy of both, and on how many images their verdicts differ.
 
-    Both start at x, attack cross-entropy and are judged by their last iterate, on the
+    Both start at x, attack cross-entropy and their last iterate counts, on the
     first `images` images.
     """
-    logits_fn = target.logits_fn()
+    logits_fn = engine.model.logits_fn()
     found = {}
     for name, protocol in plan.items():
         attack = protocol.attack
@@ -76,11 +76,11 @@ def compare(target, data, plan, images: int = 1000) -> dict[str, dict]:
             continue
         if hasattr(attack, "random_start"):
             attack = attack.replace(random_start=False)
-        found[name] = _compared(target, data, attack, logits_fn, images)
+        found[name] = _compared(engine, data, attack, logits_fn, images)
     return found
 
 
-def _compared(target, data, attack, logits_fn, images):
+def _compared(engine, data, attack, logits_fn, images):
     shared = {"norm": _ORDERS[attack.norm], "clip_min": 0.0, "clip_max": 1.0}
 
     @tf.function(autograph=False)
@@ -90,14 +90,14 @@ def _compared(target, data, attack, logits_fn, images):
         return {"ours": ours, "theirs": theirs}
 
     right = {"ours": [], "theirs": []}
-    for x, y in batches(data, target.batch_size):
+    for x, y in batches(data, engine.runner.batch_size):
         rest = images - sum(map(len, right["ours"]))
         if rest <= 0:
             break
-        x = target.images(x[:rest])
-        y = contract.class_indices(y[:rest], target.logits(x[:1]).shape[-1])
+        x = engine.model.images(x[:rest])
+        y = contract.class_indices(y[:rest], engine.logits(x[:1]).shape[-1])
         for side, x_adv in both(tf.constant(x), tf.constant(y)).items():
-            logits = target.logits(x_adv.numpy())
+            logits = engine.logits(x_adv.numpy())
             right[side].append(losses.correct(y, logits).numpy())
     ours, theirs = (np.concatenate(right[side]) for side in ("ours", "theirs"))
     return {

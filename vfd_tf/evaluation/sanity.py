@@ -9,24 +9,14 @@ import tensorflow as tf
 
 from vfd_tf.attacks import PGD, Square, cross_entropy, objectives
 from vfd_tf.evaluation.protocols import Protocol
-from vfd_tf.hyperparameters import InputError
 
 _SOME = 128  # images of a window that a check looks at
 
 
-def complaint(check, *values) -> list[str]:
-    """The sentence with which a check of `models.contract` refuses these values, if any."""
-    try:
-        check(*values)
-    except InputError as error:
-        return [str(error)]
-    return []
-
-
-def of_model(target, window) -> list[str]:
+def of_model(engine, window) -> list[str]:
     """A warning of random outputs."""
     index = _some(window)
-    pair = target.logits(window.x[index]), window.clean_logits[index]
+    pair = engine.logits(window.x[index]), window.clean_logits[index]
     again, first = (np.where(np.isfinite(z), z, 0.0) for z in pair)  # masked classes
     change = np.linalg.norm(again - first, axis=-1)
     change = change / np.maximum(np.linalg.norm(first, axis=-1), 1e-10)
@@ -65,12 +55,12 @@ def _some(window):
     return np.unique(np.linspace(0, len(window) - 1, _SOME).astype(int))
 
 
-def dead_gradients(target, window) -> np.ndarray:
+def dead_gradients(engine, window) -> np.ndarray:
     """For which of some images of a window cross-entropy has no gradient: bool."""
     index = _some(window)
 
     def gradient(x, y):
-        logits_fn = target.logits_fn()
+        logits_fn = engine.model.logits_fn()
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(x)
             score = cross_entropy(y)(logits_fn(x))
@@ -79,7 +69,7 @@ def dead_gradients(target, window) -> np.ndarray:
         return {"dead": (size == 0) | ~tf.math.is_finite(size)}
 
     some = {"x": window.x[index], "y": window.y[index]}
-    return target.in_batches("gradient", gradient, some)["dead"]
+    return engine.runner.run("gradient", gradient, some)["dead"]
 
 
 def of_few_classes(protocols, classes: int) -> list[str]:
@@ -142,7 +132,7 @@ def _crosses(attack) -> bool:
 
 
 def _is_blind(protocol) -> bool:
-    """Whether an attack sees no gradient of the model it is judged on."""
+    """Whether an attack sees no gradient of the model it is scored on."""
     return protocol.transfer or isinstance(protocol.attack, Square)
 
 
@@ -153,7 +143,7 @@ def _masked(name, more, count):
     )
 
 
-def of_radius(target, window, found, protocols) -> list[str]:
+def of_radius(engine, window, found, protocols) -> list[str]:
     """A warning if no robust image of a window falls, neither to twice the radius nor half
     of the range of images, where a small radius says nothing.
 
@@ -173,7 +163,7 @@ def of_radius(target, window, found, protocols) -> list[str]:
     half = 0.5 if norm == "linf" else 0.5 * float(np.sqrt(window.x[0].size))
     for size in (doubled, max(doubled, half)):
         attack = Protocol(PGD(size, norm=norm))
-        if not target.attacked(attack, window.part(index)).robust.all():
+        if not engine.attacked(attack, window.part(index)).robust.all():
             return []
     return [
         f"None of {len(index)} robust images falls to PGD-10 at twice the radius, nor at "

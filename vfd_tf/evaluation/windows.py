@@ -1,41 +1,17 @@
-"""Windows of images that attacks work through, and how far each attack has come."""
+"""Windows of a data set: images that are checked, with labels, clean logits and seeds."""
 
 import dataclasses
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from vfd_tf import losses
+from vfd_tf import losses, noise
+from vfd_tf.data.batching import arrays_of, batches
+from vfd_tf.hyperparameters import InputError
+from vfd_tf.models import contract, network
 
-
-@dataclasses.dataclass
-class Progress:
-    """How far an attack on a window has come.
-
-    Attributes:
-        robust_so_far: Which images no run has made misclassified: bool [n].
-        x_adv: The examples that are misclassified, else those of the first run on it.
-        attempted: Which images any run was on.
-        runs_done: How many runs are done.
-        after: Stage -> which images were robust after it.
-    """
-
-    robust_so_far: np.ndarray
-    x_adv: np.ndarray
-    attempted: np.ndarray
-    runs_done: int = 0
-    after: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-
-    @classmethod
-    def begin(cls, window, early_stop):
-        """Nothing done; what is misclassified without an attack is left out of all runs."""
-        robust = window.correct.copy() if early_stop else np.ones(len(window), bool)
-        return cls(robust, window.x.copy(), np.zeros(len(window), bool))
-
-    @property
-    def robust(self) -> np.ndarray:
-        """Which images are classified correctly and stay so under all runs."""
-        return list(self.after.values())[-1]
+_WINDOW_BYTES = 2**23  # of images; an attack's state is several times that
 
 
 @dataclasses.dataclass
@@ -56,12 +32,108 @@ class Window:
         return len(self.x)
 
     def take(self, index) -> dict[str, np.ndarray]:
-        """Some of the images, as `Target.examples` takes them."""
+        """Some of the images, as `Engine.examples` takes them."""
         return take(vars(self), index)
 
     def part(self, index) -> "Window":
         """Some of the images as a window of their own."""
         return Window(**self.take(index))
+
+
+class Windows:
+    """Reads data sets for an attacked model, in windows.
+
+    Args:
+        model: An `AttackedModel`; its layout is settled by the images that are read.
+        logits: Images [n, h, w, c] in [0, 1] -> its logits [n, c].
+        batch_size: Images a batch; windows are multiples of it.
+        strict: Refuse probabilities and images outside the bounds; else `objections`
+            holds what is wrong with them.
+    """
+
+    def __init__(self, model, logits, batch_size, strict=True):
+        self.model, self.logits, self.batch_size = model, logits, batch_size
+        self.strict, self.objections = strict, []
+
+    def check(self, data) -> None:
+        """Raises `InputError` for what `read` would refuse in the first batch."""
+        first = next(batches(data, self.batch_size), None)
+        if first is None:
+            raise InputError("The data set is empty.")
+        window = next(self.read(first))
+        self._check_whole(data, window.clean_logits.shape[-1])
+
+    def read(self, data, seed=0):
+        """The `Window`s of a data set, in order; refuses bad input before it is attacked.
+
+        Of what isn't in memory as a whole, that in a later window when it comes.
+        """
+        position, shape, model = 0, None, self.model
+        for x, y in regrouped(batches(data, self.batch_size), self._per_window):
+            x = model.channels_last(model.inside(x))
+            if self._holds(contract.check_images, x):
+                x = np.clip(x, 0, 1)  # rounding errors of a normalisation
+            x = x.astype(model.dtype)
+            if x.shape[1:] != shape:
+                contract.check_shape(model.classifier, model.outside(x[:1]))
+                shape = x.shape[1:]
+            logits = self.logits(x)
+            if position == 0:
+                self._check_logits(x, logits)
+                self._check_whole(data, logits.shape[-1])
+            y = contract.class_indices(y, logits.shape[-1])
+            places = position + tf.range(len(x))
+            seeds = noise.example_seeds(seed, 0, places).numpy()
+            yield Window(x, y, logits, seeds)
+            position += len(x)
+        if not position:
+            raise InputError("The data set is empty.")
+
+    def check_source(self, window, logits) -> None:
+        """Refuses a surrogate of other images or classes, or one with probabilities.
+
+        Args:
+            logits: Images -> its logits.
+        """
+        surrogate = network.classifier(self.model.source)
+        few = self.model.outside(tf.constant(window.x[:1]))
+        contract.check_shape(surrogate, few)
+        found = logits(window.x[: self.batch_size])
+        if found.shape[-1] != window.clean_logits.shape[-1]:
+            raise InputError(
+                f"The surrogate {surrogate.name!r} has {found.shape[-1]} classes, the "
+                f"model {window.clean_logits.shape[-1]}: use one trained on the same data."
+            )
+        self._holds(contract.check_logits, surrogate, found, few)
+
+    def _check_logits(self, x, logits):
+        few = self.model.outside(tf.constant(x[:1]))
+        known = logits[contract.predicts(logits)]  # a few may be NaN, but not all
+        known = known if len(known) else logits
+        self._holds(contract.check_logits, self.model.classifier, known, few)
+        self._holds(contract.check_range, self.model.classifier, logits)
+
+    def _check_whole(self, data, classes):
+        """Holds all images and labels to the contract where they are in memory."""
+        arrays = arrays_of(data)
+        if arrays is not None:
+            self._holds(contract.check_images, self.model.inside(arrays[0]))
+            contract.class_indices(arrays[1], classes)
+
+    def _per_window(self, x):
+        count = _WINDOW_BYTES // max(x[:1].nbytes, 1) // self.batch_size
+        return max(count, 1) * self.batch_size
+
+    def _holds(self, check, *values) -> bool:
+        """Whether a check of the input contract passes; raises if it is strict."""
+        try:
+            check(*values)
+        except InputError as error:
+            if self.strict:
+                raise
+            self.objections = [*self.objections, str(error)]
+            return False
+        return True
 
 
 def regrouped(parts, size_of):

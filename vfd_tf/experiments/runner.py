@@ -254,7 +254,7 @@ def _refuse_stranger(model, role, experiment, setting):
             f"The {role} {path} takes {shapes[0]} images of {shapes[1]} classes; "
             f"{setting.data.name} has {inputs[0]} and {inputs[1]}."
         )
-    accuracy = evaluation.Target(model).correct(setting.data.validation).mean()
+    accuracy = evaluation.Engine(model).correct(setting.data.validation).mean()
     print(f"{role} {path}: {100 * accuracy:.1f}% of the validation images")
     if accuracy < 1.5 / setting.data.num_classes:
         raise InputError(
@@ -401,8 +401,8 @@ def _evaluate(setting, directory):
             network.load(directory.student(which)),
             test,
             missing,
-            plan.epsilon,
-            plan.norm,
+            epsilon=plan.epsilon,
+            norm=plan.norm,
             batch_size=plan.batch_size,
         )
         for warning in result.warnings:

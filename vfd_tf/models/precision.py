@@ -50,7 +50,7 @@ def in_precision(model: keras.Model, policy: str) -> keras.Model:
     return other
 
 
-def judge(model: keras.Model) -> keras.Model:
+def in_float32(model: keras.Model) -> keras.Model:
     """The model, or where it computes in 16 bits a copy that computes in float32.
 
     Raises:

@@ -380,15 +380,15 @@ class RobustAccuracy(keras.callbacks.Callback):
         named = isinstance(attack, str)
         name = attack if named else type(self.attack.attack).__name__.lower()
         self.metric = f"val_{name}_accuracy"
-        self.seed, self.target = seed, None
+        self.seed, self.engine = seed, None
 
     def set_model(self, model):
         super().set_model(model)
         student = getattr(model, "student", model)
-        self.target = evaluation.Target(student)
+        self.engine = evaluation.Engine(student)
 
     def on_train_begin(self, logs=None):
-        self.target.check(self.dataset)
+        self.engine.windows.check(self.dataset)
 
     def on_epoch_end(self, epoch, logs=None):
         if logs is None or (epoch + 1) % self.every:
@@ -400,5 +400,5 @@ class RobustAccuracy(keras.callbacks.Callback):
                 logs[f"val_average_{self.metric[4:]}"] = self._accuracy()
 
     def _accuracy(self):
-        robust = self.target.correct(self.dataset, self.attack, seed=self.seed)
+        robust = self.engine.correct(self.dataset, self.attack, seed=self.seed)
         return float(robust.mean())

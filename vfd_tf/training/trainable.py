@@ -72,7 +72,7 @@ class Trainable(keras.Model):
             steps_per_epoch,
             shuffle,
             self.seed,
-            lambda: int(self.step.numpy()),
+            lambda: int(self.iteration.numpy()),
             network.batch_size_of(self.student),
             say=print if verbose else None,
         )

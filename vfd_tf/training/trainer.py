@@ -99,7 +99,7 @@ class AdversarialTrainer(Trainable):
             for name, value in self.full_values.items()
         }
         self.term_weights = {term: self.running[f"{term}_weight"] for term in weights}
-        self.step = self.add_weight(
+        self.iteration = self.add_weight(
             name="step",
             shape=(),
             dtype="int64",
@@ -220,7 +220,7 @@ class AdversarialTrainer(Trainable):
         if self.average is not None and self.average.decay is not None:
             # No update while gradients are accumulated, or in a skipped float16 step.
             self.average.update(self.optimizer.iterations > updates)
-        self.step.assign_add(1)
+        self.iteration.assign_add(1)
         return self._report(x, given, weight, terms, clean_logits)
 
     def _gradients(self, x, y, weight):
@@ -285,7 +285,7 @@ class AdversarialTrainer(Trainable):
         """Seeds of this replica's examples: (seed, step, position in the global batch)."""
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         position = tf.range(count) + tf.cast(replica, tf.int32) * count
-        return noise.example_seeds(self.seed, self.step.value, position)
+        return noise.example_seeds(self.seed, self.iteration.value, position)
 
     def _average_statistics(self):
         """Keeps BatchNorm's moving statistics equal on all replicas: their mean."""

@@ -1,0 +1,212 @@
+"""Runs attacks on windows of images, and drops the images that are misclassified.
+
+Every few iterations, images that are already misclassified are dropped from the batch, so
+that the others go on in full batches.
+"""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from vfd_tf import noise
+from vfd_tf.attacks.objectives import named
+from vfd_tf.evaluation.attacked_model import AttackedModel
+from vfd_tf.evaluation.batch_runner import BatchRunner
+from vfd_tf.evaluation.protocols import protocol
+from vfd_tf.evaluation.windows import Windows, is_correct, take
+from vfd_tf.models import contract
+
+_STAGES = 1000  # streams of the stages of an ensemble, apart from those of restarts
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far an attack on a window has come.
+
+    Attributes:
+        robust_so_far: Which images no run has made misclassified: bool [n].
+        x_adv: The examples that are misclassified, else those of the first run on it.
+        attempted: Which images any run was on.
+        runs_done: How many runs are done.
+        after: Stage -> which images were robust after it.
+    """
+
+    robust_so_far: np.ndarray
+    x_adv: np.ndarray
+    attempted: np.ndarray
+    runs_done: int = 0
+    after: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def begin(cls, window, early_stop):
+        """Nothing done; what is misclassified without an attack is left out of all runs."""
+        robust = window.correct.copy() if early_stop else np.ones(len(window), bool)
+        return cls(robust, window.x.copy(), np.zeros(len(window), bool))
+
+    @property
+    def robust(self) -> np.ndarray:
+        """Which images are classified correctly and stay so under all runs."""
+        return list(self.after.values())[-1]
+
+
+class Engine:
+    """A classifier under evaluation.
+
+    Args:
+        model: Classifier with logits; a dict with "logits", a subclassed model, ...
+        batch_size: Images that go through the network at once: sets the memory.
+        early_stop: Stop attacking an image once it is misclassified. Without it all images
+            go through all iterations; results are the same.
+        bounds: The range of images that the model takes; attacks work in [0, 1].
+        source: Another network that examples are made on: in another precision, or a
+            surrogate.
+        strict: Refuse probabilities and images outside the bounds; else
+            `windows.objections` holds what is wrong with them.
+
+    Attributes:
+        model: The `AttackedModel`.
+        windows: What reads data sets.
+        runner: What runs functions of images.
+        undefined: How often an image had logits that predict no class.
+    """
+
+    def __init__(
+        self,
+        model,
+        batch_size=128,
+        early_stop=True,
+        bounds=(0.0, 1.0),
+        source=None,
+        strict=True,
+    ):
+        self.model = AttackedModel(model, bounds, source)
+        eager = getattr(self.model.classifier, "run_eagerly", False)
+        self.runner = BatchRunner(batch_size, self.model.fixed_size, eager)
+        self.windows = Windows(self.model, self.logits, self.runner.batch_size, strict)
+        self.early_stop, self.undefined = early_stop, 0
+
+    def correct(self, data, attack=None, seed=0) -> np.ndarray:
+        """Which images are classified correctly, and under `attack`: bool [n].
+
+        Args:
+            data: (x, y), `Images` or a tf.data set of batches.
+            attack: A protocol, or what `protocol` makes one of; None: no attack.
+            seed: With the position in the data, decides the draws of an image.
+        """
+        attack = None if attack is None else protocol(attack)
+        found = []
+        for window in self.windows.read(data, seed):
+            robust = window.correct
+            if attack is not None:
+                robust = self.attacked(attack, window).robust
+            found.append(robust)
+        return np.concatenate(found)
+
+    def logits(self, x, source=False) -> np.ndarray:
+        """Logits [n, c] of images in [0, 1], in inference mode.
+
+        With `source`, those of the network that examples are made on.
+        """
+
+        def forward(x):
+            return {"logits": self.model.logits_fn(source)(x)}
+
+        found = self.runner.run(("forward", source), forward, {"x": x})["logits"]
+        if not source:
+            self.undefined += int((~contract.predicts(found)).sum())
+        return found
+
+    def attacked(self, attack, window, saved=None, save=lambda progress: None, watch=None):
+        """The `Progress` of a window under a protocol, once all its runs are done.
+
+        Args:
+            saved: Where to go on from.
+            save: Called with the progress after every run.
+            watch: Called with (step, steps) as a run goes on.
+        """
+        progress = saved or Progress.begin(window, self.early_stop)
+        number, stages = 0, attack.stages(window.clean_logits.shape[-1])
+        for i, (stage, runs) in enumerate(stages.items()):
+            for run in runs:
+                number += 1
+                if number > progress.runs_done and progress.robust_so_far.any():
+                    self._run(run, window, progress, i, attack.transfer, watch)
+                    progress.runs_done = number
+                    save(progress)
+            # A stage that was done before a resume keeps what it found then.
+            progress.after.setdefault(stage, progress.robust_so_far & window.correct)
+        return progress
+
+    def _run(self, run, window, progress, stage, transfer, watch):
+        """One run on the images that are still robust; what is misclassified now."""
+        index = np.flatnonzero(progress.robust_so_far)
+        batch = window.take(index)
+        if transfer:
+            batch["clean_logits"] = self.logits(batch["x"], source=True)
+        if stage:
+            batch["seeds"] = noise.fork(batch["seeds"], _STAGES + stage).numpy()
+        found = self.examples(run, batch, watch=watch)
+        wrong = ~is_correct(batch["y"], self.logits(found))
+        left = np.flatnonzero(~wrong)
+        if len(left) and not transfer:
+            # Where rounding stopped an attack too early: again, on the network itself.
+            early = ~is_correct(batch["y"][left], self.logits(found[left], source=True))
+            again = left[early]
+            if len(again):
+                some = take(batch, again)
+                found[again] = self.examples(run, some, source=False, watch=watch)
+                wrong[again] = ~is_correct(batch["y"][again], self.logits(found[again]))
+        first = wrong | ~progress.attempted[index]
+        progress.x_adv[index[first]] = found[first]
+        progress.attempted[index] = True
+        progress.robust_so_far[index[wrong]] = False
+
+    def examples(self, run, batch, source=True, watch=None) -> np.ndarray:
+        """x_adv of one run on images: `batch` is {x, y, clean_logits, seeds}.
+
+        Without `source`, made on the network itself.
+        """
+        attack, x, seeds = run.attack, batch["x"], run.seeds(batch["seeds"])
+        target = run.target(batch["clean_logits"])
+        given = {"x": x, "y": batch["y"], "clean": batch["clean_logits"]}
+        given["target"] = batch["y"] if target is None else target.numpy()
+        state = self.runner.run(
+            ("begin", attack),
+            lambda x, seeds: attack.begin(x, None, seeds),
+            {"x": x, "seeds": np.asarray(seeds)},
+        )
+        look = attack.look if self.early_stop else attack.iterations
+        left = np.arange(len(x))
+        for first in range(0, attack.iterations, look):
+            last = min(first + look, attack.iterations)
+            now = {"state": take(state, left), **take(given, left)}
+            new, done = self._advance(run, now, first, last, source)
+            for name, value in new.items():
+                state[name][left] = value
+            if watch:
+                watch(last, attack.iterations)
+            if self.early_stop:
+                left = left[~done]
+            if not len(left):
+                break
+        found = self.runner.run(
+            ("result", attack),
+            lambda x, state: {"x_adv": attack.result(x, state)},
+            {"x": x, "state": state},
+        )
+        return found["x_adv"]
+
+    def _advance(self, run, arrays, first, last, source):
+        """(state, done) after the steps first, ..., last - 1 of a run."""
+
+        def advance(first, last, state, x, y, clean, target):
+            logits_fn = self.model.logits_fn(source)
+            objective = named(run.objective, y, clean, target)
+            state = run.attack.advance(logits_fn, x, objective, state, first, last)
+            return {**state, "done": run.attack.done(state)}
+
+        key = "advance", run.attack, run.objective, source
+        steps = [tf.constant(n) for n in (first, last)]
+        new = self.runner.run(key, advance, arrays, steps)
+        return new, new.pop("done")

@@ -1,0 +1,57 @@
+"""`perturb`: adversarial images of any Keras classifier, in one line."""
+
+import dataclasses
+
+import numpy as np
+
+from vfd_tf.evaluation.engine import Engine
+from vfd_tf.evaluation.evaluate import default_radius
+from vfd_tf.evaluation.protocols import protocol
+from vfd_tf.models import classifiers
+
+
+def perturb(
+    model,
+    x,
+    y,
+    attack="pgd20",
+    *,
+    epsilon: float | None = None,
+    norm: str = "linf",
+    seed: int = 0,
+    batch_size: int = 128,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> np.ndarray:
+    """Adversarial images x_adv, each attacked for all iterations.
+
+        x_adv = vfd_tf.perturb(model, x, y, "pgd20", epsilon=8 / 255)
+
+    Of several restarts or members of an ensemble, the first that makes an image
+    misclassified gives its x_adv, or else the first of all. `evaluate` says how many stay
+    classified correctly, at any iterate.
+
+    Args:
+        model: Any classifier that `evaluate` takes.
+        x: Images, float [n, h, w, c], or in the layout of the model, in `bounds`.
+        y: Labels: class indices [n], or one-hot [n, classes].
+        attack: Name of a protocol ("fgsm", "pgd20", "cw", "autoattack", ...), or an attack.
+        epsilon, norm: Threat model of a named attack, images in [0, 1]; default L-inf
+            8/255. Another norm needs an epsilon of its own.
+        seed: With an image's position, decides its random draws.
+        batch_size: Images that go through the model at once; sets the memory.
+        bounds: Range of the images that the model takes.
+
+    Returns:
+        Images like x: the same shape and range; float32, or float64 for a float64 model.
+
+    Raises:
+        InputError: What `evaluate` refuses.
+    """
+    chosen = protocol(attack, default_radius(epsilon, norm), norm)
+    whole = dataclasses.replace(chosen, transfer=True)  # to the end, as a transfer attack
+    engine = Engine(classifiers.as_model(model), batch_size, False, bounds)
+    found = [
+        np.asarray(engine.model.outside(engine.attacked(whole, window).x_adv))
+        for window in engine.windows.read((x, y), seed)
+    ]
+    return np.concatenate(found).reshape(np.shape(x))
