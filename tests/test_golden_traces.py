@@ -192,7 +192,6 @@ def test_autoattack_gives_the_verdicts_of_the_reference(net, norm, epsilon, imag
     reference = golden.arrays("autoattack_verdicts")[f"{net}-{norm}"][:images]
     data = tuple(array.numpy()[:images] for array in all_images("float32"))
     model = network(net, "float32")
-    found = evaluation.evaluate(
-        model, data, ["autoattack"], epsilon=epsilon, norm=norm, batch_size=images
-    )
+    options = {"epsilon": epsilon, "norm": norm, "batch_size": images}
+    found = evaluation.evaluate(model, data, ["autoattack"], **options)
     np.testing.assert_array_equal(found.robust["autoattack"], reference)
