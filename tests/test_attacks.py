@@ -230,7 +230,7 @@ def test_the_trainer_s_attack_leaves_the_statistics_as_they_were(
         model, "pgd-at", PGD(0.1, steps=3), options=TrainingOptions(attack_bn_mode=mode)
     )
     before = model.get_weights()
-    adversary = trainer._make_step().adversary
+    adversary = trainer._make_step().adversarial
     attack = tf.function(adversary) if graph else adversary
     x_adv = attack(tf.constant(x), tf.constant(y), _seeds()).numpy()
     for old, new in zip(before, model.get_weights(), strict=True):

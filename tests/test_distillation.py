@@ -37,7 +37,7 @@ def test_several_layers_are_summed_with_their_weights(views):
         clean = norm(student["clean"][k], teacher["clean"][k])
         adv = norm(student["adv"][k], teacher["clean"][k])
         expected = expected + weight * (clean + 2 * adv)
-    np.testing.assert_allclose(vfd.losses(None, student, teacher)["vfd"], expected)
+    np.testing.assert_allclose(vfd.terms(None, student, teacher)["vfd"], expected)
 
 
 def test_the_report_is_each_half_of_each_layer(views):
@@ -74,7 +74,7 @@ def test_kd_of_one_teacher_is_equation_2(views):
     z, t = (v["adv"]["logits"].numpy() / 4.0 for v in (student, teacher))
     p = np.exp(t) / np.exp(t).sum(1, keepdims=True)
     log_q = z - np.log(np.exp(z).sum(1, keepdims=True))
-    terms = kd.losses(None, student, teacher)
+    terms = kd.terms(None, student, teacher)
     assert set(terms) == {"kd_vanilla"}
     np.testing.assert_allclose(terms["kd_vanilla"], -16 * (p * log_q).sum(1))
 

@@ -104,7 +104,7 @@ def step(block, precision, plugin=None):
     with tf.GradientTape() as tape:
         outputs = {v: student(views[v], training=True) for v in views if v in reads}
         terms = case.method.terms(y, outputs, vanilla)
-        terms |= added.losses(y, outputs, vanilla, robust)
+        terms |= added.terms(y, outputs, vanilla, robust)
         weights = added.reweigh(case.method.weights, case.method.hard_label)
         total = sum(weight * tf.reduce_mean(terms[k]) for k, weight in weights.items())
     gradients = tape.gradient(total, [v.value for v in student.trainable_variables])

@@ -68,7 +68,7 @@ entries = pytest.mark.parametrize("entry", ENTRIES, ids=lambda f: f.__name__.str
         ((255 * X).astype("int64"), "int64.*/ 255"),
         (255 * X, "divide by 255"),
         (2 * X - 1, "range from -.*normalisation into the model"),
-        (np.where(X > 0.5, np.nan, X).astype("float32"), "nan"),
+        (np.where(X > 0.5, np.nan, X).astype("float32"), "NaN or infinite"),
     ],
     ids=["uint8", "int64", "to 255", "from -1", "nan"],
 )

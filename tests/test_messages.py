@@ -25,8 +25,8 @@ from PIL import Image
 from vfd_tf import AdversarialTrainer, InputError, files
 from vfd_tf.cli import main
 from vfd_tf.data import readers
-from vfd_tf.models import contract
 from vfd_tf.attacks import PGD, Square, cross_entropy
+from vfd_tf.training import checks
 from vfd_tf.training.callbacks import (
     RobustAccuracy,
     StochasticWeightAverage,
@@ -341,7 +341,7 @@ for name, options, fix in [
     ),
 ]:
     told(f"Keras's {name} on two replicas", rf"Keras .*replica.*{fix}\.")(
-        lambda options=options: contract.check_optimizer(
+        lambda options=options: checks.check_optimizer(
             keras.optimizers.SGD(0.1, **options), SimpleNamespace(num_replicas_in_sync=2)
         )
     )

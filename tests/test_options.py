@@ -192,9 +192,9 @@ def test_attack_objective_ce_is_pgd_on_cross_entropy_from_the_method_s_start(
     expected = attacks.PGD(steps=2)(
         lambda x: trainer.network(x)["logits"], x, attacks.cross_entropy(y), start=start
     )
-    np.testing.assert_array_equal(step.adversary(x, y, seeds), expected)
+    np.testing.assert_array_equal(step.adversarial(x, y, seeds), expected)
     own = trainer_of(make_network, "trades", student=trainer.student)._make_step()
-    assert not np.array_equal(own.adversary(x, y, seeds), expected)
+    assert not np.array_equal(own.adversarial(x, y, seeds), expected)
 
 
 @pytest.mark.parametrize(
@@ -229,8 +229,8 @@ def test_the_attack_s_scale_is_another_epsilon_and_traces_nothing_anew(make_netw
     x, y = toy
     trainer = trainer_of(make_network, "pgd-at", attack=attacks.PGD(0.1, steps=2))
     batch = tf.constant(x[:8]), tf.constant(y[:8]), noise.example_seeds(0, 0, tf.range(8))
-    trainer.running["attack_scale"].assign(0.5)
-    half = trainer._make_step().adversary(*batch)
+    trainer.scheduled["attack_scale"].assign(0.5)
+    half = trainer._make_step().adversarial(*batch)
     expected = attacks.PGD(0.05, steps=2)(
         lambda x: trainer.network(x)["logits"],
         batch[0],

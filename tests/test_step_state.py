@@ -93,7 +93,7 @@ def test_an_attack_leaves_no_trace_in_the_network(layer, mode):
     trainer.compile(keras.optimizers.SGD(0.1))
     before, step = state(student), trainer._make_step()
     seeds = noise.example_seeds(0, 0, tf.range(N))
-    x_adv = tf.function(step.adversary)(tf.constant(X), tf.constant(Y), seeds)
+    x_adv = tf.function(step.adversarial)(tf.constant(X), tf.constant(Y), seeds)
     assert np.abs(x_adv - X).max() > 0.05
     same(state(student), before, rtol=0)
 

@@ -150,7 +150,7 @@ def test_an_attack_on_batch_statistics_leaves_the_moving_ones(make_network, toy)
         options = TrainingOptions(attack_bn_mode=mode)
         trainer, _ = trainer_of(make_network, "pgd-at", options=options)
         before = values(trainer.student)
-        x_adv[mode] = trainer._make_step().adversary(x, y, trainer._seeds(len(x))).numpy()
+        x_adv[mode] = trainer._make_step().adversarial(x, y, trainer._seeds(len(x))).numpy()
         assert same(values(trainer.student), before)
     assert not np.array_equal(x_adv["eval"], x_adv["train"])
 

@@ -18,9 +18,9 @@ from vfd_tf.attacks.attack import radius
 from vfd_tf.experiments.experiment import EvaluationPlan, Experiment, Recipe
 from vfd_tf.hyperparameters import LARGEST, InputError, check_range, choose, name_of, read
 from vfd_tf.models.architectures import ARCHITECTURES
-from vfd_tf.training.callbacks import LambdaSchedule
 from vfd_tf.training.distillation import DISTILLATIONS
 from vfd_tf.training.methods import METHODS
+from vfd_tf.training.schedules import LambdaSchedule
 
 _THREAT_MODEL = ("epsilon", "norm")
 TRAINING_ATTACKS = {name: cls for name, cls in ATTACKS.items() if cls.trains}

@@ -173,7 +173,7 @@ def untuned(data: tf.data.Dataset) -> tf.data.Dataset:
     What is built from arrays needs none, and the tuning thread may hold up the end of an
     iteration until its period is over: periods double from 10 ms, to 10 s and more.
     """
-    options = tf.data.TrainingOptions()
+    options = tf.data.Options()
     options.autotune.enabled = False
     return data.with_options(options)
 

@@ -7,11 +7,11 @@ from vfd_tf.attacks import PGD, Attack
 from vfd_tf.data import datasets
 from vfd_tf.hyperparameters import Component, InputError, component, hyper
 from vfd_tf.models.architectures import ARCHITECTURES
-from vfd_tf.training.callbacks import LambdaSchedule
 from vfd_tf.training.distillation import VFD, Distillation, NoDistillation
 from vfd_tf.training.methods import HAT, PGDAT, Method, Natural
 from vfd_tf.training.optimizers import SCHEDULES
 from vfd_tf.training.options import TrainingOptions
+from vfd_tf.training.schedules import LambdaSchedule
 
 
 @component

@@ -1,9 +1,8 @@
-"""Callbacks: VFD with an annealed lambda, and robust accuracy after every epoch.
+"""Callbacks for training: VFD, robust accuracy after every epoch, schedules, alarms.
 
-Both write into the epoch's logs, so put them before TensorBoard and ModelCheckpoint.
+What writes into the epoch's logs stands before TensorBoard and ModelCheckpoint.
 """
 
-import dataclasses
 import math
 import time
 
@@ -11,163 +10,24 @@ import keras
 
 from vfd_tf import evaluation
 from vfd_tf.data import batching
-from vfd_tf.hyperparameters import Component, InputError, choose, component, hyper
+from vfd_tf.hyperparameters import InputError, choose
 from vfd_tf.models import contract
-from vfd_tf.training.distillation import VFD
-from vfd_tf.training.trainer import AdversarialTrainer, is_cross_entropy_from_logits
+from vfd_tf.training.schedules import Delay, LambdaSchedule
+from vfd_tf.training.trainer import AdversarialTrainer
+from vfd_tf.training.vfd_callback import VFDCallback
 
-SHAPES = {
-    "constant": lambda share: 1.0,
-    "linear": lambda share: share,
-    "cosine": lambda share: (1 - math.cos(math.pi * share)) / 2,
-}
-
-
-@component
-class LambdaSchedule(Component):
-    """Factor on lambda, or beta: rises from 0 to 1 over `warmup_epochs`, then stays."""
-
-    shape: str = hyper("constant", "shape of its rise", choices=tuple(SHAPES))
-    warmup_epochs: int = hyper(0, "epochs until it is reached", minimum=0)
-
-    def __post_init__(self):
-        super().__post_init__()
-        if (self.shape == "constant") == bool(self.warmup_epochs):
-            raise InputError(
-                f"A {self.shape} schedule over {self.warmup_epochs} warmup_epochs is none: "
-                "a rise needs both a shape, linear or cosine, and epochs."
-            )
-
-    def __call__(self, epoch: int) -> float:
-        share = min(1.0, (epoch + 1) / self.warmup_epochs) if self.warmup_epochs else 1.0
-        return SHAPES[self.shape](share)
-
-
-class VFDCallback(keras.callbacks.Callback):
-    """Vanilla Feature Distillation in `model.fit`.
-
-    On an `AdversarialTrainer` with a `VFD` distillation it anneals lambda and logs
-    `vfd_lambda` and `vfd_share`, VFD's share of the loss. Given a teacher, it also turns
-    the own `fit` of any compiled functional model into VFD adversarial training, without
-    a wrapper: for the length of that `fit`, and no longer, the training step is replaced.
-    The method's losses take the place of the model's, a cross-entropy from logits.
-
-    Args:
-        teacher: Frozen vanilla network; None on an `AdversarialTrainer`.
-        layer: Layer k.
-        lambda_: lambda of eq. 6.
-        method: Base method or its name.
-        attack: Attack of the inner maximisation; default PGD-10, L-inf 8/255.
-        schedule: epoch -> factor on lambda, for example `LambdaSchedule("linear", 10)`.
-        seed: Seed of the attack's noise.
-    """
-
-    def __init__(
-        self,
-        teacher=None,
-        layer=None,
-        lambda_=None,
-        method=None,
-        attack=None,
-        schedule=None,
-        seed=0,
-    ):
-        super().__init__()
-        own = {"layer": layer, "lambda_": lambda_, "method": method, "attack": attack}
-        own = {name: value for name, value in own.items() if value is not None}
-        if own and teacher is None:
-            raise InputError(
-                f"VFDCallback({', '.join(own)}) needs teacher=..., a frozen vanilla "
-                "network; on an AdversarialTrainer these are set there."
-            )
-        vfd = {name: own.pop(name) for name in ("layer", "lambda_") if name in own}
-        self.distillation = VFD(**vfd)
-        self.options = {"method": "trades", **own, "seed": seed}
-        self.teacher, self.schedule = teacher, schedule or LambdaSchedule()
-        self.trainer = None
-
-    def set_model(self, model):
-        super().set_model(model)
-        if isinstance(model, AdversarialTrainer):
-            self._adopt(model)
-        else:
-            self._install(model)
-        self.full_lambda = self.trainer.distillation.lambda_
-
-    def _adopt(self, trainer):
-        if self.teacher is not None:
-            raise InputError(
-                "The model is an AdversarialTrainer already: give the teacher to it and "
-                "call VFDCallback without one."
-            )
-        if not isinstance(trainer.distillation, VFD):
-            raise InputError(
-                "VFDCallback needs an AdversarialTrainer with distillation='vfd'; this one "
-                f"has {trainer.distillation!r}."
-            )
-        self.trainer = trainer
-
-    def _install(self, model):
-        """Replaces the training function of the fit that is about to start.
-
-        Keras calls `set_model` before `make_train_function`, so the next call of the
-        latter belongs to this fit; the one after it restores the stock step, whether this
-        fit ends, fails, or the next one comes without the callback.
-        """
-        if self.teacher is None:
-            raise InputError(
-                "VFDCallback needs teacher=..., a frozen vanilla network, to train a plain "
-                "model; or wrap the model in an AdversarialTrainer."
-            )
-        loss = model.loss[0] if isinstance(model.loss, list) else model.loss
-        if loss is not None and not is_cross_entropy_from_logits(loss):
-            raise InputError(
-                "VFDCallback trains with the losses of its method instead of the model's "
-                "own: compile with loss=keras.losses.SparseCategoricalCrossentropy("
-                "from_logits=True), or CategoricalCrossentropy; for label smoothing use "
-                "AdversarialTrainer with TrainingOptions(label_smoothing=...)."
-            )
-        if self.trainer is None or self.trainer.student is not model:
-            with model.distribute_strategy.scope():
-                self.trainer = AdversarialTrainer(
-                    model,
-                    distillation=self.distillation,
-                    teacher=self.teacher,
-                    **self.options,
-                )
-        self.trainer.serve(model)
-
-        def adversarial(force=False):
-            model.make_train_function = stock
-            model.train_function = self.trainer.make_train_function()
-
-        def stock(force=False):
-            _restore(model)
-            model.make_train_function(force=True)
-
-        model.make_train_function = adversarial
-
-    def on_train_begin(self, logs=None):
-        if self.trainer is not self.model and self.params.get("verbose"):
-            self.trainer.say_layers()
-
-    def on_epoch_begin(self, epoch, logs=None):
-        value = self.full_lambda * float(self.schedule(epoch))
-        self.trainer.term_weights["vfd"].assign(value)
-        if self.trainer is not self.model:
-            self.trainer.reset_metrics()
-
-    def on_epoch_end(self, epoch, logs=None):
-        if logs is None:
-            return
-        value = float(self.trainer.term_weights["vfd"].numpy())
-        logs["vfd_lambda"] = value
-        if logs.get("loss"):
-            logs["vfd_share"] = value * float(logs["vfd_loss"]) / float(logs["loss"])
-
-    def on_train_end(self, logs=None):
-        if self.trainer is not self.model:
-            _restore(self.model)
+__all__ = [
+    "Anneal",
+    "CatastrophicOverfitting",
+    "Delay",
+    "LambdaSchedule",
+    "RobustAccuracy",
+    "StochasticWeightAverage",
+    "StopOnDivergence",
+    "TermShares",
+    "Throughput",
+    "VFDCallback",
+]
 
 
 def _need_trainer(callback, model):
@@ -175,12 +35,6 @@ def _need_trainer(callback, model):
         raise InputError(
             f"{type(callback).__name__} needs an AdversarialTrainer; wrap the model in one."
         )
-
-
-def _restore(model):
-    """Back to Keras's own training step."""
-    vars(model).pop("make_train_function", None)
-    model.train_function = None
 
 
 class Anneal(keras.callbacks.Callback):
@@ -199,25 +53,15 @@ class Anneal(keras.callbacks.Callback):
     def set_model(self, model):
         super().set_model(model)
         _need_trainer(self, model)
-        choose(model.running, self.name, "running value")
+        choose(model.scheduled, self.name, "running value")
 
     def on_epoch_begin(self, epoch, logs=None):
         full = self.model.full_values[self.name]
-        self.model.running[self.name].assign(full * float(self.schedule(epoch)))
+        self.model.scheduled[self.name].assign(full * float(self.schedule(epoch)))
 
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None:
-            logs[self.name] = float(self.model.running[self.name].numpy())
-
-
-@dataclasses.dataclass(frozen=True)
-class Delay:
-    """A schedule: 0 for the first `epochs` epochs, then 1."""
-
-    epochs: int
-
-    def __call__(self, epoch: int) -> float:
-        return float(epoch >= self.epochs)
+            logs[self.name] = float(self.model.scheduled[self.name].numpy())
 
 
 class StochasticWeightAverage(keras.callbacks.Callback):

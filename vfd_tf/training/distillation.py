@@ -14,7 +14,7 @@ class Distillation(Component):
     """Base of all distillations.
 
     Class facts that the trainer reads:
-        reads: the views whose student outputs `losses` uses.
+        reads: the views whose student outputs `terms` uses.
         needs: networks it asks for: "teacher" (vanilla, frozen), "robust_teacher"
             (frozen), "partner" (trained jointly with the student, from scratch).
         projects: whether the student's tapped layers may differ in shape from the
@@ -27,7 +27,7 @@ class Distillation(Component):
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Layers whose outputs `losses` reads besides the logits."""
+        """Layers whose outputs `terms` reads besides the logits."""
         return ()
 
     @property
@@ -168,6 +168,23 @@ class LBGAT(BGAT):
 DISTANCES = {"l2": losses.euclidean, "squared": losses.squared_euclidean}
 
 
+def equation_5(student, teacher, layer, gamma=losses.euclidean):
+    """Both halves of eq. 5: Gamma(F^k(x), F_T^k(x)) and Gamma(F^k(x'), F_T^k(x)).
+
+    Args:
+        student: Mapping "clean", "adv" -> outputs of the student on x and x'.
+        teacher: Mapping "clean" -> outputs of the frozen vanilla teacher on x.
+        layer: Layer k.
+        gamma: Distance of features [n, ...] and [n, ...]: [n].
+
+    Returns:
+        The clean half [n] and the adversarial half [n].
+    """
+    vanilla = features(teacher["clean"], layer)
+    clean, adv = (features(student[view], layer) for view in ("clean", "adv"))
+    return gamma(clean, vanilla), gamma(adv, vanilla)
+
+
 @component
 class VFD(Distillation):
     """Eq. 5: Gamma(F^k(x'), F_T^k(x)) + Gamma(F^k(x), F_T^k(x)), weight lambda in eq. 6.
@@ -233,25 +250,23 @@ class VFD(Distillation):
 
     def terms(self, y, student, teacher, robust_teacher=None, partner=None):
         weights = self.layer_weights or (1.0,) * len(self.layers)
+        halves = self._halves(student, teacher)
         total = 0.0
-        for k, weight in zip(self.layers, weights, strict=True):
-            clean, adv = self._distances(k, student, teacher)
+        for weight, (_, clean, adv) in zip(weights, halves, strict=True):
             total += weight * (self.clean_weight * clean + self.adv_weight * adv)
         return {"vfd": total}
 
     def report(self, student, teacher):
         """Both halves of eq. 5 for every layer, without weights."""
         values = {}
-        for k in self.layers:
-            clean, adv = self._distances(k, student, teacher)
+        for k, clean, adv in self._halves(student, teacher):
             values |= {f"clean_distance_{k}": clean, f"adv_distance_{k}": adv}
         return values
 
-    def _distances(self, k, student, teacher):
-        """Gamma(F^k(x), F_T^k(x)) and Gamma(F^k(x'), F_T^k(x)): [n] each."""
-        gamma, vanilla = DISTANCES[self.distance], features(teacher["clean"], k)
-        clean, adv = (features(student[view], k) for view in ("clean", "adv"))
-        return gamma(clean, vanilla), gamma(adv, vanilla)
+    def _halves(self, student, teacher):
+        """(layer, clean half, adversarial half) of every layer."""
+        for k in self.layers:
+            yield k, *equation_5(student, teacher, k, DISTANCES[self.distance])
 
 
 DISTILLATIONS = {

@@ -16,7 +16,7 @@ class Method(Component):
     """Base of all methods.
 
     Class facts that the trainer reads:
-        reads: the views whose student outputs `losses` uses, in the order of the
+        reads: the views whose student outputs `terms` uses, in the order of the
             training-mode passes (clean before adversarial).
         needs: frozen networks it asks for (`"teacher"`).
         hard_label: the terms that learn from the label, the plain cross-entropy first;

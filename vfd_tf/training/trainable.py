@@ -7,7 +7,7 @@ from vfd_tf.data import batching
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import contract, network
 from vfd_tf.progress import with_progress
-from vfd_tf.training import saving
+from vfd_tf.training import checks, saving
 from vfd_tf.training.dispatch import Dispatch, shares
 
 
@@ -48,7 +48,7 @@ class Trainable(keras.Model):
             raise InputError(
                 "class_weight is not supported: pass sample_weight, one weight an image."
             )
-        callbacks = contract.prepared_callbacks(callbacks)
+        callbacks = checks.prepared_callbacks(callbacks)
         if validation_split and validation_data is None:
             (x, y, sample_weight), validation_data = batching.split(
                 x, y, sample_weight, validation_split
@@ -204,7 +204,7 @@ class Trainable(keras.Model):
     def _check_kind(self, y):
         """Refuses labels of another kind than those that the metrics were built for."""
         kind = "distributions" if y.ndim == 2 and y.shape[-1] != 1 else "class indices"
-        if self._untracked.host._compile_metrics is None:
+        if self.fitted._compile_metrics is None:
             return
         if self._label_kind not in (None, kind):
             raise InputError(
@@ -231,8 +231,8 @@ class Trainable(keras.Model):
         return self.test_function
 
     def _distributed(self, step, results, one_size=False):
-        host, strategy = self._untracked.host, self.distribute_strategy
-        return Dispatch(step, results, strategy, host, self._check, one_size)
+        strategy = self.distribute_strategy
+        return Dispatch(step, results, strategy, self.fitted, self._check, one_size)
 
     def _check(self, data):
         """Holds the first batch to the input contract; builds metrics for its labels."""
@@ -253,9 +253,9 @@ class Trainable(keras.Model):
         self.num_classes = contract.check_batch(self.student, x, y, True, weight)
         for role in ("teacher", "robust_teacher"):
             if role in self._untracked.networks:
-                contract.warn_of_chance(self._untracked.networks[role], role, x, y)
+                checks.warn_of_chance(self._untracked.networks[role], role, x, y)
         self._check_kind(y)
-        metrics = self._untracked.host._compile_metrics
+        metrics = self.fitted._compile_metrics
         if metrics is not None and not metrics.built:
             logits = tf.zeros([len(y), self.num_classes])
             with strategy.scope():

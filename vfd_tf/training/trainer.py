@@ -6,17 +6,17 @@ from types import SimpleNamespace
 import keras
 import tensorflow as tf
 
-from vfd_tf import losses, noise
+from vfd_tf import losses
 from vfd_tf.attacks import PGD
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import contract, network
-from vfd_tf.training import roles
+from vfd_tf.training import checks, replicas, roles
 from vfd_tf.training.averaging import WeightAverage
 from vfd_tf.training.distillation import DISTILLATIONS, Distillation
 from vfd_tf.training.methods import METHODS, Method
 from vfd_tf.training.optimizers import SGD
 from vfd_tf.training.options import TrainingOptions
-from vfd_tf.training.step import Step, statistics, weighted
+from vfd_tf.training.step import Step, weighted
 from vfd_tf.training.trainable import Trainable
 
 
@@ -72,7 +72,7 @@ class AdversarialTrainer(Trainable):
         # Frozen networks are kept out of Keras's tracking: no weights of theirs in
         # checkpoints, optimiser or `trainable_variables`, and no flag of theirs changed.
         networks = roles.assemble(student, given, self.method, self.distillation)
-        self._untracked = SimpleNamespace(host=self, networks=networks, served=None)
+        self._untracked = SimpleNamespace(networks=networks, trackers={})
         self.student = network.classifier(student)
         self.num_classes = contract.classes_of(self.student)
         # Trained with the student, not shipped with it.
@@ -89,7 +89,7 @@ class AdversarialTrainer(Trainable):
         # What a schedule may change from epoch to epoch, without tracing the step again.
         self.full_values = {f"{term}_weight": weight for term, weight in weights.items()}
         self.full_values |= {"attack_scale": 1.0, "awp_gamma": self.options.awp_gamma}
-        self.running = {
+        self.scheduled = {
             name: self.add_weight(
                 name=name,
                 shape=(),
@@ -98,7 +98,7 @@ class AdversarialTrainer(Trainable):
             )
             for name, value in self.full_values.items()
         }
-        self.term_weights = {term: self.running[f"{term}_weight"] for term in weights}
+        self.term_weights = {term: self.scheduled[f"{term}_weight"] for term in weights}
         self.iteration = self.add_weight(
             name="step",
             shape=(),
@@ -119,6 +119,11 @@ class AdversarialTrainer(Trainable):
         self._untracked.trackers = {
             t: keras.metrics.Mean(name) for t, name in names.items()
         }
+
+    @property
+    def fitted(self) -> keras.Model:
+        """The model whose `fit` this is: its compiled metrics and options count."""
+        return self
 
     @property
     def network(self) -> keras.Model:
@@ -161,7 +166,7 @@ class AdversarialTrainer(Trainable):
         update, on the accumulated gradient.
         """
         weighted = kwargs.pop("loss_weights", None) is not None
-        if weighted or loss is not None and not is_cross_entropy_from_logits(loss):
+        if weighted or loss is not None and not checks.is_cross_entropy_from_logits(loss):
             raise InputError(
                 "The method is the loss of an AdversarialTrainer; leave out loss=... or "
                 "pass keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
@@ -172,36 +177,21 @@ class AdversarialTrainer(Trainable):
         self._label_kind = None
         self._build_optimizer()
 
-    def serve(self, model):
-        """Makes `train_step` train `model`, whose weights are the student's.
-
-        The model's optimizer, compiled metrics and options take the place of this
-        trainer's own: `VFDCallback` inside the `fit` of a plain model.
-        """
-        parts = "optimizer", "_compile_metrics", "run_eagerly", "jit_compile"
-        served = [model, *(getattr(model, part) for part in parts)]
-        before = self._untracked.served
-        if before is None or any(a is not b for a, b in zip(before, served, strict=True)):
-            self.train_function = None
-        self._untracked.host, self.optimizer = model, model.optimizer
-        self._untracked.served = served
-        self._build_optimizer()
-
     def _build_optimizer(self):
         """Creates the optimizer's variables outside of the training step."""
-        strategy, clip_norm = self.distribute_strategy, self.options.clip_norm
+        strategy = self.distribute_strategy
         if not self.trainable_variables:
             raise InputError(
                 f"The student {self.student.name!r} has no weights to train: set "
                 "trainable=True on it, or on some of its layers."
             )
-        # float16 training puts an optimizer that scales the loss around the user's own.
-        own = getattr(self.optimizer, "inner_optimizer", self.optimizer)
-        contract.check_optimizer(own, strategy)
-        self._accumulates = bool(own.gradient_accumulation_steps)
-        if self._accumulates and clip_norm is not None:
-            contract.check_accumulated_clipping(own)
-            own.global_clipnorm = clip_norm  # acts on what is accumulated
+        own = checks.inner(self.optimizer)
+        checks.check_optimizer(own, strategy)
+        self._clips = self.options.clip_norm is not None
+        if self._clips and own.gradient_accumulation_steps:
+            checks.check_clips_nothing(own)
+            own.global_clipnorm = self.options.clip_norm  # acts on what is accumulated
+            self._clips = False
         with strategy.scope():
             self.optimizer.build(self.trainable_variables)
 
@@ -210,43 +200,16 @@ class AdversarialTrainer(Trainable):
         given, y, weight = y, contract.labels(y), contract.weights(weight)
         x = tf.cast(x, keras.config.floatx())
         x = contract.asserted(x, y, self.num_classes)
-        gradients, terms, clean_logits = self._gradients(x, y, weight)
-        gradients, terms["gradient_norm"] = self._reduced(gradients)
-        updates = tf.identity(self.optimizer.iterations)
-        self.optimizer.apply_gradients(
-            zip(gradients, self.trainable_variables, strict=True)
-        )
-        self._average_statistics()
-        if self.average is not None and self.average.decay is not None:
-            # No update while gradients are accumulated, or in a skipped float16 step.
-            self.average.update(self.optimizer.iterations > updates)
+        step, seeds = self._make_step(), self._seeds(tf.shape(x)[0])
+        gradients, terms, clean_logits = step(x, y, weight, seeds)
+        gradients, terms["gradient_norm"] = self._clipped(gradients)
+        self._apply(gradients)
+        replicas.average_statistics(self._trained())
         self.iteration.assign_add(1)
         return self._report(x, given, weight, terms, clean_logits)
 
-    def _gradients(self, x, y, weight):
-        """Attack, AWP where wanted, eq. 6: gradients, per-example terms, clean logits."""
-        step, variables = self._make_step(), self.trainable_variables
-        compiled = (
-            _in_xla if self._untracked.host.jit_compile else lambda function: function
-        )
-        x_adv = compiled(step.adversary)(x, y, self._seeds(tf.shape(x)[0]))
-        shifts = None
-        if self.options.awp_gamma:
-
-            def ascend(*batch):
-                return step.gradients(*batch, variables, ascent=True)[0]
-
-            ascent = self._summed(compiled(ascend)(x, x_adv, y, weight))
-            shifts = step.worst_shifts(ascent, variables)
-
-        def descend(shifts, *batch):
-            return step.gradients(*batch, variables, shifts)
-
-        return compiled(descend)(shifts, x, x_adv, y, weight)
-
     def _make_step(self):
-        # Gradients are summed over replicas.
-        replicas = self.distribute_strategy.num_replicas_in_sync
+        count = self.distribute_strategy.num_replicas_in_sync
         return Step(
             self.method,
             self.distillation,
@@ -254,63 +217,57 @@ class AdversarialTrainer(Trainable):
             self.options,
             networks=self._untracked.networks,
             model=self.student,
-            running=self.running,
+            variables=self.trainable_variables,
+            scheduled=self.scheduled,
             term_weights=self.term_weights,
-            scale_loss=lambda loss: self.optimizer.scale_loss(loss / replicas),
+            # Gradients are summed over replicas.
+            scale_loss=lambda loss: self.optimizer.scale_loss(loss / count),
+            compiled=_in_xla if self.fitted.jit_compile else lambda function: function,
+            summed=replicas.summed,
         )
-
-    def _summed(self, gradients):
-        """Gradients summed over replicas."""
-        if self.distribute_strategy.num_replicas_in_sync == 1:
-            return gradients
-        known = [g for g in gradients if g is not None]
-        known = iter(tf.distribute.get_replica_context().all_reduce("SUM", known))
-        return [None if g is None else next(known) for g in gradients]
-
-    def _reduced(self, gradients):
-        """Gradients, clipped as a sum over replicas, and the norm of that sum before."""
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        summed = self._summed(gradients)
-        scale = self.optimizer.scale_loss(1.0)  # float16 training scales the loss
-        known = [tf.cast(g, tf.float32) for g in summed if g is not None]
-        norm = tf.linalg.global_norm(known) / scale
-        if self.options.clip_norm is not None and not self._accumulates:
-            factor = self.options.clip_norm / tf.maximum(norm, self.options.clip_norm)
-            # The optimizer sums over replicas once more.
-            share = factor / replicas
-            gradients = [None if g is None else g * tf.cast(share, g.dtype) for g in summed]
-        return gradients, norm
 
     def _seeds(self, count):
         """Seeds of this replica's examples: (seed, step, position in the global batch)."""
-        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        position = tf.range(count) + tf.cast(replica, tf.int32) * count
-        return noise.example_seeds(self.seed, self.iteration.value, position)
+        return replicas.example_seeds(self.seed, self.iteration.value, count)
 
-    def _average_statistics(self):
-        """Keeps BatchNorm's moving statistics equal on all replicas: their mean."""
-        trained = self.student, getattr(self, "partner", None)
-        moving = [v for model in trained if model for v in statistics(model)]
-        if self.distribute_strategy.num_replicas_in_sync == 1 or not moving:
-            return
-        context = tf.distribute.get_replica_context()
-        means = context.all_reduce("MEAN", [tf.identity(v) for v in moving])
-        for variable, mean in zip(moving, means, strict=True):
-            variable.assign(mean)
+    def _trained(self):
+        """The models that are trained: the student, and LBGAT's partner."""
+        return [m for m in (self.student, getattr(self, "partner", None)) if m is not None]
+
+    def _clipped(self, gradients):
+        """Gradients, clipped as a sum over replicas, and the norm of that sum before."""
+        summed = replicas.summed(gradients)
+        scale = self.optimizer.scale_loss(1.0)  # float16 training scales the loss
+        dtype = keras.config.floatx()
+        norm = tf.linalg.global_norm([tf.cast(g, dtype) for g in summed if g is not None])
+        norm = norm / tf.cast(scale, dtype)
+        if self._clips:
+            factor = self.options.clip_norm / tf.maximum(norm, self.options.clip_norm)
+            # The optimizer sums over replicas once more.
+            share = factor / self.distribute_strategy.num_replicas_in_sync
+            gradients = [None if g is None else g * tf.cast(share, g.dtype) for g in summed]
+        return gradients, norm
+
+    def _apply(self, gradients):
+        updates = tf.identity(self.optimizer.iterations)
+        variables = self.trainable_variables
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        if self.average is not None and self.average.decay is not None:
+            # No update while gradients are accumulated, or in a skipped float16 step.
+            self.average.update(self.optimizer.iterations > updates)
 
     def _report(self, x, y, weight, terms, clean_logits):
         """Updates loss, <term>_loss unweighted, and metrics; the logs so far."""
-        trackers = self._untracked.trackers
-        self._untracked.host.compute_metrics(x, y, clean_logits, weight)
+        self.fitted.compute_metrics(x, y, clean_logits, weight)
         for name, values in terms.items():
             # The total is weighted already: a mean over images, not over weights.
             whole = name in ("total", "gradient_norm")
-            trackers[name].update_state(values, None if whole else weight)
+            self._untracked.trackers[name].update_state(values, None if whole else weight)
         return self._training_logs()
 
     def _training_logs(self):
         """Metrics and losses of the epoch so far."""
-        logs = self._untracked.host.get_metrics_result()
+        logs = self.fitted.get_metrics_result()
         return {**logs, **{t.name: t.result() for t in self._untracked.trackers.values()}}
 
     def test_step(self, data):
@@ -329,18 +286,6 @@ class AdversarialTrainer(Trainable):
         super().reset_metrics()
         for tracker in self._untracked.trackers.values():
             tracker.reset_state()
-
-
-def is_cross_entropy_from_logits(loss) -> bool:
-    """Whether a Keras loss is the mean cross-entropy from logits and nothing more."""
-    kinds = keras.losses.SparseCategoricalCrossentropy, keras.losses.CategoricalCrossentropy
-    if not isinstance(loss, kinds):
-        return False
-    plain = {"ignore_class": None, "label_smoothing": 0, "axis": -1}
-    config = {**plain, **loss.get_config()}
-    mean = config.get("reduction") in ("sum_over_batch_size", "mean", None)
-    same = all(config[name] == value for name, value in plain.items())
-    return mean and same and config["from_logits"] is True
 
 
 def _in_xla(function):

@@ -1,0 +1,111 @@
+"""What training refuses or warns of before its first step, beside `models.contract`."""
+
+import importlib.util
+import math
+import warnings
+
+import keras
+import tensorflow as tf
+
+from vfd_tf import losses
+from vfd_tf.hyperparameters import InputError
+from vfd_tf.models import contract
+
+_ENOUGH = 16  # images that tell a network from chance
+
+
+def is_cross_entropy_from_logits(loss) -> bool:
+    """Whether a Keras loss is the mean cross-entropy from logits and nothing more."""
+    kinds = keras.losses.SparseCategoricalCrossentropy, keras.losses.CategoricalCrossentropy
+    if not isinstance(loss, kinds):
+        return False
+    plain = {"ignore_class": None, "label_smoothing": 0, "axis": -1}
+    config = {**plain, **loss.get_config()}
+    mean = config.get("reduction") in ("sum_over_batch_size", "mean", None)
+    same = all(config[name] == value for name, value in plain.items())
+    return mean and same and config["from_logits"] is True
+
+
+def inner(optimizer):
+    """The user's own optimizer, where float16 training put one that scales around it."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def check_optimizer(optimizer, strategy) -> None:
+    """Raises `InputError` for what Keras's optimizers can't do on several replicas.
+
+    Its clipping acts before the sum over replicas; its accumulation and its averages don't
+    run in a replica's context.
+    """
+    if strategy.num_replicas_in_sync == 1:
+        return
+    names = "clipnorm", "clipvalue", "global_clipnorm"
+    if any(getattr(optimizer, name, None) for name in names):
+        raise InputError(
+            "Keras clips each replica's gradient, not their sum: leave out clipnorm, "
+            "clipvalue and global_clipnorm and use TrainingOptions(clip_norm=...) instead."
+        )
+    if optimizer.gradient_accumulation_steps:
+        raise InputError(
+            "Keras accumulates gradients on a single replica alone: leave out "
+            "gradient_accumulation_steps and take a larger batch, or train on one device."
+        )
+    if optimizer.use_ema and optimizer.ema_overwrite_frequency:
+        raise InputError(
+            "Keras overwrites weights by their averages on a single replica alone: leave "
+            "out ema_overwrite_frequency, or use TrainingOptions(average='ema') instead."
+        )
+
+
+def check_clips_nothing(optimizer) -> None:
+    """Raises `InputError` where an optimizer clips already, beside `clip_norm`."""
+    if optimizer.clipnorm or optimizer.clipvalue:
+        raise InputError(
+            "The optimizer clips gradients itself: leave out its clipnorm or clipvalue, or "
+            "TrainingOptions(clip_norm=...)."
+        )
+
+
+def prepared_callbacks(callbacks) -> list:
+    """The callbacks of a `fit` as a list, one alone or none included.
+
+    What monitors an accuracy or a loss and leaves the direction to Keras, which knows no
+    metric of another callback, is told it: accuracies rise.
+
+    Raises:
+        InputError: TensorBoard where tensorboard isn't installed. Keras notices only after
+            the first epoch.
+    """
+    listed = getattr(callbacks, "callbacks", callbacks)  # of a keras CallbackList
+    listed = keras.tree.flatten(listed) if listed is not None else []
+    wanted = any(isinstance(c, keras.callbacks.TensorBoard) for c in listed)
+    if wanted and importlib.util.find_spec("tensorboard") is None:
+        raise InputError(
+            "The TensorBoard callback needs tensorboard, which isn't installed: "
+            "pip install tensorboard, or leave the callback out."
+        )
+    for callback in listed:
+        monitor = getattr(callback, "monitor", None)
+        if getattr(callback, "mode", None) == "auto" and isinstance(monitor, str):
+            if monitor.endswith("accuracy"):
+                callback.mode = "max"
+            elif monitor.endswith("loss"):
+                callback.mode = "min"
+    return listed
+
+
+def warn_of_chance(model, role: str, x, y) -> None:
+    """Warns of a frozen network that is near chance on a batch of training images."""
+    logits = model(x, training=False)["logits"]
+    right = tf.argmax(logits, -1, output_type=tf.int32) == losses.hard(contract.labels(y))
+    count, classes = len(x), logits.shape[-1]
+    chance = 1 / classes
+    noise = math.sqrt(chance * (1 - chance) / count)
+    share = float(tf.reduce_mean(tf.cast(right, tf.float32)))
+    if count >= _ENOUGH and share < chance + 2 * noise:
+        warnings.warn(
+            f"The {role.replace('_', ' ')} classifies {share:.0%} of the first {count} "
+            "training images correctly, near chance: it was trained on other data, or on "
+            "other pixel values than [0, 1].",
+            stacklevel=2,
+        )

@@ -1,0 +1,33 @@
+"""What the replicas of a strategy tell each other in a step."""
+
+import tensorflow as tf
+
+from vfd_tf import noise
+
+
+def summed(gradients):
+    """Gradients, None included, summed over replicas."""
+    context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync == 1:
+        return gradients
+    known = iter(context.all_reduce("SUM", [g for g in gradients if g is not None]))
+    return [None if g is None else next(known) for g in gradients]
+
+
+def average_statistics(models) -> None:
+    """Keeps BatchNorm's moving statistics equal on all replicas: their mean."""
+    context = tf.distribute.get_replica_context()
+    variables = [v.value for model in models for v in model.non_trainable_variables]
+    moving = [v for v in variables if v.dtype.is_floating]
+    if context.num_replicas_in_sync == 1 or not moving:
+        return
+    means = context.all_reduce("MEAN", [tf.identity(v) for v in moving])
+    for variable, mean in zip(moving, means, strict=True):
+        variable.assign(mean)
+
+
+def example_seeds(seed: int, iteration, count):
+    """Seeds [count, 2] of this replica's examples, by their place in the global batch."""
+    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+    position = tf.range(count) + tf.cast(replica, tf.int32) * count
+    return noise.example_seeds(seed, iteration, position)
