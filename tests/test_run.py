@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from vfd_tf.cli import flags, main
-from vfd_tf.experiments import run_directory, runner
+from vfd_tf.experiments import fitting, run_directory
+from vfd_tf.experiments.runner import Runner
+from vfd_tf.experiments.session import Session
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = (
@@ -98,7 +100,7 @@ def test_tensorboard_has_every_curve(finished):
 
 @pytest.mark.slow
 def test_a_complete_run_is_only_reported(finished, capsys, monkeypatch):
-    monkeypatch.setattr(runner, "_train", None)
+    monkeypatch.setattr(fitting, "train", None)
     assert run(finished, "--method=hat", "--vfd_lambda=0.02") == 0
     out = capsys.readouterr().out
     assert out.count("complete") == 2
@@ -107,7 +109,7 @@ def test_a_complete_run_is_only_reported(finished, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_flags_of_a_run_replay_it(finished, monkeypatch, capsys):
-    monkeypatch.setattr(runner, "_train", None)
+    monkeypatch.setattr(fitting, "train", None)
     flags = folder(finished, "digits-resnet8-hat-vfd-*") / "flags.txt"
     words = [f"--flagfile={flags}", f"--runs={finished}", "--max_images=64"]
     assert main.main(["run.py", *words, "--eval_attacks=fgsm"]) == 0
@@ -118,11 +120,11 @@ def test_flags_of_a_run_replay_it(finished, monkeypatch, capsys):
 def test_another_lambda_is_another_directory_with_the_same_teacher(finished, monkeypatch):
     started, finished_hat = [], folder(finished, "digits-resnet8-hat-vfd-*")
     monkeypatch.setattr(
-        runner, "make_trainer", lambda e, s, f: started.append(f["teacher"])
+        fitting, "make_trainer", lambda e, s, f: started.append(f["teacher"])
     )
-    monkeypatch.setattr(runner, "_train", lambda e, s, d, t: started.append(d.path))
-    monkeypatch.setattr(runner, "_evaluate", lambda *_: None)
-    monkeypatch.setattr(runner.Setting, "report", lambda _: "")
+    monkeypatch.setattr(fitting, "train", lambda e, s, d, *_: started.append(d.path))
+    monkeypatch.setattr(Runner, "_evaluate", lambda _: None)
+    monkeypatch.setattr(Session, "report", lambda *_: "")
     assert run(finished, "--method=hat", "--vfd_lambda=0.03") == 0
     teacher, path = started
     assert pathlib.Path(path) != finished_hat

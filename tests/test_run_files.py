@@ -14,7 +14,9 @@ import pytest
 
 from vfd_tf import InputError, files
 from vfd_tf.cli import flags, main
-from vfd_tf.experiments import run_directory, runner
+from vfd_tf.experiments import fitting, run_directory
+from vfd_tf.experiments.experiment import Experiment
+from vfd_tf.experiments.runner import Runner
 
 SMALL = (
     *("--dataset=digits", "--arch=resnet8", "--width=0.125", "--batch_size=256"),
@@ -205,7 +207,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
 
 
 def test_what_nobody_expected_is_written_to_a_file_and_named(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(runner, "check", lambda *_: 1 / 0)
+    monkeypatch.setattr(Runner, "check", lambda _: 1 / 0)
     assert run(tmp_path / "run") == 1
     sentence = refusal(capsys)
     assert "ZeroDivisionError" in sentence and "vfd-error-" in sentence
@@ -217,7 +219,7 @@ def test_what_nobody_expected_is_written_to_a_file_and_named(tmp_path, capsys, m
 def test_a_run_that_was_ended_early_is_not_complete(
     tmp_path, finished, capsys, monkeypatch
 ):
-    callbacks = runner._callbacks
+    callbacks = fitting.callbacks_of
 
     def stopping(*args):
         def stop(epoch, logs):
@@ -227,7 +229,7 @@ def test_a_run_that_was_ended_early_is_not_complete(
         return [*callbacks(*args), trainer]
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "_callbacks", stopping)
+        patch.setattr(fitting, "callbacks_of", stopping)
         assert run(tmp_path / "run") == 2
     assert "after 1 of 2 epochs" in refusal(capsys)
     assert not run_directory.RunDirectory(str(tmp_path / "run")).complete
@@ -257,7 +259,7 @@ def test_no_flag_takes_a_number_that_is_not_finite_in_float32(text):
 
 def test_a_tuple_holds_no_infinite_number():
     with pytest.raises(InputError, match="lr_factors must be finite"):
-        runner.Experiment().recipe.replace(lr_factors=(1.0, float("inf"), 0.1))
+        Experiment().recipe.replace(lr_factors=(1.0, float("inf"), 0.1))
 
 
 @pytest.mark.parametrize("words", [["-m", "vfd_tf", "--help"], ["run.py", "--help"]])

@@ -15,9 +15,10 @@ from vfd_tf.cli import flags
 from vfd_tf.data import datasets
 from vfd_tf.evaluation import report
 from vfd_tf.evaluation.journal import made
-from vfd_tf.experiments import runner
 from vfd_tf.experiments.experiment import EvaluationPlan
 from vfd_tf.experiments.run_directory import provenance
+from vfd_tf.experiments.runner import Runner
+from vfd_tf.experiments.session import Session
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import classifiers, contract, network
 from vfd_tf.training.distillation import NoDistillation
@@ -276,12 +277,13 @@ def _surrogate(values, data) -> str:
     experiment = flags.experiments(values)[0].replace(
         method=Natural(), distillation=NoDistillation(), seed=values.teacher_seed
     )
-    setting = runner.Setting(
+    session = Session(
         data=data,
         plan=EvaluationPlan(attacks=(), max_images=values.max_images),
         root=values.runs,
         panel_every=0,
         describe=flags.flagfile,
     )
-    runner.check(experiment, setting)
-    return runner.run(experiment, setting).student("best")
+    runner = Runner(experiment, session)
+    runner.check()
+    return runner.run()[-1].student("best")

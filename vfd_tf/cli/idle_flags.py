@@ -56,7 +56,7 @@ def _counting(experiment: Experiment) -> set[str]:
     """The flags that a run's result, or what it shows, depends on."""
     keys = flags.names(experiment)
     adversarial, beta = experiment.method.adversarial, experiment.method.beta_term
-    found = _fields(experiment, "") - _idle_helpers(experiment)
+    found = _fields(experiment, "") - _idle_prerequisites(experiment)
     recipe = _fields(experiment.recipe, "")
     found |= recipe if adversarial else recipe - set(OF_ATTACKS)
     found |= _fields(experiment.method, keys["method"])
@@ -80,13 +80,13 @@ def _weights(experiment):
     return experiment.distillation.reweigh(method.weights, method.hard_label)
 
 
-def _idle_helpers(experiment):
-    """The flags of helpers that this run has none of."""
-    helpers = experiment.prerequisites
-    idle = {"teacher", "robust_teacher"} - set(helpers)
-    if all(experiment[role] != "auto" for role in helpers):
+def _idle_prerequisites(experiment):
+    """The flags of networks that this run doesn't need."""
+    needed = experiment.prerequisites
+    idle = {"teacher", "robust_teacher"} - set(needed)
+    if all(experiment[role] != "auto" for role in needed):
         idle.add("teacher_seed")
-    if "teacher" not in helpers or experiment.teacher != "auto":
+    if "teacher" not in needed or experiment.teacher != "auto":
         idle.add("teacher_arch")
     return idle
 

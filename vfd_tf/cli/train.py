@@ -5,7 +5,9 @@ import tensorflow as tf
 from vfd_tf import evaluation
 from vfd_tf.cli import flags, idle_flags
 from vfd_tf.data import datasets
-from vfd_tf.experiments import continuing, runner
+from vfd_tf.experiments import continuing
+from vfd_tf.experiments.runner import Runner, warn_without_gpu
+from vfd_tf.experiments.session import Session
 from vfd_tf.hyperparameters import InputError
 
 
@@ -24,7 +26,7 @@ def run(values, argv: list[str]) -> None:
     for attack in plan.attacks:
         evaluation.protocol(attack, plan.epsilon, plan.norm)
     first = experiments[0]
-    setting = runner.Setting(
+    session = Session(
         data=datasets.load(first.dataset, values.data_dir, first.validation),
         plan=plan,
         root=values.runs,
@@ -32,12 +34,12 @@ def run(values, argv: list[str]) -> None:
         panel_every=values.panel_every,
         describe=flags.flagfile,
     )
-    for each in experiments:
-        runner.check(each, setting, values.workdir, source)
-    runner.warn_without_gpu(experiments, setting)
-    for each in experiments:
-        runner.run(each, setting, values.workdir, source)
-    print(setting.report())
+    runners = [Runner(each, session, values.workdir, source) for each in experiments]
+    for runner in runners:
+        runner.check()
+    warn_without_gpu(first, session)
+    directories = {d.path: d for runner in runners for d in runner.run()}
+    print(session.report([*directories.values()]))
 
 
 def make_strategy(name: str) -> tf.distribute.Strategy:

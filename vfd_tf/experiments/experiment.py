@@ -93,9 +93,9 @@ class Experiment(Component):
     def prerequisites(self) -> tuple[str, ...]:
         """The networks this run needs that are trained before it."""
         needs = dict.fromkeys((*self.method.needs, *self.distillation.needs))
-        return tuple(role for role in needs if role in HELPERS)
+        return tuple(role for role in needs if role in PREREQUISITES)
 
-    def helper(self, role: str) -> "Experiment":
+    def prerequisite(self, role: str) -> "Experiment":
         """The experiment whose student plays `role` here."""
         if self.seed == self.teacher_seed:
             raise InputError(
@@ -104,7 +104,7 @@ class Experiment(Component):
             )
         other = {"teacher": self.teacher_arch}.get(role)
         return self.replace(
-            method=HELPERS[role](),
+            method=PREREQUISITES[role](),
             distillation=NoDistillation(),
             seed=self.teacher_seed,
             arch=other or self.arch,
@@ -166,7 +166,7 @@ class Experiment(Component):
         return components
 
 
-HELPERS = {"teacher": Natural, "robust_teacher": PGDAT}
+PREREQUISITES = {"teacher": Natural, "robust_teacher": PGDAT}
 # Fields of a recipe that mean nothing without an attack, and that no helper takes over.
 OF_ATTACKS = ("attack_bn_mode", "attack_objective", "attack_warmup")
 OF_STUDENTS = ("awp_gamma", "awp_warmup", "average", "ema_decay", "swa_start") + (

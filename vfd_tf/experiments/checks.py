@@ -1,0 +1,57 @@
+"""What an experiment is refused for before anything is trained."""
+
+from vfd_tf import evaluation
+from vfd_tf.experiments.experiment import Experiment
+from vfd_tf.experiments.session import Session
+from vfd_tf.hyperparameters import InputError
+from vfd_tf.models import network
+from vfd_tf.training import roles
+from vfd_tf.training.optimizers import learning_rate
+
+
+def check_recipe(experiment: Experiment, session: Session) -> None:
+    """Raises `InputError` for what doesn't fit the data or the number of epochs."""
+    data, size = session.data, experiment.recipe.batch_size
+    replicas = session.strategy.num_replicas_in_sync
+    if size > len(data.train) or size % replicas:
+        raise InputError(
+            f"A batch of {size} doesn't fit {len(data.train)} training images on "
+            f"{replicas} replicas; choose a smaller batch_size, a multiple of {replicas}."
+        )
+    recipe = experiment.recipe
+    learning_rate(recipe, 1)
+    if recipe.schedule == "piecewise" and max(recipe.lr_milestones, default=0) >= (
+        recipe.epochs
+    ):
+        print(
+            f"Note: --lr_milestones={','.join(map(str, recipe.lr_milestones))} are not all "
+            f"reached in {recipe.epochs} epochs."
+        )
+    if recipe.average == "swa" and (recipe.swa_start or 0) >= recipe.epochs:
+        raise InputError(
+            f"swa_start {recipe.swa_start} leaves nothing to average in {recipe.epochs} "
+            "epochs; choose a smaller one."
+        )
+    augmentation = data.augmentation.replace(cutout=recipe.cutout, cutmix=recipe.cutmix)
+    augmentation.check(data.input_shape, size, data.num_classes)
+    if experiment.method.adversarial:
+        roles.refuse_no_attack(experiment.attack)
+
+
+def check_prerequisite(model, role: str, path: str, data) -> None:
+    """Raises `InputError` for a network file of other data, or one near chance."""
+    inputs = (data.input_shape, data.num_classes)
+    plain = network.classifier(model)
+    shapes = tuple(plain.input_shape[1:]), int(plain.output_shape[-1])
+    if shapes != inputs:
+        raise InputError(
+            f"The {role} {path} takes {shapes[0]} images of {shapes[1]} classes; "
+            f"{data.name} has {inputs[0]} and {inputs[1]}."
+        )
+    accuracy = evaluation.Engine(model).correct(data.validation).mean()
+    print(f"{role} {path}: {100 * accuracy:.1f}% of the validation images")
+    if accuracy < 1.5 / data.num_classes:
+        raise InputError(
+            f"The {role} {path} classifies {100 * accuracy:.1f}% of the validation images, "
+            "near chance: it was trained on other data or other pixel values."
+        )

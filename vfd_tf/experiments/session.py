@@ -1,0 +1,56 @@
+"""A session: what all runs of one command share."""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from vfd_tf import evaluation
+from vfd_tf.attacks.attack import radius
+from vfd_tf.data import datasets
+from vfd_tf.experiments import forecast
+from vfd_tf.experiments.experiment import EvaluationPlan, Experiment
+from vfd_tf.experiments.run_directory import RunDirectory
+
+
+@dataclasses.dataclass
+class Session:
+    """What the runs of one command share: data, strategy, folders, evaluation."""
+
+    data: datasets.Dataset
+    plan: EvaluationPlan
+    root: str = "runs"
+    strategy: tf.distribute.Strategy = dataclasses.field(
+        default_factory=tf.distribute.get_strategy
+    )
+    panel_every: int = 5  # epochs between TensorBoard panels of images; 0: none
+    describe: Callable[[Experiment], str] | None = None  # the flags that repeat a run
+    verbose: int = dataclasses.field(
+        default_factory=lambda: 1 if sys.stdout.isatty() else 2
+    )
+    # Path -> work of what is still to be trained, as far as it was checked.
+    pending: dict[str, forecast.Work] = dataclasses.field(default_factory=dict)
+
+    @property
+    def test(self) -> datasets.Images:
+        """The test images that the plan asks for."""
+        return self.data.test[: self.plan.max_images]
+
+    @property
+    def threat_and_count(self) -> tuple[str, str]:
+        """Under what results are filed: linf:8/255, n=10000."""
+        threat = f"{self.plan.norm}:{radius(self.plan.epsilon)}"
+        return threat, f"n={len(self.test)}"
+
+    def report(self, directories: list[RunDirectory]) -> str:
+        """One table of the students of runs, and their folders."""
+        threat, count = self.threat_and_count
+        rows = {
+            f"{directory.label} ({which})": directory.accuracies(which, threat, count)
+            for directory in directories
+            for which in directory.students
+        }
+        folders = "".join(f"\n  {d.label}: {d.path}" for d in directories)
+        title = f"{self.data.name}, {count} test images, {threat}"
+        return f"\n{title}\n\n{evaluation.table(rows)}\n{folders}"
