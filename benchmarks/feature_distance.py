@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from benchmarks import machine
 from vfd_tf import architectures, attacks, datasets, losses, noise, text
-from vfd_tf.cli.info import Record
+from vfd_tf.experiments.record import Record
 from vfd_tf.models import network
 
 BATCH = 100

@@ -164,7 +164,7 @@ def test_masked_classes_make_no_nan(name, masked):
     assert not gradient[:, 8 - masked :].any()
     clean = tf.constant(z) + mask
     for rank in range(2, 9):
-        aim = attacks.Run(attacks.APGD(0.1), rank=rank).target(clean).numpy()
+        aim = attacks.AttackRun(attacks.APGD(0.1), rank=rank).target(clean).numpy()
         assert masked == 7 or (aim < 8 - masked).all()
 
 

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from keras import layers as L
 
-from vfd_tf import datasets, evaluation, files, noise
+from vfd_tf import InputError, datasets, evaluation, files, noise
 from vfd_tf.cli import evaluate, main
 from vfd_tf.evaluation import Engine, Journal, protocol, wilson
 from vfd_tf.models import folding, precision
@@ -628,7 +628,7 @@ def test_crafting_in_bfloat16_is_judged_in_float32():
             return model(x)
 
     subclassed = Subclassed()
-    with pytest.raises(evaluation.target.InputError, match="functional model"):
+    with pytest.raises(InputError, match="functional model"):
         precision.in_precision(subclassed, "mixed_bfloat16")
 
 
@@ -664,5 +664,5 @@ def test_protocols_say_what_they_run():
 
 def test_a_journal_with_other_files_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(evaluation.target.InputError, match="no evaluation"):
+    with pytest.raises(InputError, match="no evaluation"):
         Journal(str(tmp_path), {}, {})

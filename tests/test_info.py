@@ -249,7 +249,7 @@ def test_what_is_neither_is_refused_in_one_sentence(tmp_path, capsys):
     with pytest.raises(InputError, match="damaged or cut short"):
         info.describe(str(tmp_path / "broken.keras"))
     (tmp_path / "run.json").write_text('{"identity": ')
-    with pytest.raises(InputError, match="not JSON"):
+    with pytest.raises(InputError, match="can.t be read"):
         info.describe(str(tmp_path))
     assert main.main(["run.py", "info"]) == 2
     assert "Name what to show" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers as L
 
 from vfd_tf import InputError, attacks, noise
-from vfd_tf.attacks.attack import Run
+from vfd_tf.attacks.attack import AttackRun
 from vfd_tf.evaluation import EvaluationResult, evaluate, protocol, sanity
 
 SHAPE, N = (4, 4, 1), 40
@@ -235,7 +235,7 @@ def test_targeted_attacks_aim_at_more_than_the_second_class(name):
     model = keras.Model(inputs, keras.ops.concatenate(logits, -1))
     x, y = np.full((4, *SHAPE), 0.5, "float32"), np.zeros(4, "int32")
     assert (np.argsort(model.predict(x, verbose=0))[:, -2] == 1).all()
-    second = Run(attacks.ATTACKS[name](epsilon=0.1), "margin", rank=2)
+    second = AttackRun(attacks.ATTACKS[name](epsilon=0.1), "margin", rank=2)
     assert second.target(model(x)).numpy().tolist() == [1] * 4
     steps = "targets=2:steps=50"
     assert not evaluate(

@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 from keras import layers as L
 
-from vfd_tf import InputError, evaluation
+from vfd_tf import InputError
 from vfd_tf.evaluation import Engine, evaluate
+from vfd_tf.models import network
 from vfd_tf.models.precision import in_float32, in_precision
 
 SHAPE, N = (6, 6, 2), 16
@@ -137,4 +138,4 @@ def test_a_copy_has_weights_of_its_own():
     before = model(images()).numpy()
     copy.set_weights([0 * w for w in copy.get_weights()])
     np.testing.assert_array_equal(model(images()), before)
-    assert not evaluation.target.network.shares_weights(model, copy)
+    assert not network.shares_weights(model, copy)

@@ -43,7 +43,7 @@ def window(shown, name, first, clock, seconds, runs=2):
         for step in (5, 10):
             clock[0] += seconds
             shown.step(step, 10)
-        shown.run(SimpleNamespace(runs=run + 1, open=np.arange(20) < 5))
+        shown.run(SimpleNamespace(runs_done=run + 1, robust_so_far=np.arange(20) < 5))
     shown.end()
     shown.say(f"{name}@linf:0.1", [np.arange(20) < 5])
 

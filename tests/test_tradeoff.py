@@ -189,7 +189,7 @@ def test_what_is_broken_or_unfinished_is_skipped_with_a_note(runs, tmp_path, cap
     reasons = (
         "neither a run",
         "neither a run",
-        "not JSON",
+        "can't be read",
         "neither",
         "no test accuracies",
     )

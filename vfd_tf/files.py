@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import pathlib
@@ -37,6 +38,17 @@ def replaced(path: str, ending: str = ".part"):
         with contextlib.suppress(OSError):
             os.remove(part)
         raise
+
+
+def sha256(path: str) -> str:
+    """Of a file, or of all files of a folder with their names."""
+    if os.path.isfile(path):
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    sha, root = hashlib.sha256(), pathlib.Path(path)
+    for file in sorted(file for file in root.rglob("*") if file.is_file()):
+        sha.update(f"{file.relative_to(root)} {sha256(str(file))}\n".encode())
+    return sha.hexdigest()
 
 
 def check_writable(path: str) -> None:

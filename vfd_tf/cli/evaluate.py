@@ -172,7 +172,7 @@ def _facts(values, path, described):
         "vfd_tf": f"{vfd_tf.__version__}, sources {_sources()}",
         "tensorflow": versions["tensorflow"],
         "keras": versions["keras"],
-        "model_sha256": _sha256(path),
+        "model_sha256": files.sha256(path),
     }
     return {
         "owner": owner,
@@ -231,17 +231,6 @@ def _sources() -> str:
     return sha.hexdigest()[:12]
 
 
-def _sha256(path) -> str:
-    """Of a file, or of all files of a folder with their names."""
-    if os.path.isfile(path):
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    sha, root = hashlib.sha256(), pathlib.Path(path)
-    for file in sorted(file for file in root.rglob("*") if file.is_file()):
-        sha.update(f"{file.relative_to(root)} {_sha256(file)}\n".encode())
-    return sha.hexdigest()
-
-
 def _referee(name, entry) -> str:
     return (
         f"cleverhans {name}, no random start, {entry['images']} images: "
@@ -261,7 +250,7 @@ def _black_box(values, data, described, settings):
     if not values.surrogate:
         return None, plans
     path = _surrogate(values, data)
-    surrogate, mark = classifiers.from_path(path), _sha256(path)
+    surrogate, mark = classifiers.from_path(path), files.sha256(path)
     check_model(surrogate, path, data)
     settings["surrogate"] = {"file": path, "sha256": mark}
     columns = {f"transfer-{name}": f"{text} {mark}" for name, text in plans.items()}

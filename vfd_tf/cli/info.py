@@ -2,34 +2,24 @@
 
 import collections
 import contextlib
-import csv
-import dataclasses
-import functools
-import hashlib
-import json
-import math
 import os
 import pathlib
 import re
 import sys
-import zipfile
 
-import keras
 import numpy as np
 
-from vfd_tf import evaluation, text
-from vfd_tf.attacks import ATTACKS
+from vfd_tf import evaluation, files, text
 from vfd_tf.cli import flags
-from vfd_tf.experiments.run_directory import State, key
+from vfd_tf.experiments.record import Record, damaged
+from vfd_tf.experiments.run_directory import key
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import network, outputs
-from vfd_tf.training.distillation import DISTILLATIONS
-from vfd_tf.training.methods import METHODS
+from vfd_tf.models.keras_graph import layer_of, layers_of
 
 _VERSIONS = ("vfd_tf", "tensorflow", "keras", "numpy", "python")
 _PROVENANCE = {"commit": "git_commit", "devices": "devices", "replicas": "replicas"}
 _KEY_CURVE = re.compile(r".*accuracy|(val_)?loss|vfd_share|learning_rate")
-_UNREADABLE = (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile)
 _TAP = re.compile(r"layer\d+(_preact)?")
 
 
@@ -53,29 +43,12 @@ def readable(paths: list[str], read) -> list:
         except InputError as error:
             refused.append(error)
         except (LookupError, TypeError, ValueError, AttributeError, OSError) as error:
-            refused.append(_damaged(path, error))
+            refused.append(damaged(path, error))
     if not found:
         raise refused[0]
     for error in refused:
         print(f"Skipped: {error}", file=sys.stderr)
     return found
-
-
-def _damaged(path, error):
-    reason = str(error).strip().split("\n")[0][:160] or type(error).__name__
-    return InputError(f"{path} is damaged ({reason}); restore it or run again.")
-
-
-def _are_accuracies(students) -> bool:
-    """Whether this is student -> "<threat model> n=<images>" -> column -> number."""
-    try:
-        return all(
-            re.search(r":.* n=\d+$", key) and all(math.isfinite(v) for v in row.values())
-            for evaluations in students.values()
-            for key, row in evaluations.items()
-        )
-    except (AttributeError, TypeError):
-        return False
 
 
 def describe(path: str) -> str:
@@ -87,122 +60,6 @@ def describe(path: str) -> str:
     if os.path.isfile(path) and path.endswith((".keras", ".h5")):
         return describe_student(path)
     return describe_run(Record(path))
-
-
-class Record:
-    """What the files of a run directory say, also while the run is being trained.
-
-    Raises:
-        InputError: `path` is no run directory.
-    """
-
-    def __init__(self, path: str):
-        self.path = os.path.normpath(path)
-        owner = self._json("run.json")
-        found = owner.get("identity"), owner.get("fields")
-        if not all(isinstance(each, dict) for each in found):
-            raise InputError(
-                f"{path} is neither a run directory (a folder with run.json) nor a .keras "
-                "file; name one of these."
-            )
-        self.identity, self.fields = owner["identity"], owner["fields"]
-        self.results = self._json("results.json")
-        if "dataset" not in self.identity:
-            raise _damaged(self.file("run.json"), "it names no data set")
-        if not _are_accuracies(self.results.get("accuracies", {})):
-            raise _damaged(self.file("results.json"), "its accuracies are none")
-
-    def file(self, name: str) -> str:
-        return os.path.join(self.path, name)
-
-    @property
-    def command(self) -> str:
-        """What repeats the run."""
-        runs = os.path.dirname(self.path) or "."
-        words = f"--flagfile={self.file('flags.txt')} --runs={runs}"
-        return f"python run.py {words} --workdir={self.path}"
-
-    @property
-    def label(self) -> str:
-        return f"{self.name('method')}+{self.name('distillation')}"
-
-    @property
-    def complete(self) -> bool:
-        return "wall_time_s" in self.results
-
-    @property
-    def best_epoch(self) -> int:
-        """Epoch of best.keras; 0 before the first."""
-        return self.results.get("best_epoch", self._state.best_epoch)
-
-    @property
-    def seconds(self) -> float:
-        """How long training has taken."""
-        return self.results.get("wall_time_s", self._state.seconds)
-
-    @property
-    def accuracies(self) -> dict[str, dict[str, dict[str, float]]]:
-        """Student -> "<threat model> n=<images>" -> column -> percent of test images."""
-        return self.results.get("accuracies", {})
-
-    @functools.cached_property
-    def history(self) -> list[dict[str, float]]:
-        """One row an epoch, without the curves that the epoch doesn't have."""
-        if not os.path.exists(self.file("history.csv")):
-            return []
-        try:
-            with open(self.file("history.csv"), newline="") as file:
-                rows = list(csv.DictReader(file))
-            return [{n: float(cell) for n, cell in row.items() if cell} for row in rows]
-        except (ValueError, TypeError, csv.Error) as error:
-            raise _damaged(self.file("history.csv"), error) from error
-
-    @functools.cached_property
-    def _state(self):
-        if not os.path.exists(self.file("resume.npz")):
-            return State()
-        try:
-            with np.load(self.file("resume.npz")) as saved:
-                return State(**json.loads(str(saved["state"])))
-        except _UNREADABLE as error:
-            raise _damaged(self.file("resume.npz"), error) from error
-
-    def name(self, component: str) -> str:
-        """The name of a component in its table, `trades`, or else that of its class."""
-        cls = self._class_name(component)
-        tables = {**METHODS, **DISTILLATIONS, **ATTACKS}
-        return next((name for name, c in tables.items() if c.__name__ == cls), cls)
-
-    def parameters(self, component: str) -> dict:
-        """Hyper-parameters of a component; a field younger than the run has its default."""
-        recorded = self.fields.get(component, {}).items()
-        known = {name: tuple(v) if isinstance(v, list) else v for name, v in recorded}
-        return {**self._defaults(component), **known}
-
-    def changed(self, component: str) -> dict:
-        """The hyper-parameters of a component that differ from their defaults."""
-        defaults, nothing = self._defaults(component), object()
-        values = self.parameters(component).items()
-        return {name: v for name, v in values if defaults.get(name, nothing) != v}
-
-    def _class_name(self, component):
-        return self.identity.get(component, "").split("(")[0]
-
-    def _defaults(self, component):
-        cls = keras.saving.get_registered_object(f"vfd_tf>{self._class_name(component)}")
-        return {f.name: f.default for f in dataclasses.fields(cls)} if cls else {}
-
-    def _json(self, name):
-        if not os.path.isfile(self.file(name)):
-            return {}
-        with open(self.file(name)) as file:
-            try:
-                found = json.load(file)
-            except ValueError as error:
-                raise InputError(
-                    f"{self.file(name)} is not JSON ({error}); restore it or run again."
-                ) from error
-        return found if isinstance(found, dict) else {}
 
 
 def parameter_text(name: str, value) -> str:
@@ -250,7 +107,7 @@ def _part(record, component):
     if {"norm", "epsilon"} <= set(parameters):  # the threat model is worth its default
         name += f" {parameters['norm']}:{flags.text_of(parameters['epsilon'])}"
         changed = {n: v for n, v in changed.items() if n not in ("norm", "epsilon")}
-    own_name = name if name != record._class_name(component) else ""
+    own_name = name if name != record.class_name(component) else ""
     return _listed(own_name, changed) or "defaults"
 
 
@@ -298,9 +155,7 @@ def _files(path):
 def describe_student(path: str) -> str:
     """The text for one .keras file."""
     model = network.load(path)
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    layers = model._flatten_layers(include_self=False)
+    layers = layers_of(model)
     trainable = sum(int(np.prod(v.shape)) for v in model.trainable_weights)
     unfit = "probabilities (it ends in a softmax or a sigmoid); vfd_tf needs logits"
     facts = [
@@ -310,7 +165,7 @@ def describe_student(path: str) -> str:
         ("weights", f"{model.count_params():,} ({trainable:,} trainable)"),
         ("float policy", ", ".join(sorted({layer.dtype_policy.name for layer in layers}))),
         ("output", unfit if outputs.ends_in_probabilities(model) else "logits"),
-        ("sha-256", digest),
+        ("sha-256", files.sha256(path)),
     ]
     return "\n\n".join(
         [path, text.columns(facts, left=2), text.columns(_taps(model), left=2)]
@@ -319,13 +174,13 @@ def describe_student(path: str) -> str:
 
 def _taps(model):
     """(layer, shape of its output) of everything that is made to be layer k."""
-    names = [layer.name for layer in model._flatten_layers(include_self=False)]
+    names = [layer.name for layer in layers_of(model)]
     names = [name for name in names if _TAP.fullmatch(name)]
     try:
         outputs = network.tap(model, [*names, "last"]).output
     except InputError as error:
         return [("layer k", f"none: {error}")]
-    last = outputs["last"]._keras_history.operation.name
+    last = layer_of(outputs["last"])
     rows = [(name, _shape(outputs[name].shape)) for name in names]
     return [("layer k", ""), *rows, ("last", f"{_shape(outputs['last'].shape)} ({last})")]
 

@@ -11,7 +11,8 @@ import os
 
 from vfd_tf import evaluation, text
 from vfd_tf.attacks.attack import radius
-from vfd_tf.cli.info import Record, parameter_text, readable
+from vfd_tf.cli.info import parameter_text, readable
+from vfd_tf.experiments.record import Record
 from vfd_tf.hyperparameters import InputError, name_of
 from vfd_tf.training.distillation import DISTILLATIONS, NoDistillation
 

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from vfd_tf import evaluation
+from vfd_tf.models.keras_graph import layers_of
 from vfd_tf.progress import duration, wrapped
 
 IMAGE_GRADIENT, WEIGHT_GRADIENT = 2, 3  # in forwards
@@ -23,7 +24,7 @@ _SKIPPED, _STEPS, _SECONDS = 2, 10, 3.0  # compiled in the first; then as many, 
 def multiply_adds(model: keras.Model) -> int:
     """Multiply-adds of a forward of one image: kernel weights times output positions."""
     total = 0
-    for layer in model._flatten_layers(include_self=False):
+    for layer in layers_of(model):
         kernel = getattr(layer, "kernel", None)
         if kernel is not None:
             positions = tuple(layer.output.shape[1:-1])

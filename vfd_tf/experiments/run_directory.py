@@ -88,8 +88,13 @@ class RunDirectory:
         return key(self._json("run.json")["identity"])
 
     @property
+    def results(self) -> dict:
+        """What results.json says; {} without one."""
+        return self._json("results.json")
+
+    @property
     def complete(self) -> bool:
-        return "wall_time_s" in self._json("results.json")
+        return "wall_time_s" in self.results
 
     def check_owner(self, identity: dict, fields: dict[str, dict]) -> None:
         """Raises `InputError` if something else than this run has the directory."""
@@ -128,14 +133,17 @@ class RunDirectory:
         """Copies what another run has come to, to go on from there; its state last."""
         for name in _PROGRESS:
             if os.path.exists(source.file(name)):
-                with files.replaced(self.file(name)) as part:
-                    shutil.copyfile(source.file(name), part)
+                with files.replaced(self.file(name)) as partial:
+                    shutil.copyfile(source.file(name), partial)
 
     def save(self, trainer, state: State) -> None:
         """Writes what `restore` needs to go on after this epoch."""
         arrays = {f"v{i}": v.numpy() for i, v in enumerate(_variables(trainer))}
         arrays["state"] = np.array(json.dumps(dataclasses.asdict(state)))
-        with files.replaced(self.file("resume.npz")) as part, open(part, "wb") as file:
+        with (
+            files.replaced(self.file("resume.npz")) as partial,
+            open(partial, "wb") as file,
+        ):
             np.savez(file, **arrays)
 
     def state(self) -> State:
@@ -172,16 +180,16 @@ class RunDirectory:
         return Saver(self, monitor, state)
 
     def save_student(self, student, which: str) -> None:
-        with files.replaced(self.student(which), ".part.keras") as part:
-            student.save(part)
+        with files.replaced(self.student(which), ".part.keras") as partial:
+            student.save(partial)
 
     def write_history(self, history: list[dict]) -> None:
         lines = "".join(json.dumps(row) + "\n" for row in history)
         self._write("metrics.jsonl", lines)
         columns = list(dict.fromkeys(name for row in history for name in row))
         with (
-            files.replaced(self.file("history.csv")) as part,
-            open(part, "w", newline="") as file,
+            files.replaced(self.file("history.csv")) as partial,
+            open(partial, "w", newline="") as file,
         ):
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
@@ -209,12 +217,12 @@ class RunDirectory:
 
     def accuracies(self, which: str, threat: str, count: str) -> dict[str, float]:
         """Percentages known for a student under a threat model on that many images."""
-        known = self._json("results.json").get("accuracies", {})
+        known = self.results.get("accuracies", {})
         return known.get(which, {}).get(f"{threat} {count}", {})
 
     def keep_only(self, test_data: str) -> None:
         """Drops verdicts on other test images than those of this digest."""
-        known = self._json("results.json").get("test_data")
+        known = self.results.get("test_data")
         if known not in (None, test_data):
             self._merge(accuracies={})
             with contextlib.suppress(FileNotFoundError):
@@ -239,22 +247,25 @@ class RunDirectory:
         """Adds columns of verdicts, and the accuracies they amount to."""
         everything = self._verdicts()
         new = {f"{which}|{threat} {count}|{name}": v for name, v in verdicts.items()}
-        with files.replaced(self.file("verdicts.npz")) as part, open(part, "wb") as file:
+        with (
+            files.replaced(self.file("verdicts.npz")) as partial,
+            open(partial, "wb") as file,
+        ):
             np.savez_compressed(file, **{**everything, **new})
-        known = self._json("results.json").get("accuracies", {})
+        known = self.results.get("accuracies", {})
         row = known.setdefault(which, {}).setdefault(f"{threat} {count}", {})
         row.update(accuracies(self.verdicts(which, threat, count)))
         self._merge(accuracies=known)
 
     def _merge(self, **entries) -> None:
-        results = {**self._json("results.json"), **entries}
+        results = {**self.results, **entries}
         self._write("results.json", json.dumps(results, indent=2) + "\n")
 
     def _json(self, name: str) -> dict:
         return files.read_json(self.file(name), REMEDIES[name])
 
     def _write(self, name: str, text: str) -> None:
-        with files.replaced(self.file(name)) as part, open(part, "w") as file:
+        with files.replaced(self.file(name)) as partial, open(partial, "w") as file:
             file.write(text)
 
 

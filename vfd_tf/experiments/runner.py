@@ -1,7 +1,6 @@
 """Running an experiment: train into a run directory, or continue, or find it complete."""
 
 import functools
-import hashlib
 import importlib.util
 import re
 
@@ -56,8 +55,7 @@ class Runner:
             if role in self.prerequisites:
                 keys[role] = key(self.prerequisites[role].identity)
             else:
-                with open(self._given[role], "rb") as file:
-                    keys[role] = hashlib.sha256(file.read()).hexdigest()
+                keys[role] = files.sha256(self._given[role])
         return keys
 
     @functools.cached_property

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import network, outputs
+from vfd_tf.models.keras_graph import layers_of
 
 _ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 _ENOUGH = 16  # images that tell a network from chance
@@ -299,7 +300,7 @@ def warn_of_onednn(model) -> None:
     """
     if tf.config.list_physical_devices("GPU") or os.environ.get(_ONEDNN) == "0":
         return
-    for layer in model._flatten_layers(include_self=False):
+    for layer in layers_of(model):
         if isinstance(layer, keras.layers.Conv2D) and layer.built:
             channels = layer.kernel.shape[-2]
             if set(layer.kernel_size) == {1} and max(layer.strides) > 1 and channels < 8:

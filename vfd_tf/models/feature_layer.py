@@ -12,7 +12,13 @@ import math
 import keras
 
 from vfd_tf.hyperparameters import InputError
-from vfd_tf.models.keras_graph import graph_of, nodes
+from vfd_tf.models.keras_graph import (
+    graph_of,
+    layer_of,
+    layers_of,
+    nodes,
+    own_weights,
+)
 
 _PASSES_ON = ("pooling", "regularization", "reshaping")
 
@@ -38,7 +44,7 @@ def last(model: keras.Model) -> str:
 def candidates(model: keras.Model) -> list[str]:
     """Names of the layers between input and logits that training can move, in order."""
     graph = graph_of(model)
-    end = _logits(graph)._keras_history.operation.name
+    end = layer_of(_logits(graph))
     return [name for name in dict.fromkeys(_moved_layers(graph)) if name != end]
 
 
@@ -48,7 +54,7 @@ def check_moves(model: keras.Model, layers) -> None:
     for layer in layers:
         tensor = model.output.get(layer)
         if tensor is not None and id(tensor) not in moved:
-            name = tensor._keras_history.operation.name
+            name = layer_of(tensor)
             raise InputError(
                 f"The layer {name!r} of the student depends on no trainable weights, so "
                 "that pulling its features has no effect: choose a later layer, or set "
@@ -110,15 +116,17 @@ def _last(graph, classes, later, before=False):
     return None
 
 
+def _made_to_train(layer) -> dict:
+    """id -> weight that can be trained, of a layer and those inside it, frozen or not."""
+    if not isinstance(layer, keras.Layer):
+        return {}
+    every = layers_of(layer, itself=True)
+    return {id(v): v for each in every for v in own_weights(each)[0]}
+
+
 def _weights(layer) -> int:
     """How many weights of a layer can be trained."""
-    variables = getattr(layer, "_trainable_variables", None)
-    if variables is None:
-        return 0
-    every = {
-        id(v): v for each in layer._flatten_layers() for v in each._trainable_variables
-    }
-    return sum(math.prod(v.shape) for v in every.values())
+    return sum(math.prod(v.shape) for v in _made_to_train(layer).values())
 
 
 def _is_opaque(operation) -> bool:
@@ -144,7 +152,7 @@ def _dependent(graph, trains, before=False) -> set[int]:
 
 def _could_train(layer) -> bool:
     """Whether a layer has weights to train, frozen for the moment or not."""
-    return any(each._trainable_variables for each in layer._flatten_layers())
+    return bool(_made_to_train(layer))
 
 
 def _trains(layer) -> bool:

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from vfd_tf.models import network
+from vfd_tf.models.keras_graph import nodes
 
 
 def folded(model: keras.Model):
@@ -63,12 +64,12 @@ def _folded(graph):
 
 def _pairs(graph):
     """(convolution, norm) where the one feeds the other, and nothing else."""
-    nodes = [node for nodes in graph._nodes_by_depth.values() for node in nodes]
-    made = {id(tensor): node for node in nodes for tensor in node.output_tensors}
-    used = [id(tensor) for node in nodes for tensor in node.input_tensors]
+    calls = nodes(graph, inputs=True)
+    made = {id(tensor): node for node in calls for tensor in node.output_tensors}
+    used = [id(tensor) for node in calls for tensor in node.input_tensors]
     used += [id(tensor) for tensor in graph.outputs]
-    calls = [node.operation.name for node in nodes]
-    for node in nodes:
+    names = [node.operation.name for node in calls]
+    for node in calls:
         if type(node.operation) is not keras.layers.BatchNormalization:
             continue
         tensor, norm = id(node.input_tensors[0]), node.operation
@@ -79,7 +80,7 @@ def _pairs(graph):
             and convolution.data_format == "channels_last"
             and norm.axis in (-1, 3)
             and used.count(tensor) == 1
-            and calls.count(convolution.name) == calls.count(norm.name) == 1
+            and names.count(convolution.name) == names.count(norm.name) == 1
         ):
             yield convolution, norm
 

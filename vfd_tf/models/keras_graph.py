@@ -1,4 +1,8 @@
-"""The graph of a functional Keras model: its nodes, and whether a model has one."""
+"""The graph of a Keras model: layers, nodes, weights; all that Keras keeps private of it.
+
+No other module reads Keras's private graph; `tests/test_keras_graph.py` holds what this
+one relies on.
+"""
 
 import keras
 
@@ -33,8 +37,35 @@ def has_graph(model) -> bool:
     return plain and bool(getattr(model, "inputs", None))
 
 
-def nodes(model) -> list:
-    """The calls of a graph, from the input to the output, without the inputs themselves."""
+def nodes(model, inputs: bool = False) -> list:
+    """The calls of a graph from the input to the output; with `inputs` those, too."""
     by_depth = model._nodes_by_depth
     every = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
-    return [node for node in every if node.input_tensors]
+    return [node for node in every if inputs or node.input_tensors]
+
+
+def layers_of(model, itself: bool = False) -> list:
+    """All layers of a model, those of nested layers and models included."""
+    return list(model._flatten_layers(include_self=itself))
+
+
+def layer_of(tensor) -> str:
+    """The name of the layer or operation that a Keras tensor comes from."""
+    return tensor._keras_history.operation.name
+
+
+def is_symbolic(tensor) -> bool:
+    """Whether a tensor stands in a graph of Keras."""
+    return hasattr(tensor, "_keras_history")
+
+
+def origin(tensor):
+    """(operation, the node of its call, index of the output) of a Keras tensor."""
+    operation, node, index = tensor._keras_history
+    return operation, operation._inbound_nodes[node], index
+
+
+def own_weights(layer) -> tuple[list, list]:
+    """(weights made to be trained, other weights) of one layer, frozen or not."""
+    trained = getattr(layer, "_trainable_variables", [])
+    return list(trained), list(getattr(layer, "_non_trainable_variables", []))

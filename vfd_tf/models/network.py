@@ -15,7 +15,14 @@ import tensorflow as tf
 
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import feature_layer
-from vfd_tf.models.keras_graph import functional, graph_of, has_graph
+from vfd_tf.models.keras_graph import (
+    functional,
+    graph_of,
+    has_graph,
+    layers_of,
+    nodes,
+    own_weights,
+)
 from vfd_tf.models.outputs import is_single, refusal_of_single
 
 _NUMBERED = re.compile(r"layer(\d+)")
@@ -217,7 +224,7 @@ def channels_first(model: keras.Model, shape) -> bool:
     Its layers tell; where none does, or something may turn the images, the side that is
     as short as channels are.
     """
-    layers = model._flatten_layers()
+    layers = layers_of(model, itself=True)
     kept = keras.layers.Flatten  # has a format that leaves the values as they are
     layers = [la for la in layers if not isinstance(la, kept)]
     formats = [la.data_format for la in layers if hasattr(la, "data_format")]
@@ -258,18 +265,17 @@ def _moved_by_training(model):
     """Ids of all variables but those of frozen layers, and of what was adapted to data."""
     return {
         id(v)
-        for layer in model._flatten_layers()
+        for layer in layers_of(model, itself=True)
         if layer.trainable and not isinstance(layer, keras.layers.Normalization)
-        for v in (*layer._trainable_variables, *layer._non_trainable_variables)
+        for weights in own_weights(layer)
+        for v in weights
     }
 
 
 def _tensors(model) -> dict:
     """What each layer puts out in this model, whatever else it was called on."""
     return {
-        node.operation.name: node.output_tensors[0]
-        for nodes in model._nodes_by_depth.values()
-        for node in nodes
+        node.operation.name: node.output_tensors[0] for node in nodes(model, inputs=True)
     }
 
 
@@ -351,7 +357,7 @@ def _recall(model, names):
 
 
 def _unknown_layer(model, name):
-    names = sorted(layer.name for layer in model._flatten_layers(include_self=False))
+    names = sorted(layer.name for layer in layers_of(model))
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else f" It has: {', '.join(names)}."
     raise InputError(f"The model {model.name!r} has no layer {name!r}.{hint}")
@@ -359,7 +365,7 @@ def _unknown_layer(model, name):
 
 def refuse_augmentation(model: keras.Model) -> None:
     """Raises `InputError` for a model to train that holds random augmentation layers."""
-    for layer in model._flatten_layers(include_self=False):
+    for layer in layers_of(model):
         kind = type(layer)
         if kind.__name__.startswith("Rand") and "preprocessing" in kind.__module__:
             raise InputError(

@@ -7,7 +7,7 @@ of TensorFlow.
 import keras
 import tensorflow as tf
 
-from vfd_tf.models.keras_graph import functional, has_graph
+from vfd_tf.models.keras_graph import functional, has_graph, is_symbolic, origin
 
 _SQUASH = ("Softmax", "Sigmoid")
 # Operations that move values and leave them as they are, or nearly so.
@@ -27,7 +27,7 @@ def ends_in_probabilities(model: keras.Model, images=None) -> bool:
     """
     if has_graph(model):
         logits = _logits(functional(model).output)
-        return hasattr(logits, "_keras_history") and _squashed(logits)
+        return is_symbolic(logits) and _squashed(logits)
     if images is None:
         return False
 
@@ -76,11 +76,10 @@ def _logits(outputs):
 
 def _squashed(output) -> bool:
     """Whether a Keras tensor is the output of a softmax or a sigmoid, moved or nested."""
-    operation, node, index = output._keras_history
+    operation, node, index = origin(output)
     if isinstance(operation, keras.Model) and has_graph(operation):
         inner = functional(operation).output
         return _squashed(keras.tree.flatten(inner)[index])
-    node = operation._inbound_nodes[node]
     tensors = node.arguments.keras_tensors
     if not tensors:
         return False

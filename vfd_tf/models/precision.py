@@ -6,6 +6,7 @@ import keras
 
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import network
+from vfd_tf.models.keras_graph import layers_of, nodes
 
 _HALF = "float16", "bfloat16"
 _EXACT = keras.layers.InputLayer, keras.layers.Normalization, keras.layers.Rescaling
@@ -81,11 +82,11 @@ def dtype_of(model: keras.Model) -> str:
 
 def _computes_in_half(model) -> bool:
     graph = network.graph_of(model)
-    layers = (graph or model)._flatten_layers()
+    layers = layers_of(graph or model, itself=True)
     dtypes = [layer.compute_dtype for layer in layers]
     if graph is not None:
-        nodes = (node for nodes in graph._nodes_by_depth.values() for node in nodes)
-        dtypes += [tensor.dtype for node in nodes for tensor in node.output_tensors]
+        calls = nodes(graph, inputs=True)
+        dtypes += [tensor.dtype for node in calls for tensor in node.output_tensors]
     return any(dtype in _HALF for dtype in dtypes)
 
 

@@ -6,6 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from vfd_tf.models.keras_graph import layers_of
+
 
 class WeightAverage:
     """An average of a model's floating weights, BatchNorm's statistics included.
@@ -80,7 +82,7 @@ class WeightAverage:
         """
         layers = [
             layer
-            for layer in model._flatten_layers(include_self=False)
+            for layer in layers_of(model)
             if isinstance(layer, keras.layers.BatchNormalization)
         ]
         if not layers:
