@@ -213,9 +213,9 @@ def test_few_classes_replace_the_objectives_that_need_more():
         (3, "dlr", "targeted-margin"),
         (4, "dlr", "targeted-dlr"),
     ]:
-        (run,) = attacks.APGDDLR().runs(classes)
+        (run,) = attacks.APGDDLR().attack_runs(classes)
         assert run.objective == dlr
-        runs = attacks.APGDT().runs(classes)
+        runs = attacks.APGDT().attack_runs(classes)
         assert {run.objective for run in runs} == {targeted}
         assert [run.rank for run in runs] == [*range(2, classes + 1)]
     with pytest.raises(InputError, match="at least 3 classes.*use margin"):
@@ -247,7 +247,7 @@ def test_restarts_begin_at_other_points():
     attack = attacks.PGD(epsilon=0.1, steps=1, restarts=3)
     seeds, x = noise.example_seeds(0, 0, np.arange(2)), tf.zeros([2, *SHAPE]) + 0.5
     starts = [
-        attack.begin(x, None, run.seeds(seeds))["x_adv"].numpy() for run in attack.runs(3)
+        attack.begin(x, None, run.seeds(seeds))["x_adv"].numpy() for run in attack.attack_runs(3)
     ]
     for one in range(3):
         for other in range(one):
