@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test test-fast lint format clean
 
 demo: .venv/installed  ## train and compare on scikit-learn's digits, under 4 minutes
-	$(BIN)/python run.py --flagfile=flags/demo.flags
+	$(BIN)/python run.py --recipe=demo
 
 test: .venv/installed  ## the whole test suite
 	$(BIN)/python -m pytest -q -rs -n 2 --dist worksteal

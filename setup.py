@@ -17,23 +17,29 @@ setup(
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="MIT",
-    packages=find_packages(include=["vfd_tf", "vfd_tf.*"]),
+    packages=[*find_packages(include=["vfd_tf", "vfd_tf.*"]), "vfd_tf.recipes"],
+    # The flagfiles stand beside run.py, and inside the package where it is installed.
+    package_dir={"vfd_tf.recipes": "flags"},
+    package_data={"vfd_tf.recipes": ["*.flags"]},
     python_requires=">=3.11,<3.14",
     install_requires=[
         "tensorflow>=2.20",
         "keras>=3.12",
         "numpy",
+        "scipy",
         "absl-py",
         "tensorflow-datasets",
         "importlib_resources",  # tensorflow-datasets 4.9 imports it without declaring it
         "cleverhans",
+        "h5py",
+        "psutil",
         "tensorboard",
         "matplotlib",
         "pillow",  # reads images beside PNG and JPEG; matplotlib brings it in any case
         "scikit-learn",
     ],
     extras_require={
-        "dev": ["pytest", "pytest-xdist", "ruff"],
+        "dev": ["pytest", "pytest-xdist", "ruff", "setuptools", "wheel"],
         "bench": ["foolbox", "adversarial-robustness-toolbox"],
         "bench-torch": ["torch", "torchattacks"],
     },

@@ -247,7 +247,8 @@ def test_restarts_begin_at_other_points():
     attack = attacks.PGD(epsilon=0.1, steps=1, restarts=3)
     seeds, x = noise.example_seeds(0, 0, np.arange(2)), tf.zeros([2, *SHAPE]) + 0.5
     starts = [
-        attack.begin(x, None, run.seeds(seeds))["x_adv"].numpy() for run in attack.attack_runs(3)
+        attack.begin(x, None, run.seeds(seeds))["x_adv"].numpy()
+        for run in attack.attack_runs(3)
     ]
     for one in range(3):
         for other in range(one):

@@ -15,6 +15,7 @@ from absl import flags
 
 from vfd_tf.attacks import ATTACKS, PGD
 from vfd_tf.attacks.attack import radius
+from vfd_tf.cli import recipes
 from vfd_tf.experiments.experiment import EvaluationPlan, Experiment, Recipe
 from vfd_tf.hyperparameters import LARGEST, InputError, check_range, choose, name_of, read
 from vfd_tf.models.architectures import ARCHITECTURES
@@ -121,6 +122,7 @@ def _define_run(values):
     help_ = "what to do; also the first word: vfd info PATH"
     text("mode", "train", help_, **of("all modes"))
     own = of("runs")
+    text("recipe", None, f"flags of a recipe: {', '.join(recipes.paths())}", **own)
     add("method", "hat", f"base methods, one run each: {names(METHODS)}", **own)
     add("distill", "vfd", f"distillations: {names(DISTILLATIONS)}", **own)
     text("attack", "pgd", f"training attack: {names(TRAINING_ATTACKS)}", **own)

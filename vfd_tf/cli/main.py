@@ -19,13 +19,13 @@ import tensorflow as tf
 
 import vfd_tf
 from vfd_tf import files
-from vfd_tf.cli import evaluate, flags, idle_flags, info, plot, train
+from vfd_tf.cli import evaluate, flags, idle_flags, info, plot, recipes, train
 from vfd_tf.hyperparameters import InputError, choose
 
 USAGE = """Adversarial training with Vanilla Feature Distillation.
 
   python run.py --method=hat --vfd_lambda=0.01
-  python run.py --flagfile=flags/cifar10_trades.flags --distill=none,vfd
+  python run.py --recipe=trades --distill=none,vfd
   python run.py evaluate --model=my.keras --dataset=cifar10 --eval_attacks=autoattack
   python run.py info runs/NAME runs/NAME/best.keras
   python run.py plot runs/* --plot_y=pgd20 --out=tradeoff.png
@@ -52,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
             keras.config.set_epsilon(1e-7)
             if _told(values, argv[1:]):
                 return 0
+            argv = recipes.expanded(argv)
             words = _parsed(values, argv)
             if words and words[0] in MODES and not values["mode"].present:
                 values.mode = words.pop(0)

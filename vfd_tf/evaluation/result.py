@@ -1,7 +1,6 @@
 """What an evaluation found: verdicts, distances, warnings, and the tables of them."""
 
 import dataclasses
-import math
 
 import numpy as np
 
@@ -95,18 +94,14 @@ class EvaluationResult:
         }
 
 
-def wilson(successes: int, count: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson(successes: int, count: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share: (low, high) in [0, 1].
 
-    (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n). Wilson 1927,
-    https://doi.org/10.1080/01621459.1927.10502953
+    Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953
     """
-    share, z2 = successes / count, z * z
-    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = (
-        math.sqrt(share * (1 - share) / count + z2 / (4 * count**2)) * z / (1 + z2 / count)
-    )
-    return max(0.0, middle - half), min(1.0, middle + half)
+    from scipy.stats import binomtest  # half a second, for those who need no interval
+
+    return tuple(binomtest(successes, count).proportion_ci(method="wilson"))
 
 
 def accuracies(verdicts: dict[str, np.ndarray]) -> dict[str, float]:

@@ -147,5 +147,5 @@ def without_gpu(student, works, images) -> str | None:
     return (
         f"there is no GPU, and this will take about {duration(total)} (roughly, from a "
         f"forward of {len(images)} images in {seconds[-1]:.2g} s): a recipe for a CPU is "
-        "--flagfile=flags/cifar10_cpu.flags, and `make demo` takes minutes."
+        "--recipe=cpu, and `make demo` takes minutes."
     )

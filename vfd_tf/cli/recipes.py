@@ -1,0 +1,37 @@
+"""Recipes: the flagfiles of `flags/`, found by name from anywhere."""
+
+import pathlib
+
+import vfd_tf
+from vfd_tf.hyperparameters import choose
+
+_PACKAGE = pathlib.Path(vfd_tf.__file__).parent
+
+
+def paths() -> dict[str, pathlib.Path]:
+    """Name -> file of every recipe: of a checkout, or of what was installed."""
+    inside = _PACKAGE / "recipes"
+    folder = inside if inside.is_dir() else _PACKAGE.parent / "flags"
+    return {path.stem: path for path in sorted(folder.glob("*.flags"))}
+
+
+def expanded(argv: list[str]) -> list[str]:
+    """The command line with the flagfile of a recipe in the place of `--recipe=NAME`.
+
+    Flags behind it have the last word.
+
+    Raises:
+        InputError: There is no such recipe.
+    """
+    words = list(argv)
+    for i, word in enumerate(words):
+        name, equals, value = word.lstrip("-").partition("=")
+        if word.startswith("-") and name == "recipe":
+            if not equals and i + 1 < len(words):
+                value = words.pop(i + 1)
+            return expanded([*words[:i], _flagfile(value), *words[i + 1 :]])
+    return words
+
+
+def _flagfile(name):
+    return f"--flagfile={choose(paths(), name, 'recipe')}"
