@@ -1,0 +1,118 @@
+"""The documents: scripts and commands run as printed, pointers lead somewhere."""
+
+import importlib
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from vfd_tf.cli import flags, main, recipes
+
+ROOT = pathlib.Path(__file__).parents[1]
+FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
+TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in FILES}
+README = TEXTS["README.md"]
+
+
+def blocks(name, language):
+    return re.findall(rf"```{language}\n(.*?)```", TEXTS[name], re.DOTALL)
+
+
+def run(folder, text):
+    """Runs a script in a folder; what it prints."""
+    (folder / "script.py").write_text(text)
+    done = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_scripts_of_readme_and_evaluation_run(tmp_path, monkeypatch, capsys):
+    lines, script = blocks("README.md", "python")
+    assert len([line for line in script.splitlines() if line.strip()]) < 25
+    small = "\nmodel, (x, y) = trainer.student, (val[0][:40], val[1][:40])\nval = x, y\n"
+    printed = run(
+        tmp_path, script + small + lines + blocks("docs/evaluation.md", "python")[0]
+    )
+    assert "| autoattack" in printed and "| clean" in printed
+    (command,) = (c for c in commands("README.md") if "evaluate" in c)
+    monkeypatch.chdir(tmp_path)
+    assert main.main([*command.split(), "--max_images=24"]) == 0
+    assert "robust.eval/results.json" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_script_of_vfd_runs(tmp_path):
+    assert "vfd_share" in run(tmp_path, blocks("docs/vfd.md", "python")[0])
+
+
+def commands(name):
+    found = re.findall(
+        r"^python (run\.py .*?)(?:\s+#.*)?$", "".join(blocks(name, "sh")), re.M
+    )
+    return [line for line in found if "--help" not in line]
+
+
+@pytest.mark.parametrize("name", [n for n in TEXTS if "```sh" in TEXTS[n]])
+def test_every_command_is_understood(name):
+    for line in commands(name):
+        values = flags.define()
+        values.set_gnu_getopt()
+        words = values(recipes.expanded(line.split()))[1:]
+        assert not words or words[0] in main.MODES, line
+        assert flags.experiments(values)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_links_lead_to_files_and_headings(name):
+    for target in re.findall(r"\]\(([^)]+)\)", TEXTS[name]):
+        path, _, heading = target.partition("#")
+        if "://" in path:
+            continue
+        file = (ROOT / name).parent / path if path else ROOT / name
+        assert file.exists(), target
+        titles = re.findall(r"^#+ (.*)$", file.read_text() if heading else "", re.M)
+        names = [re.sub(r"[^a-z0-9 -]", "", t.lower()).replace(" ", "-") for t in titles]
+        assert not heading or heading in names, target
+
+
+def test_files_that_are_named_exist():
+    for name, text in TEXTS.items():
+        for path in re.findall(r"`((?:vfd_tf|tests|flags|benchmarks|docs)/[\w/.]+)`", text):
+            assert (ROOT / path).exists() or "NAME" in path, (name, path)
+
+
+def test_the_table_of_equations_points_at_code():
+    rows = re.findall(r"^\| [^|]+ \| `([\w.]+)` in `([\w/]+)\.py`", README, re.M)
+    assert len(rows) == 6
+    for name, path in rows:
+        found = importlib.import_module(path.replace("/", "."))
+        for part in name.split("."):
+            found = getattr(found, part)
+        assert found.__doc__ or part == "__call__", name
+
+
+def test_a_new_method_is_one_class(make_network, toy):
+    from vfd_tf import AdversarialTrainer, attacks, losses
+    from vfd_tf.hyperparameters import component, hyper
+    from vfd_tf.methods import TRADES
+
+    names = {"TRADES": TRADES, "hyper": hyper, "component": component, "losses": losses}
+    exec(blocks("CONTRIBUTING.md", "python")[0], names)
+    trainer = AdversarialTrainer(make_network(), names["MyMethod"](), attacks.PGD(steps=1))
+    trainer.compile("sgd", run_eagerly=True)
+    logs = trainer.fit(*toy, verbose=0).history
+    assert {"clean_loss", "adv_loss", "hard_loss"} <= set(logs)
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 130 and os.path.getsize(ROOT / "README.md") < 8000
