@@ -5,16 +5,20 @@ Everything is computed in log space and in the dtype of its inputs. `y` are inte
 one class of an image, such as a margin, takes the likeliest.
 """
 
+from typing import Any
+
 import tensorflow as tf
 
+from vfd_tf.types import Tensor
 
-def hard(y):
+
+def hard(y: Tensor) -> Tensor:
     """The class of each label: integers [n] as they are, distributions [n, c] -> [n]."""
     y = tf.convert_to_tensor(y)
     return tf.argmax(y, -1, output_type=tf.int32) if y.shape.rank == 2 else y
 
 
-def soft(y, classes: int, dtype=tf.float32):
+def soft(y: Tensor, classes: int, dtype: Any = tf.float32) -> Tensor:
     """Labels as distributions [n, c]."""
     y = tf.convert_to_tensor(y)
     if y.shape.rank == 2:
@@ -22,7 +26,7 @@ def soft(y, classes: int, dtype=tf.float32):
     return tf.one_hot(y, classes, dtype=dtype)
 
 
-def smooth(y, classes: int, smoothing: float, dtype=tf.float32):
+def smooth(y: Tensor, classes: int, smoothing: float, dtype: Any = tf.float32) -> Tensor:
     """(1 - s) * label + s / c: labels [n] or [n, c] -> distributions [n, c].
 
     Szegedy et al. 2016, https://arxiv.org/abs/1512.00567
@@ -30,7 +34,7 @@ def smooth(y, classes: int, smoothing: float, dtype=tf.float32):
     return (1 - smoothing) * soft(y, classes, dtype) + smoothing / classes
 
 
-def cross_entropy(y, logits):
+def cross_entropy(y: Tensor, logits: Tensor) -> Tensor:
     """Cross-entropy of labels (eq. 3's J): [n] or [n, c], [n, c] -> [n], nats."""
     y = tf.convert_to_tensor(y)
     if y.shape.rank == 2:
@@ -41,7 +45,7 @@ def cross_entropy(y, logits):
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits)
 
 
-def kl_divergence(p_logits, q_logits):
+def kl_divergence(p_logits: Tensor, q_logits: Tensor) -> Tensor:
     """KL(p || q) of two batches of logits: [n, c], [n, c] -> [n], nats.
 
     Gradients flow through both arguments, as in TRADES, https://arxiv.org/abs/1901.08573.
@@ -53,7 +57,9 @@ def kl_divergence(p_logits, q_logits):
     return tf.reduce_sum(p * ratio, axis=-1)
 
 
-def soft_cross_entropy(teacher_logits, logits, temperature: float = 1.0):
+def soft_cross_entropy(
+    teacher_logits: Tensor, logits: Tensor, temperature: float = 1.0
+) -> Tensor:
     """T^2 * (-sum_c softmax(t/T)_c log softmax(s/T)_c): [n, c], [n, c] -> [n].
 
     Distillation in cross-entropy form (gradient of the KL form, another value):
@@ -64,12 +70,12 @@ def soft_cross_entropy(teacher_logits, logits, temperature: float = 1.0):
     return -(temperature**2) * tf.reduce_sum(target * log_q, axis=-1)
 
 
-def true_logit(y, logits):
+def true_logit(y: Tensor, logits: Tensor) -> Tensor:
     """The logit of the label: [n], [n, c] -> [n]."""
     return tf.gather(logits, hard(y), axis=-1, batch_dims=1)
 
 
-def correct(y, logits):
+def correct(y: Tensor, logits: Tensor) -> Tensor:
     """Whether the label is the first of the largest logits, as argmax has it: bool [n].
 
     -inf is the logit of a class that can't be. NaN or +inf anywhere in a row predicts
@@ -82,7 +88,7 @@ def correct(y, logits):
     return tf.reduce_all(beaten & tf.math.is_finite(own), -1)
 
 
-def best_other(y, logits):
+def best_other(y: Tensor, logits: Tensor) -> Tensor:
     """The largest logit of any class but the label: [n], [n, c] -> [n]."""
     logits = tf.convert_to_tensor(logits)
     is_label = tf.one_hot(hard(y), tf.shape(logits)[-1], on_value=True, off_value=False)
@@ -90,12 +96,12 @@ def best_other(y, logits):
     return tf.reduce_max(tf.where(is_label, lowest, logits), axis=-1)
 
 
-def margin(y, logits):
+def margin(y: Tensor, logits: Tensor) -> Tensor:
     """max_{j != y} z_j - z_y, positive where misclassified: [n], [n, c] -> [n]."""
     return best_other(y, logits) - true_logit(y, logits)
 
 
-def runner_up_penalty(y, logits):
+def runner_up_penalty(y: Tensor, logits: Tensor) -> Tensor:
     """-log(1.0001 - max_{j != y} p_j + 1e-12), MART's margin term: [n], [n, c] -> [n].
 
     The second half of the boosted cross-entropy, https://openreview.net/forum?id=rklOg6EFwS.
@@ -104,7 +110,9 @@ def runner_up_penalty(y, logits):
     return -tf.math.log(1.0001 - runner_up + 1e-12)
 
 
-def misclassification_weighted_kl(y, clean_logits, adv_logits):
+def misclassification_weighted_kl(
+    y: Tensor, clean_logits: Tensor, adv_logits: Tensor
+) -> Tensor:
     """KL(p(x) || p(x')) * (1.0000001 - p_y(x)), MART's second term: -> [n].
 
     Gradients flow through every factor. https://openreview.net/forum?id=rklOg6EFwS
@@ -117,17 +125,17 @@ def misclassification_weighted_kl(y, clean_logits, adv_logits):
     return kl * (1.0000001 - true_logit(y, p))
 
 
-def squared_error(a, b):
+def squared_error(a: Tensor, b: Tensor) -> Tensor:
     """Mean over classes of the squared difference: [n, c], [n, c] -> [n]."""
     return tf.reduce_mean(tf.square(a - b), axis=-1)
 
 
-def squared_euclidean(a, b):
+def squared_euclidean(a: Tensor, b: Tensor) -> Tensor:
     """||a - b||_2^2 of each pair of feature maps: [n, ...], [n, ...] -> [n]."""
     return tf.reduce_sum(tf.square(a - b), axis=list(range(1, a.shape.rank)))
 
 
-def euclidean(a, b):
+def euclidean(a: Tensor, b: Tensor) -> Tensor:
     """Gamma of eq. 5, ||a - b||_2 of flattened feature maps: [n, ...], [n, ...] -> [n].
 
     Not squared, as in Algorithm 1; 1e-12 under the root keeps the gradient finite at 0.

@@ -1,5 +1,7 @@
 """APGD: projected gradient ascent that chooses its own step sizes."""
 
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
@@ -8,6 +10,7 @@ from vfd_tf.attacks.attack import AttackRun, Composite, Iterated, ascent, box, c
 from vfd_tf.attacks.norms import BALLS
 from vfd_tf.attacks.threat import eot_field, epsilon_field, norm_field
 from vfd_tf.hyperparameters import component, hyper
+from vfd_tf.types import State, Tensor
 
 
 def checkpoints(steps: int) -> dict[int, int]:
@@ -46,10 +49,10 @@ class APGD(Iterated):
     trains = True
 
     @property
-    def iterations(self):
+    def iterations(self) -> int:
         return self.steps + 1  # the start is evaluated, too
 
-    def begin(self, x, start, seeds):
+    def begin(self, x: Tensor, start: Tensor | None, seeds: Tensor | None) -> State:
         ball, count = BALLS[self.norm], tf.shape(x)[0]
         if start is None:
             start = x + ball.edge(seeds, x.shape[1:], self.epsilon, x.dtype)
@@ -69,7 +72,9 @@ class APGD(Iterated):
             "kept": tf.zeros(count, bool),  # the step, at the last checkpoint
         }
 
-    def step(self, logits_fn, x, objective, state, i):
+    def step(
+        self, logits_fn: Callable, x: Tensor, objective: Callable, state: State, i: Tensor
+    ) -> State:
         logits, score, gradient = ascent(logits_fn, state["x_adv"], objective, self.eot)
         state = _remember(state, i, objective.success(logits), score, gradient)
         state, x_from, gradient = self._check(state, i, gradient)
@@ -108,10 +113,10 @@ class APGD(Iterated):
         momentum = x_from - state["x_last"]
         return nearest(x_from + (ahead - x_from) * share + momentum * (1 - share))
 
-    def done(self, state):
+    def done(self, state: State) -> Tensor:
         return state["broken"]
 
-    def result(self, x, state):
+    def result(self, x: Tensor, state: State) -> Tensor:
         return choose_images(state["broken"], state["x_success"], state["x_best"])
 
 
@@ -177,7 +182,7 @@ class APGDT(Composite):
     rho: float = hyper(0.75, "share of rises below which the step is halved", 0.0, 1.0)
     eot: int = eot_field()
 
-    def attack_runs(self, classes, objective="ce"):
+    def attack_runs(self, classes: int, objective: str = "ce") -> tuple[AttackRun, ...]:
         attack = APGD(self.epsilon, self.steps, self.norm, 1, self.rho, self.eot)
         name = objectives.possible("targeted-dlr", classes)
         return tuple(

@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -10,6 +12,7 @@ from vfd_tf import noise
 from vfd_tf.attacks import objectives
 from vfd_tf.attacks.norms import BALLS
 from vfd_tf.hyperparameters import Component, InputError, choose
+from vfd_tf.types import State, Tensor
 
 
 class Attack(Component):
@@ -51,7 +54,7 @@ class Attack(Component):
         """This attack as an evaluation runs it: broken is broken, at any iterate."""
         return self
 
-    def scaled(self, factor) -> "Attack":
+    def scaled(self, factor: Any) -> "Attack":
         """This attack with epsilon and step size times a number, or a scalar tensor."""
         attack = copy.copy(self)
         for name in ("epsilon", "step_size"):
@@ -141,11 +144,11 @@ class AttackRun:
     stream: int | None = None
     rank: int | None = None
 
-    def seeds(self, seeds):
+    def seeds(self, seeds: Tensor) -> Tensor:
         """The seeds [n, 2] of this run."""
         return seeds if self.stream is None else noise.fork(seeds, self.stream)
 
-    def target(self, clean_logits):
+    def target(self, clean_logits: Tensor) -> Tensor | None:
         """The class it aims at [n], or None; the second for ranks of masked classes."""
         if self.rank is None:
             return None
@@ -180,23 +183,35 @@ class Iterated(Attack):
             for stream in range(count)
         )
 
-    def begin(self, x, start, seeds) -> dict[str, tf.Tensor]:
+    def begin(
+        self, x: Tensor, start: Tensor | None, seeds: Tensor | None
+    ) -> dict[str, tf.Tensor]:
         """The state before the first step: no call of the network."""
         raise NotImplementedError
 
-    def step(self, logits_fn, x, objective, state, i) -> dict[str, tf.Tensor]:
+    def step(
+        self, logits_fn: Callable, x: Tensor, objective: Callable, state: State, i: Tensor
+    ) -> dict[str, tf.Tensor]:
         """The state one iteration on; `i` counts them from 0."""
         raise NotImplementedError
 
-    def done(self, state):
+    def done(self, state: State) -> Tensor:
         """Whose x_adv will not change, or need not: bool [n]."""
         return tf.zeros(tf.shape(state["x_adv"])[0], bool)
 
-    def result(self, x, state):
+    def result(self, x: Tensor, state: State) -> Tensor:
         """x_adv [n, h, w, c]."""
         return state["x_adv"]
 
-    def advance(self, logits_fn, x, objective, state, first, last):
+    def advance(
+        self,
+        logits_fn: Callable,
+        x: Tensor,
+        objective: Callable,
+        state: State,
+        first: Tensor,
+        last: Tensor,
+    ) -> State:
         """The state after the steps first, ..., last - 1."""
 
         def body(i, state):
@@ -248,7 +263,7 @@ def _refuse_integers(x):
         raise InputError(f"The images are {dtype.name}: pass floats in [0, 1], x / 255.")
 
 
-def generator(attack: Attack, logits_fn, objective):
+def generator(attack: Attack, logits_fn: Callable, objective: Callable) -> Callable:
     """The attack as one compiled function (x, y, seeds) -> x_adv, traced once a shape.
 
     `objective` is a function of labels, such as `vfd_tf.attacks.cross_entropy`.

@@ -58,7 +58,7 @@ class AutoAttack(Composite):
         """Its attacks by name, in order."""
         return VERSIONS[self.version]({"epsilon": self.epsilon, "norm": self.norm})
 
-    def attack_runs(self, classes, objective="ce") -> tuple[AttackRun, ...]:
+    def attack_runs(self, classes: int, objective: str = "ce") -> tuple[AttackRun, ...]:
         return tuple(
             run for part in self.members.values() for run in part.attack_runs(classes)
         )

@@ -1,10 +1,13 @@
 """Carlini & Wagner's L2 attack, with every knob of its versions explicit."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from vfd_tf import losses
 from vfd_tf.attacks.attack import Iterated, choose_images, slope
 from vfd_tf.hyperparameters import component, hyper
+from vfd_tf.types import State, Tensor
 
 _SHRINK = 0.999999  # keeps pixels of exactly 0 and 1 where tanh can move them
 _BETA1, _BETA2, _TINY = 0.9, 0.999, 1e-8  # Adam's
@@ -34,10 +37,10 @@ class CarliniWagner(Iterated):
     look = 50
 
     @property
-    def iterations(self):
+    def iterations(self) -> int:
         return self.steps * self.search_steps
 
-    def begin(self, x, start, seeds):
+    def begin(self, x: Tensor, start: Tensor | None, seeds: Tensor | None) -> State:
         zeros = tf.zeros(tf.shape(x)[0], x.dtype)
         point = x if start is None else start
         return {
@@ -54,7 +57,9 @@ class CarliniWagner(Iterated):
             "upper": zeros + float("inf"),
         }
 
-    def step(self, logits_fn, x, objective, state, i):
+    def step(
+        self, logits_fn: Callable, x: Tensor, objective: Callable, state: State, i: Tensor
+    ) -> State:
         if self.search_steps > 1:
             state = self._next_c(x, state, i)
         step = tf.cast(i % self.steps, x.dtype)
@@ -116,7 +121,7 @@ class CarliniWagner(Iterated):
         turn = tf.equal(i % self.steps, 0) & (i > 0)
         return {k: tf.where(turn, fresh[k], state[k]) for k in state}
 
-    def done(self, state):
+    def done(self, state: State) -> Tensor:
         if self.search_steps > 1:
             return super().done(state)
         return state["stopped"]

@@ -3,6 +3,8 @@
 Croce & Hein 2020, https://arxiv.org/abs/1907.02044
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
@@ -10,6 +12,7 @@ from vfd_tf.attacks.attack import AttackRun, Composite, Iterated, box, choose_im
 from vfd_tf.attacks.norms import BALLS
 from vfd_tf.attacks.threat import epsilon_field, norm_field
 from vfd_tf.hyperparameters import component, hyper
+from vfd_tf.types import State, Tensor
 
 _FAR = 1e10  # the size of a perturbation that was not found
 
@@ -74,13 +77,13 @@ class FAB(Iterated):
     random_start: bool = hyper(False, "start at half the radius instead of at x")
     look = 10
 
-    def attack_runs(self, classes, objective="ce"):
+    def attack_runs(self, classes: int, objective: str = "ce") -> tuple[AttackRun, ...]:
         first = self.replace(restarts=1)
         again = first.replace(random_start=True)
         rest = (AttackRun(again, stream=stream) for stream in range(1, self.restarts))
         return (AttackRun(first), *rest)
 
-    def begin(self, x, start, seeds):
+    def begin(self, x: Tensor, start: Tensor | None, seeds: Tensor | None) -> State:
         if start is None:
             start, ball = x, BALLS[self.norm]
             if self.random_start:
@@ -89,7 +92,9 @@ class FAB(Iterated):
         far = tf.zeros(tf.shape(x)[0], x.dtype) + _FAR
         return {"x_adv": start, "x_best": x, "size": far}
 
-    def step(self, logits_fn, x, objective, state, i):
+    def step(
+        self, logits_fn: Callable, x: Tensor, objective: Callable, state: State, i: Tensor
+    ) -> State:
         ball, x_adv = BALLS[self.norm], state["x_adv"]
         flat = [-1, x_adv.shape[1:].num_elements()]
         rise, w = _plane(*_boundary(logits_fn, x_adv, objective, ball), flat)
@@ -118,10 +123,10 @@ class FAB(Iterated):
             "size": tf.where(better, size, state["size"]),
         }
 
-    def done(self, state):
+    def done(self, state: State) -> Tensor:
         return state["size"] <= self.epsilon
 
-    def result(self, x, state):
+    def result(self, x: Tensor, state: State) -> Tensor:
         return choose_images(self.done(state), state["x_best"], x)
 
 
@@ -195,7 +200,7 @@ class FABT(Composite):
     eta: float = hyper(1.05, "overshoot of a projection", minimum=1.0)
     beta: float = hyper(0.9, "share of the perturbation kept after a success", 0.0, 1.0)
 
-    def attack_runs(self, classes, objective="ce"):
+    def attack_runs(self, classes: int, objective: str = "ce") -> tuple[AttackRun, ...]:
         attack = FAB(
             self.epsilon,
             self.steps,

@@ -1,5 +1,7 @@
 """Gradient attacks with a fixed step: PGD, MIM, FGSM and its two training variants."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from vfd_tf import noise
@@ -7,6 +9,7 @@ from vfd_tf.attacks.attack import Iterated, ascent, box, choose_images, input_gr
 from vfd_tf.attacks.norms import BALLS
 from vfd_tf.attacks.threat import eot_field, epsilon_field, norm_field
 from vfd_tf.hyperparameters import component, hyper
+from vfd_tf.types import State, Tensor
 
 
 def _step_size():
@@ -26,13 +29,15 @@ class FixedStep(Iterated):
 
     trains = True
 
-    def begin(self, x, start, seeds):
+    def begin(self, x: Tensor, start: Tensor | None, seeds: Tensor | None) -> State:
         state = {"x_adv": self._start(x, seeds) if start is None else start}
         if self.early_stop:
             state["broken"] = tf.zeros(tf.shape(x)[0], bool)
         return state
 
-    def step(self, logits_fn, x, objective, state, i):
+    def step(
+        self, logits_fn: Callable, x: Tensor, objective: Callable, state: State, i: Tensor
+    ) -> State:
         logits, _, gradient = ascent(logits_fn, state["x_adv"], objective, self.eot)
         state, direction = self._direction(gradient, state)
         size = self.epsilon / 4 if self.step_size is None else self.step_size
@@ -44,10 +49,10 @@ class FixedStep(Iterated):
         x_adv = choose_images(broken, state["x_adv"], moved)
         return {**state, "x_adv": x_adv, "broken": broken}
 
-    def for_evaluation(self):
+    def for_evaluation(self) -> "FixedStep":
         return self.replace(early_stop=True)
 
-    def done(self, state):
+    def done(self, state: State) -> Tensor:
         return state["broken"] if self.early_stop else super().done(state)
 
     def _start(self, x, seeds):
@@ -108,7 +113,7 @@ class MIM(FixedStep):
     eot: int = eot_field()
     early_stop: bool = _early_stop()
 
-    def begin(self, x, start, seeds):
+    def begin(self, x: Tensor, start: Tensor | None, seeds: Tensor | None) -> State:
         return {**super().begin(x, start, seeds), "momentum": tf.zeros_like(x)}
 
     def _direction(self, gradient, state):
@@ -139,7 +144,7 @@ class SingleStep(Iterated):
     steps = 1
     trains = True
 
-    def begin(self, x, start, seeds):
+    def begin(self, x: Tensor, start: Tensor | None, seeds: Tensor | None) -> State:
         return {"x_adv": x if start is None else start}
 
     def _moved(self, logits_fn, state, objective, size):
@@ -158,7 +163,9 @@ class FGSM(SingleStep):
     epsilon: float = epsilon_field()
     norm: str = norm_field()
 
-    def step(self, logits_fn, x, objective, state, i):
+    def step(
+        self, logits_fn: Callable, x: Tensor, objective: Callable, state: State, i: Tensor
+    ) -> State:
         moved = self._moved(logits_fn, state, objective, self.epsilon)
         return {"x_adv": box(BALLS[self.norm].project(x, moved, self.epsilon))}
 
@@ -177,11 +184,13 @@ class FGSMRS(SingleStep):
     norm: str = norm_field()
     own_start = True
 
-    def begin(self, x, start, seeds):
+    def begin(self, x: Tensor, start: Tensor | None, seeds: Tensor | None) -> State:
         u = BALLS[self.norm].sample(seeds, x.shape[1:], self.epsilon, x.dtype)
         return {"x_adv": box(x + u)}
 
-    def step(self, logits_fn, x, objective, state, i):
+    def step(
+        self, logits_fn: Callable, x: Tensor, objective: Callable, state: State, i: Tensor
+    ) -> State:
         moved = self._moved(logits_fn, state, objective, self.overshoot * self.epsilon)
         return {"x_adv": box(BALLS[self.norm].project(x, moved, self.epsilon))}
 
@@ -202,10 +211,12 @@ class NFGSM(SingleStep):
     own_start = True
     in_ball = False
 
-    def begin(self, x, start, seeds):
+    def begin(self, x: Tensor, start: Tensor | None, seeds: Tensor | None) -> State:
         radius = self.noise_ratio * self.epsilon
         u = BALLS[self.norm].sample(seeds, x.shape[1:], radius, x.dtype)
         return {"x_adv": box(x + u)}
 
-    def step(self, logits_fn, x, objective, state, i):
+    def step(
+        self, logits_fn: Callable, x: Tensor, objective: Callable, state: State, i: Tensor
+    ) -> State:
         return {"x_adv": box(self._moved(logits_fn, state, objective, self.epsilon))}

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from vfd_tf import losses
 from vfd_tf.hyperparameters import InputError, choose
+from vfd_tf.types import Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ def _of_labels(score, y, target=None) -> Objective:
     return Objective(score, lambda z: ~losses.correct(y, z), y, target)
 
 
-def cross_entropy(y) -> Objective:
+def cross_entropy(y: Tensor) -> Objective:
     """CE(z, y) for labels [n]: untargeted, the objective of PGD."""
 
     def log_target(logits):
@@ -94,12 +95,12 @@ def _least(logits):
     return 0.5 * np.log(np.finfo(logits.dtype.as_numpy_dtype).tiny)
 
 
-def margin(y) -> Objective:
+def margin(y: Tensor) -> Objective:
     """max_{j != y} z_j - z_y for labels [n]: Carlini & Wagner's loss."""
     return _of_labels(lambda logits: losses.margin(y, logits), y)
 
 
-def targeted_margin(y, target) -> Objective:
+def targeted_margin(y: Tensor, target: Tensor) -> Objective:
     """z_t - z_y for labels and targets [n]; success is any misclassification."""
     return _of_labels(lambda logits: _rise(y, target, logits), y, target)
 
@@ -109,7 +110,7 @@ def _rise(y, target, logits):
     return losses.true_logit(target, logits) - losses.true_logit(y, logits)
 
 
-def dlr(y) -> Objective:
+def dlr(y: Tensor) -> Objective:
     """Difference of logits ratio, -(z_y - max_{j != y} z_j) / (z_(1) - z_(3) + 1e-12).
 
     z_(i) is the i-th largest logit; at least 3 classes. https://arxiv.org/abs/2003.01690
@@ -123,7 +124,7 @@ def dlr(y) -> Objective:
     return _of_labels(score, y)
 
 
-def targeted_dlr(y, target) -> Objective:
+def targeted_dlr(y: Tensor, target: Tensor) -> Objective:
     """-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2 + 1e-12) for labels and targets [n].
 
     At least 4 classes; success is any misclassification. https://arxiv.org/abs/2003.01690
@@ -152,7 +153,7 @@ def _need_classes(logits, least, name, instead):
         )
 
 
-def kl(clean_logits, y=None) -> Objective:
+def kl(clean_logits: Tensor, y: Tensor | None = None) -> Objective:
     """KL(p(x) || p(x')) against fixed clean logits [n, c]: the objective of TRADES.
 
     Without labels `y` [n], success is another class than that of the clean logits.

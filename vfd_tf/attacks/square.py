@@ -4,6 +4,7 @@ Andriushchenko et al. 2020, https://arxiv.org/abs/1912.00049
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +14,7 @@ from vfd_tf.attacks.attack import Iterated, box, choose_images
 from vfd_tf.attacks.norms import BALLS, l2_norm
 from vfd_tf.attacks.threat import epsilon_field, norm_field
 from vfd_tf.hyperparameters import InputError, component, hyper
+from vfd_tf.types import State, Tensor
 
 # Query from which on -> divisor of `p_init`, for 10,000 queries.
 SCHEDULE = {0: 1, 11: 2, 51: 4, 201: 8, 501: 16, 1001: 32, 2001: 64, 4001: 128}
@@ -41,10 +43,10 @@ class Square(Iterated):
     look = 100
 
     @property
-    def iterations(self):
+    def iterations(self) -> int:
         return self.queries + 1  # the start is evaluated, too
 
-    def begin(self, x, start, seeds):
+    def begin(self, x: Tensor, start: Tensor | None, seeds: Tensor | None) -> State:
         if x.shape.rank not in (None, 4):
             raise InputError(
                 f"Square takes images [n, h, w, c]; got shape {tuple(x.shape)}: add the "
@@ -60,7 +62,9 @@ class Square(Iterated):
             "seeds": seeds,
         }
 
-    def step(self, logits_fn, x, objective, state, i):
+    def step(
+        self, logits_fn: Callable, x: Tensor, objective: Callable, state: State, i: Tensor
+    ) -> State:
         seeds = noise.fork(state["seeds"], i)
         turn, sides = _turn(x), self.sides(x.shape[1:3])
         side = tf.constant(sides)[tf.maximum(i - 1, 0)]
@@ -69,7 +73,14 @@ class Square(Iterated):
         proposal = turn(propose(*wide, self.epsilon, side, seeds, np.unique(sides)))
         return self.accept(logits_fn, objective, state, proposal, i)
 
-    def accept(self, logits_fn, objective, state, proposal, i):
+    def accept(
+        self,
+        logits_fn: Callable,
+        objective: Callable,
+        state: State,
+        proposal: Tensor,
+        i: Tensor,
+    ) -> State:
         """The state once a proposal (at i = 0 the start itself) was tried."""
         proposal = tf.cond(tf.equal(i, 0), lambda: state["x_adv"], lambda: proposal)
         logits = logits_fn(proposal)
@@ -82,7 +93,7 @@ class Square(Iterated):
             "broken": state["broken"] | success,
         }
 
-    def sides(self, size) -> np.ndarray:
+    def sides(self, size: tuple[int, int]) -> np.ndarray:
         """Side of the square of each query, in pixels: int32 [queries]."""
         starts, divisors = np.array([*SCHEDULE]), np.array([*SCHEDULE.values()])
         index = np.searchsorted(starts, np.arange(self.queries), side="right") - 1
@@ -90,7 +101,7 @@ class Square(Iterated):
         wanted = np.round(np.sqrt(share * math.prod(size)))
         return NORMS[self.norm].sides(wanted, min(size)).astype("int32")
 
-    def done(self, state):
+    def done(self, state: State) -> Tensor:
         return state["broken"]
 
 

@@ -13,6 +13,7 @@ to at most 1.6 GiB. What is known to be too large before it is read is refused.
 import dataclasses
 import functools
 import hashlib
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -63,11 +64,11 @@ class Images:
 
     def train_batches(
         self,
-        batch_size,
-        seed=0,
-        augmentation=PLAIN,
-        first_step=0,
-        num_classes=None,
+        batch_size: int,
+        seed: int = 0,
+        augmentation: Augmentation = PLAIN,
+        first_step: int = 0,
+        num_classes: int | None = None,
     ) -> tf.data.Dataset:
         """Endless shuffled batches (x float32 in [0, 1], y int32), the ragged rest dropped.
 
@@ -116,7 +117,7 @@ class Images:
         mean = np.round(255 * mean) if self.x.dtype == np.uint8 else mean
         return mean.astype(self.x.dtype)
 
-    def batches(self, batch_size, num_classes=None) -> tf.data.Dataset:
+    def batches(self, batch_size: int, num_classes: int | None = None) -> tf.data.Dataset:
         """(x float32 in [0, 1], y) in order; the last batch may be smaller.
 
         With `num_classes` the labels are one-hot [n, num_classes], as those of CutMix.
@@ -161,7 +162,7 @@ class Dataset:
         return self.train.digest[:16]
 
 
-def as_float(x) -> tf.Tensor:
+def as_float(x: Any) -> tf.Tensor:
     """uint8 grey levels -> float32 in [0, 1]; floats stay as they are."""
     x = tf.convert_to_tensor(x)
     return tf.cast(x, tf.float32) / 255.0 if x.dtype == tf.uint8 else x
@@ -197,7 +198,12 @@ def _reader(name):
     return choose({**DATASETS, **sources}, name, "data set")
 
 
-def load(name, data_dir=None, validation=None, training=True) -> Dataset:
+def load(
+    name: str,
+    data_dir: str | None = None,
+    validation: int | None = None,
+    training: bool = True,
+) -> Dataset:
     """The data set called `name`.
 
     The data sets of `DATASETS` keep their official order. Others may be sorted by class,
@@ -243,7 +249,7 @@ def _shuffled(images):
     return images[np.random.RandomState(0).permutation(len(images))]
 
 
-def digits(data_dir=None):
+def digits(data_dir: str | None = None) -> tuple:
     """scikit-learn's 1,797 digits, 8x8x1, built in; a fixed fifth is the test split."""
     from sklearn.datasets import load_digits
 
@@ -255,22 +261,24 @@ def digits(data_dir=None):
     return images[:-360], images[-360:], names, PLAIN
 
 
-def cifar10(data_dir=None):
+def cifar10(data_dir: str | None = None) -> tuple:
     """CIFAR-10: 50,000 + 10,000 images 32x32x3, through tensorflow-datasets."""
     return tfds_images("cifar10", data_dir, Augmentation(pad=4, flip=True))
 
 
-def cifar100(data_dir=None):
+def cifar100(data_dir: str | None = None) -> tuple:
     """CIFAR-100: 50,000 + 10,000 images 32x32x3, through tensorflow-datasets."""
     return tfds_images("cifar100", data_dir, Augmentation(pad=4, flip=True))
 
 
-def svhn_cropped(data_dir=None):
+def svhn_cropped(data_dir: str | None = None) -> tuple:
     """SVHN: 73,257 + 26,032 house numbers 32x32x3, through tensorflow-datasets."""
     return tfds_images("svhn_cropped", data_dir, Augmentation(pad=4))
 
 
-def tfds_images(name, data_dir=None, augmentation=None):
+def tfds_images(
+    name: str, data_dir: str | None = None, augmentation: Augmentation = None
+) -> tuple:
     """A data set of tensorflow-datasets, see `image_files.read_tfds`; else as `npz_file`.
 
     NAME may have a configuration: "cmaterdb/bangla".
@@ -278,7 +286,7 @@ def tfds_images(name, data_dir=None, augmentation=None):
     return _images(readers.read_tfds(name, data_dir), augmentation)
 
 
-def npz_file(path, data_dir=None):
+def npz_file(path: str, data_dir: str | None = None) -> tuple:
     """An archive of arrays, see `image_archives.read_npz`.
 
     Images of 32 pixels and more are cropped out of a padding of 4. None are flipped: files
@@ -287,7 +295,7 @@ def npz_file(path, data_dir=None):
     return _images(image_archives.read_npz(path))
 
 
-def image_folder(path, data_dir=None):
+def image_folder(path: str, data_dir: str | None = None) -> tuple:
     """Folders of image files, see `image_files.read_folder`; else as `npz_file`."""
     return _images(readers.read_folder(path))
 

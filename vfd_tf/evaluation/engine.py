@@ -5,16 +5,19 @@ that the others go on in full batches.
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from vfd_tf import noise
+from vfd_tf.attacks import AttackRun
 from vfd_tf.attacks.objectives import named
 from vfd_tf.evaluation.attacked_model import AttackedModel
 from vfd_tf.evaluation.batch_runner import BatchRunner
-from vfd_tf.evaluation.protocols import protocol
-from vfd_tf.evaluation.windows import Windows, is_correct, take
+from vfd_tf.evaluation.protocols import Protocol, protocol
+from vfd_tf.evaluation.windows import Window, Windows, is_correct, take
 from vfd_tf.models import contract
 
 _STAGES = 1000  # streams of the stages of an ensemble, apart from those of restarts
@@ -39,7 +42,7 @@ class Progress:
     after: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def begin(cls, window, early_stop):
+    def begin(cls, window: Window, early_stop: bool) -> "Progress":
         """Nothing done; what is misclassified without an attack is left out of all runs."""
         robust = window.correct.copy() if early_stop else np.ones(len(window), bool)
         return cls(robust, window.x.copy(), np.zeros(len(window), bool))
@@ -73,12 +76,12 @@ class Engine:
 
     def __init__(
         self,
-        model,
-        batch_size=128,
-        early_stop=True,
-        bounds=(0.0, 1.0),
-        source=None,
-        strict=True,
+        model: Any,
+        batch_size: int | None = 128,
+        early_stop: bool = True,
+        bounds: tuple[float, float] = (0.0, 1.0),
+        source: Any = None,
+        strict: bool = True,
     ):
         self.model = AttackedModel(model, bounds, source)
         eager = getattr(self.model.classifier, "run_eagerly", False)
@@ -86,7 +89,7 @@ class Engine:
         self.windows = Windows(self.model, self.logits, self.runner.batch_size, strict)
         self.early_stop, self.undefined = early_stop, 0
 
-    def correct(self, data, attack=None, seed=0) -> np.ndarray:
+    def correct(self, data: Any, attack: Any = None, seed: int = 0) -> np.ndarray:
         """Which images are classified correctly, and under `attack`: bool [n].
 
         Args:
@@ -103,7 +106,7 @@ class Engine:
             found.append(robust)
         return np.concatenate(found)
 
-    def logits(self, x, source=False) -> np.ndarray:
+    def logits(self, x: np.ndarray, source: Any = False) -> np.ndarray:
         """Logits [n, c] of images in [0, 1], in inference mode.
 
         With `source`, those of the network that examples are made on.
@@ -117,7 +120,14 @@ class Engine:
             self.undefined += int((~contract.predicts(found)).sum())
         return found
 
-    def attacked(self, attack, window, saved=None, save=lambda progress: None, watch=None):
+    def attacked(
+        self,
+        attack: Protocol,
+        window: Window,
+        saved: Progress | None = None,
+        save: Callable = lambda progress: None,
+        watch: Callable | None = None,
+    ) -> Progress:
         """The `Progress` of a window under a protocol, once all its runs are done.
 
         Args:
@@ -162,7 +172,13 @@ class Engine:
         progress.attempted[index] = True
         progress.robust_so_far[index[wrong]] = False
 
-    def examples(self, run, batch, source=True, watch=None) -> np.ndarray:
+    def examples(
+        self,
+        run: AttackRun,
+        batch: dict[str, np.ndarray],
+        source: Any = True,
+        watch: Callable | None = None,
+    ) -> np.ndarray:
         """x_adv of one run on images: `batch` is {x, y, clean_logits, seeds}.
 
         Without `source`, made on the network itself.

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import inspect
 import time
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +14,7 @@ from vfd_tf import losses
 from vfd_tf.attacks import Attack, Composite
 from vfd_tf.evaluation import referee, sanity
 from vfd_tf.evaluation.engine import Engine
+from vfd_tf.evaluation.journal import Journal
 from vfd_tf.evaluation.protocols import Protocol, protocol
 from vfd_tf.evaluation.result import EvaluationResult
 from vfd_tf.evaluation.screen import Screen
@@ -23,23 +25,23 @@ TRANSFER = "transfer"  # prefix of the columns made on a surrogate
 
 
 def evaluate(
-    model,
-    data,
-    attacks=("fgsm", "pgd20"),
+    model: Any,
+    data: Any,
+    attacks: Any = ("fgsm", "pgd20"),
     *,
-    epsilon=None,
-    norm="linf",
-    seed=0,
-    batch_size=128,
-    verbose=0,
-    early_stop=True,
-    bounds=(0.0, 1.0),
-    surrogate=None,
-    referees=False,
-    craft_precision=None,
-    strict=True,
-    journal=None,
-    examples=False,
+    epsilon: float | None = None,
+    norm: str = "linf",
+    seed: int = 0,
+    batch_size: int | None = 128,
+    verbose: int = 0,
+    early_stop: bool = True,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    surrogate: Any = None,
+    referees: bool = False,
+    craft_precision: str | None = None,
+    strict: bool = True,
+    journal: Journal | None = None,
+    examples: bool = False,
 ) -> EvaluationResult:
     """Accuracy of any Keras classifier, clean and under attack.
 
@@ -130,7 +132,7 @@ def _black_box(plan):
     }
 
 
-def default_radius(epsilon, norm) -> float:
+def default_radius(epsilon: float | None, norm: str) -> float:
     """The radius: 8/255 where none is given for L-inf; L2 has no default."""
     if isinstance(epsilon, str):
         raise InputError(

@@ -8,6 +8,7 @@ import numpy as np
 
 from vfd_tf import files
 from vfd_tf.evaluation.engine import Progress
+from vfd_tf.evaluation.windows import Window
 from vfd_tf.hyperparameters import InputError
 
 _PROGRESS = "robust_so_far", "x_adv", "attempted"
@@ -72,7 +73,7 @@ class Journal:
             sha.update(np.ascontiguousarray(array).tobytes())
         return os.path.join(self.folder, f"{sha.hexdigest()[:16]}-{number}.npz")
 
-    def read(self, name, number, window):
+    def read(self, name: str, number: int, window: Window) -> tuple | None:
         """(`Progress`, sizes, seconds) of an attack on the window number, or None."""
         path = self._path(name, number, window)
         if not os.path.exists(path):
@@ -85,7 +86,15 @@ class Journal:
             print(f"Note: {path} is damaged; {name} begins anew on these images.")
             return None
 
-    def write(self, name, number, window, progress, seconds, sizes=None) -> None:
+    def write(
+        self,
+        name: str,
+        number: int,
+        window: Window,
+        progress: Progress,
+        seconds: float,
+        sizes: np.ndarray | None = None,
+    ) -> None:
         """Keeps how far an attack on a window has come; `sizes` when it is done."""
         path = self._path(name, number, window)
         arrays = {"runs_done": progress.runs_done, "seconds": seconds}

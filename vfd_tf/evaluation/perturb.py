@@ -1,6 +1,7 @@
 """`perturb`: adversarial images of any Keras classifier, in one line."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -11,10 +12,10 @@ from vfd_tf.models import classifiers
 
 
 def perturb(
-    model,
-    x,
-    y,
-    attack="pgd20",
+    model: Any,
+    x: Any,
+    y: Any,
+    attack: Any = "pgd20",
     *,
     epsilon: float | None = None,
     norm: str = "linf",

@@ -3,8 +3,17 @@
 import dataclasses
 import inspect
 import re
+from typing import Any
 
-from vfd_tf.attacks import ATTACKS, OBJECTIVES, PGD, Attack, AutoAttack, CarliniWagner
+from vfd_tf.attacks import (
+    ATTACKS,
+    OBJECTIVES,
+    PGD,
+    Attack,
+    AttackRun,
+    AutoAttack,
+    CarliniWagner,
+)
 from vfd_tf.attacks.attack import radius
 from vfd_tf.attacks.objectives import named
 from vfd_tf.hyperparameters import InputError, choose, name_of, read
@@ -24,7 +33,7 @@ class Protocol:
         objective = named(self.objective, y, clean)
         return self.attack(logits_fn, x, objective, seeds=seeds)
 
-    def stages(self, classes: int):
+    def stages(self, classes: int) -> dict[str, tuple[AttackRun, ...]]:
         """Stage -> the runs of an evaluation on a model of so many classes, in order.
 
         An ensemble has a stage for each of its attacks, all others have one.
@@ -65,7 +74,7 @@ _UNTARGETED = {name: o for name, o in OBJECTIVES.items() if not name.startswith(
 _OPEN = {"fgsm": False, "pgd": True, "mim": True}
 
 
-def protocol(attack, epsilon=8 / 255, norm="linf") -> Protocol:
+def protocol(attack: Any, epsilon: float = 8 / 255, norm: str = "linf") -> Protocol:
     """What a name stands for: "fgsm", "pgd20", "pgd20-margin", "autoattack", "cw:c=10".
 
     An attack of `ATTACKS` or a preset; PGD and MIM with their number of steps, PGD also

@@ -59,7 +59,7 @@ class Report:
         verdicts = files.read_arrays(os.path.join(folder, "verdicts.npz"), remedy)
         return cls(titles, rows, verdicts)
 
-    def add(self, title: str, table: dict, evaluation) -> list[str]:
+    def add(self, title: str, table: dict, evaluation: EvaluationResult) -> list[str]:
         """Joins an evaluation to the table of that title.
 
         Returns:

@@ -7,6 +7,8 @@ network, written with plain Keras layers. Its output dict has, for every stage,
 that a logits-only file gives the dict back.
 """
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 from keras import layers
@@ -16,7 +18,13 @@ from vfd_tf.models import network
 _BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}  # PyTorch's defaults, as all originals
 
 
-def resnet18(input_shape, num_classes, width=1.0, mean=0.0, variance=1.0):
+def resnet18(
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    width: float = 1.0,
+    mean: Any = 0.0,
+    variance: Any = 1.0,
+) -> keras.Model:
     """ResNet-18 with the CIFAR stem (3x3, stride 1, no pooling): 11,173,962 weights.
 
     He et al. 2016, https://arxiv.org/abs/1512.03385
@@ -28,7 +36,13 @@ def resnet18(input_shape, num_classes, width=1.0, mean=0.0, variance=1.0):
     return _head("resnet18", inputs, x, num_classes)
 
 
-def resnet8(input_shape, num_classes, width=1.0, mean=0.0, variance=1.0):
+def resnet8(
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    width: float = 1.0,
+    mean: Any = 0.0,
+    variance: Any = 1.0,
+) -> keras.Model:
     """Three residual blocks of 16, 32, 64 channels: about 78,000 weights, for CPUs.
 
     The stem has stride 2 on images of 32 pixels and more.
@@ -40,7 +54,13 @@ def resnet8(input_shape, num_classes, width=1.0, mean=0.0, variance=1.0):
     return _head("resnet8", inputs, x, num_classes)
 
 
-def preact_resnet18(input_shape, num_classes, width=1.0, mean=0.0, variance=1.0):
+def preact_resnet18(
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    width: float = 1.0,
+    mean: Any = 0.0,
+    variance: Any = 1.0,
+) -> keras.Model:
     """Pre-activation ResNet-18 with a final BN and ReLU: 11,172,170 weights.
 
     He et al. 2016, https://arxiv.org/abs/1603.05027
@@ -52,7 +72,13 @@ def preact_resnet18(input_shape, num_classes, width=1.0, mean=0.0, variance=1.0)
     return _head("preact_resnet18", inputs, x, num_classes)
 
 
-def vgg16(input_shape, num_classes, width=1.0, mean=0.0, variance=1.0):
+def vgg16(
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    width: float = 1.0,
+    mean: Any = 0.0,
+    variance: Any = 1.0,
+) -> keras.Model:
     """VGG-16 with BN and a single Dense head: 14,728,266 weights for CIFAR-10.
 
     Pooling is left out once a map is a single pixel. Simonyan & Zisserman 2015,
@@ -70,7 +96,13 @@ def vgg16(input_shape, num_classes, width=1.0, mean=0.0, variance=1.0):
     return _head("vgg16", inputs, x, num_classes)
 
 
-def wide_resnet_34_10(input_shape, num_classes, width=1.0, mean=0.0, variance=1.0):
+def wide_resnet_34_10(
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    width: float = 1.0,
+    mean: Any = 0.0,
+    variance: Any = 1.0,
+) -> keras.Model:
     """WideResNet-34-10: 46,160,474 weights for CIFAR-10.
 
     Zagoruyko & Komodakis 2016, https://arxiv.org/abs/1605.07146
@@ -79,7 +111,13 @@ def wide_resnet_34_10(input_shape, num_classes, width=1.0, mean=0.0, variance=1.
     return _wide_resnet("wide_resnet_34_10", 34, 10, *shape)
 
 
-def wide_resnet_28_10(input_shape, num_classes, width=1.0, mean=0.0, variance=1.0):
+def wide_resnet_28_10(
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    width: float = 1.0,
+    mean: Any = 0.0,
+    variance: Any = 1.0,
+) -> keras.Model:
     """WideResNet-28-10: 36,479,194 weights for CIFAR-10.
 
     Zagoruyko & Komodakis 2016, https://arxiv.org/abs/1605.07146

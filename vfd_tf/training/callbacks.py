@@ -5,11 +5,13 @@ What writes into the epoch's logs stands before TensorBoard and ModelCheckpoint.
 
 import math
 import time
+from collections.abc import Callable
+from typing import Any
 
 import keras
 
 from vfd_tf import evaluation
-from vfd_tf.data import batching
+from vfd_tf.data import batching, fit_data
 from vfd_tf.hyperparameters import InputError, choose
 from vfd_tf.models import contract
 from vfd_tf.training.schedules import Delay, LambdaSchedule
@@ -46,20 +48,20 @@ class Anneal(keras.callbacks.Callback):
         schedule: epoch, from 0 -> factor, for example `LambdaSchedule("linear", 10)`.
     """
 
-    def __init__(self, name, schedule):
+    def __init__(self, name: str, schedule: Callable):
         super().__init__()
         self.name, self.schedule = name, schedule
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         _need_trainer(self, model)
         choose(model.scheduled, self.name, "running value")
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs=None) -> None:
         full = self.model.full_values[self.name]
         self.model.scheduled[self.name].assign(full * float(self.schedule(epoch)))
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs=None) -> None:
         if logs is not None:
             logs[self.name] = float(self.model.scheduled[self.name].numpy())
 
@@ -76,11 +78,11 @@ class StochasticWeightAverage(keras.callbacks.Callback):
         batches: How many batches the statistics are computed on.
     """
 
-    def __init__(self, data, start, batches=100):
+    def __init__(self, data: Any, start: int, batches: int = 100):
         super().__init__()
         self.data, self.start, self.batches = data, start, batches
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         _need_trainer(self, model)
         if model.options.average != "swa":
@@ -88,11 +90,11 @@ class StochasticWeightAverage(keras.callbacks.Callback):
                 "StochasticWeightAverage needs an AdversarialTrainer with "
                 "options=TrainingOptions(average='swa')."
             )
-        self.data = batching.as_batches(self.data)
+        self.data = fit_data.as_batches(self.data)
         x, y, _ = batching.first_batch(self.data)
         contract.check_batch(model.student, x, y, soft=True)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs=None) -> None:
         if epoch < self.start:
             return
         average = self.model.average
@@ -115,15 +117,21 @@ class CatastrophicOverfitting(keras.callbacks.Callback):
         best: The best accuracy before, of a fit that is continued.
     """
 
-    def __init__(self, monitor="val_pgd10_accuracy", fall=0.2, stop=False, best=0.0):
+    def __init__(
+        self,
+        monitor: str = "val_pgd10_accuracy",
+        fall: float = 0.2,
+        stop: bool = False,
+        best: float = 0.0,
+    ):
         super().__init__()
         self.monitor, self.fall, self.stop = monitor, fall, stop
         self.best_before, self.best, self.alarmed = best, best, False
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs=None) -> None:
         self.best, self.alarmed = self.best_before, False
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs=None) -> None:
         if logs is None or self.monitor not in logs:
             return
         robust = float(logs[self.monitor])
@@ -144,11 +152,11 @@ class CatastrophicOverfitting(keras.callbacks.Callback):
 class TermShares(keras.callbacks.Callback):
     """Logs `<term>_share`: each weighted term of eq. 6 as a share of the loss."""
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         _need_trainer(self, model)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs=None) -> None:
         if not logs or not logs.get("loss"):
             return
         for term, weight in self.model.term_weights.items():
@@ -163,18 +171,18 @@ class Throughput(keras.callbacks.Callback):
         batch_size: Images a step, over all replicas.
     """
 
-    def __init__(self, batch_size):
+    def __init__(self, batch_size: int):
         super().__init__()
         self.batch_size = batch_size
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs=None) -> None:
         self.start = self.last = time.perf_counter()
         self.images = 0
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs=None) -> None:
         self.last, self.images = time.perf_counter(), (batch + 1) * self.batch_size
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs=None) -> None:
         if logs is not None and self.last > self.start:
             logs["images_per_second"] = self.images / (self.last - self.start)
 
@@ -185,7 +193,7 @@ class StopOnDivergence(keras.callbacks.Callback):
     First in the list, it keeps every file of the epoch before.
     """
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs=None) -> None:
         lost = [n for n, value in (logs or {}).items() if not math.isfinite(float(value))]
         if lost:
             raise InputError(
@@ -215,7 +223,13 @@ class RobustAccuracy(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, dataset, attack="pgd10", epsilon=8 / 255, norm="linf", every=1, seed=0
+        self,
+        dataset: Any,
+        attack: Any = "pgd10",
+        epsilon: float = 8 / 255,
+        norm: str = "linf",
+        every: int = 1,
+        seed: int = 0,
     ):
         super().__init__()
         batching.check_readable_again(dataset)
@@ -226,15 +240,15 @@ class RobustAccuracy(keras.callbacks.Callback):
         self.metric = f"val_{name}_accuracy"
         self.seed, self.engine = seed, None
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         student = getattr(model, "student", model)
         self.engine = evaluation.Engine(student)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs=None) -> None:
         self.engine.windows.check(self.dataset)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs=None) -> None:
         if logs is None or (epoch + 1) % self.every:
             return
         logs[self.metric] = self._accuracy()

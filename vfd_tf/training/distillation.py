@@ -5,9 +5,12 @@ distillation that replaces labels replaces the method's `hard_label` terms, and 
 of the method stays. Each class says what it does; `reweigh` does it.
 """
 
+from collections.abc import Callable
+
 from vfd_tf import losses
 from vfd_tf.hyperparameters import Component, InputError, component, hyper
 from vfd_tf.models.network import features
+from vfd_tf.types import Outputs, Tensor, Terms
 
 
 class Distillation(Component):
@@ -40,7 +43,9 @@ class Distillation(Component):
         """Weights of this distillation's own terms, before a method scales them."""
         return {}
 
-    def reweigh(self, weights, hard_label):
+    def reweigh(
+        self, weights: dict[str, float], hard_label: tuple[str, ...]
+    ) -> dict[str, float]:
         """Weights of all terms once this distillation has joined a method.
 
         Args:
@@ -49,11 +54,18 @@ class Distillation(Component):
         """
         return {**weights, **self.weights}
 
-    def terms(self, y, student, teacher, robust_teacher=None, partner=None):
+    def terms(
+        self,
+        y: Tensor,
+        student: Outputs,
+        teacher: Outputs | None,
+        robust_teacher: Outputs | None = None,
+        partner: Outputs | None = None,
+    ) -> Terms:
         """Per-example terms {name: [n]}; networks are mappings view -> outputs."""
         return {}
 
-    def report(self, student, teacher):
+    def report(self, student: Outputs, teacher: Outputs) -> Terms:
         """Per-example values {name: [n]} to watch in training that enter no loss."""
         return {}
 
@@ -91,22 +103,31 @@ class KD(Distillation):
     reads = ("adv",)
 
     @property
-    def needs(self):
+    def needs(self) -> tuple[str, ...]:
         return TEACHERS[self.teachers]
 
     @property
-    def weights(self):
+    def weights(self) -> dict[str, float]:
         if "robust_teacher" in self.needs:
             return {"kd_vanilla": self.vanilla, "kd_robust": self.robust}
         return {"kd_vanilla": self.rho}
 
-    def reweigh(self, weights, hard_label):
+    def reweigh(
+        self, weights: dict[str, float], hard_label: tuple[str, ...]
+    ) -> dict[str, float]:
         replaced = weights[hard_label[0]]
         hard = self.hard if "robust_teacher" in self.needs else 1 - self.rho
         own = {name: replaced * share for name, share in self.weights.items()}
         return {**weights, hard_label[0]: replaced * hard, **own}
 
-    def terms(self, y, student, teacher, robust_teacher=None, partner=None):
+    def terms(
+        self,
+        y: Tensor,
+        student: Outputs,
+        teacher: Outputs | None,
+        robust_teacher: Outputs | None = None,
+        partner: Outputs | None = None,
+    ) -> Terms:
         logits = student["adv"]["logits"]
         given = {"kd_vanilla": teacher, "kd_robust": robust_teacher}
         return {
@@ -131,15 +152,24 @@ class BGAT(Distillation):
     needs = ("teacher",)
 
     @property
-    def weights(self):
+    def weights(self) -> dict[str, float]:
         return {"boundary": 1.0}
 
-    def reweigh(self, weights, hard_label):
+    def reweigh(
+        self, weights: dict[str, float], hard_label: tuple[str, ...]
+    ) -> dict[str, float]:
         replaced = weights[hard_label[0]]
         kept = {k: w / replaced for k, w in weights.items() if k not in hard_label}
         return {**kept, **self.weights}
 
-    def terms(self, y, student, teacher, robust_teacher=None, partner=None):
+    def terms(
+        self,
+        y: Tensor,
+        student: Outputs,
+        teacher: Outputs | None,
+        robust_teacher: Outputs | None = None,
+        partner: Outputs | None = None,
+    ) -> Terms:
         guide = teacher["clean"]["logits"]
         return {"boundary": losses.squared_error(student["adv"]["logits"], guide)}
 
@@ -156,10 +186,17 @@ class LBGAT(BGAT):
     needs = ("partner",)
 
     @property
-    def weights(self):
+    def weights(self) -> dict[str, float]:
         return {"boundary": 1.0, "partner": 1.0}
 
-    def terms(self, y, student, teacher, robust_teacher=None, partner=None):
+    def terms(
+        self,
+        y: Tensor,
+        student: Outputs,
+        teacher: Outputs | None,
+        robust_teacher: Outputs | None = None,
+        partner: Outputs | None = None,
+    ) -> Terms:
         terms = super().terms(y, student, partner)
         terms["partner"] = losses.cross_entropy(y, partner["clean"]["logits"])
         return terms
@@ -168,7 +205,9 @@ class LBGAT(BGAT):
 DISTANCES = {"l2": losses.euclidean, "squared": losses.squared_euclidean}
 
 
-def equation_5(student, teacher, layer, gamma=losses.euclidean):
+def equation_5(
+    student: Outputs, teacher: Outputs, layer: str, gamma: Callable = losses.euclidean
+) -> tuple[Tensor, Tensor]:
     """Both halves of eq. 5: Gamma(F^k(x), F_T^k(x)) and Gamma(F^k(x'), F_T^k(x)).
 
     Args:
@@ -231,24 +270,31 @@ class VFD(Distillation):
             )
 
     @property
-    def layers(self):
+    def layers(self) -> tuple[str, ...]:
         return tuple(name.strip() for name in self.layer.split(","))
 
     @property
-    def projects(self):
+    def projects(self) -> bool:
         return self.project
 
     @property
-    def reports(self):
+    def reports(self) -> tuple[str, ...]:
         return tuple(
             f"{half}_distance_{k}" for k in self.layers for half in ("clean", "adv")
         )
 
     @property
-    def weights(self):
+    def weights(self) -> dict[str, float]:
         return {"vfd": self.lambda_}
 
-    def terms(self, y, student, teacher, robust_teacher=None, partner=None):
+    def terms(
+        self,
+        y: Tensor,
+        student: Outputs,
+        teacher: Outputs | None,
+        robust_teacher: Outputs | None = None,
+        partner: Outputs | None = None,
+    ) -> Terms:
         weights = self.layer_weights or (1.0,) * len(self.layers)
         halves = self._halves(student, teacher)
         total = 0.0
@@ -256,7 +302,7 @@ class VFD(Distillation):
             total += weight * (self.clean_weight * clean + self.adv_weight * adv)
         return {"vfd": total}
 
-    def report(self, student, teacher):
+    def report(self, student: Outputs, teacher: Outputs) -> Terms:
         """Both halves of eq. 5 for every layer, without weights."""
         values = {}
         for k, clean, adv in self._halves(student, teacher):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from typing import Any
 
 import keras
 import numpy as np
@@ -48,15 +49,15 @@ class ImagePanel(keras.callbacks.Callback):
 
     def __init__(
         self,
-        dataset,
-        log_dir,
-        attack="pgd10",
-        epsilon=8 / 255,
-        norm="linf",
-        every=5,
-        images=8,
-        class_names=None,
-        seed=0,
+        dataset: Any,
+        log_dir: str,
+        attack: Any = "pgd10",
+        epsilon: float = 8 / 255,
+        norm: str = "linf",
+        every: int = 5,
+        images: int = 8,
+        class_names: tuple[str, ...] | None = None,
+        seed: int = 0,
     ):
         super().__init__()
         if importlib.util.find_spec("tensorboard") is None:
@@ -71,13 +72,13 @@ class ImagePanel(keras.callbacks.Callback):
         self.student = self.examine = self.writer = None
         self.epoch = self.written = -1
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         student = getattr(model, "student", model)
         if student is not self.student:
             self.student, self.examine = student, _examiner(student, self.attack)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs=None) -> None:
         self.epoch = self.written = -1
         self._check()
 
@@ -96,12 +97,12 @@ class ImagePanel(keras.callbacks.Callback):
             )
         return classes
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs=None) -> None:
         self.epoch = epoch
         if (epoch + 1) % self.every == 0 or epoch + 1 == self.params.get("epochs"):
             self.write(epoch)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs=None) -> None:
         if self.epoch > self.written:  # the fit was ended early
             self.write(self.epoch)
         if self.writer is not None:

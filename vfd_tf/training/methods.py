@@ -5,11 +5,15 @@ terms. Its total is sum_k weights[k] * mean(terms[k]), eq. 6 of
 https://arxiv.org/abs/2206.02158 without the distillation.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import tensorflow as tf
 
 from vfd_tf import losses, noise
 from vfd_tf.attacks import objectives
 from vfd_tf.hyperparameters import Component, component, hyper
+from vfd_tf.types import Outputs, Tensor, Terms
 
 
 class Method(Component):
@@ -36,15 +40,24 @@ class Method(Component):
         """Term -> weight in the total."""
         raise NotImplementedError
 
-    def start(self, x, seeds):
+    def start(self, x: Tensor, seeds: Tensor | None) -> Tensor | None:
         """Where the inner maximisation starts; None leaves it to the attack."""
         return None
 
-    def objective(self, logits_fn, x, y) -> objectives.Objective:
+    def objective(self, logits_fn: Callable, x: Tensor, y: Tensor) -> objectives.Objective:
         """The score the adversary ascends; cross-entropy unless a method says otherwise."""
         return objectives.cross_entropy(y)
 
-    def adversary(self, attack, logits_fn, x, y, start=None, seeds=None, objective=None):
+    def adversary(
+        self,
+        attack: Any,
+        logits_fn: Callable,
+        x: Tensor,
+        y: Tensor,
+        start: Tensor | None = None,
+        seeds: Tensor | None = None,
+        objective: Callable | None = None,
+    ) -> Tensor:
         """x_adv [n, h, w, c] against the student's `logits_fn`.
 
         The objective and the start are the method's own unless they are given, or the
@@ -56,11 +69,11 @@ class Method(Component):
         objective = objective or self.objective(logits_fn, x, y)
         return attack(logits_fn, x, objective, start=start, seeds=seeds)
 
-    def views(self, x, x_adv):
+    def views(self, x: Tensor, x_adv: Tensor) -> dict[str, Tensor]:
         """The named inputs on which networks are asked for outputs."""
         return {"clean": x, "adv": x_adv}
 
-    def terms(self, y, student, teacher):
+    def terms(self, y: Tensor, student: Outputs, teacher: Outputs | None) -> Terms:
         """Per-example terms {name: [n]}.
 
         Args:
@@ -79,7 +92,7 @@ def _start_noise(default=0.001, zero=""):
 class NormalStart(Method):
     """A method whose attack starts at x + start_noise * N(0, 1), not clipped."""
 
-    def start(self, x, seeds):
+    def start(self, x: Tensor, seeds: Tensor | None) -> Tensor | None:
         if not self.start_noise:
             return None
         return x + self.start_noise * noise.normal(seeds, x.shape[1:], x.dtype)
@@ -93,13 +106,22 @@ class Natural(Method):
     adversarial = False
 
     @property
-    def weights(self):
+    def weights(self) -> dict[str, float]:
         return {"clean": 1.0}
 
-    def adversary(self, attack, logits_fn, x, y, start=None, seeds=None, objective=None):
+    def adversary(
+        self,
+        attack: Any,
+        logits_fn: Callable,
+        x: Tensor,
+        y: Tensor,
+        start: Tensor | None = None,
+        seeds: Tensor | None = None,
+        objective: Callable | None = None,
+    ) -> Tensor:
         return x
 
-    def terms(self, y, student, teacher):
+    def terms(self, y: Tensor, student: Outputs, teacher: Outputs | None) -> Terms:
         return {"clean": losses.cross_entropy(y, student["clean"]["logits"])}
 
 
@@ -114,10 +136,10 @@ class PGDAT(Method):
     hard_label = ("adv",)
 
     @property
-    def weights(self):
+    def weights(self) -> dict[str, float]:
         return {"adv": 1.0}
 
-    def terms(self, y, student, teacher):
+    def terms(self, y: Tensor, student: Outputs, teacher: Outputs | None) -> Terms:
         return {"adv": losses.cross_entropy(y, student["adv"]["logits"])}
 
 
@@ -134,10 +156,10 @@ class ALP(NormalStart):
     beta_term = "pairing"
 
     @property
-    def weights(self):
+    def weights(self) -> dict[str, float]:
         return {"clean": 0.5, "adv": 0.5, "pairing": self.pairing}
 
-    def terms(self, y, student, teacher):
+    def terms(self, y: Tensor, student: Outputs, teacher: Outputs | None) -> Terms:
         clean, adv = student["clean"]["logits"], student["adv"]["logits"]
         return {
             "clean": losses.cross_entropy(y, clean),
@@ -160,14 +182,14 @@ class TRADES(NormalStart):
     beta_term = "adv"
 
     @property
-    def weights(self):
+    def weights(self) -> dict[str, float]:
         return {"clean": 1.0, "adv": self.beta}
 
-    def objective(self, logits_fn, x, y):
+    def objective(self, logits_fn: Callable, x: Tensor, y: Tensor) -> objectives.Objective:
         # A constant of the inner problem: computed once, outside the attack's loop.
         return objectives.kl(logits_fn(x))
 
-    def terms(self, y, student, teacher):
+    def terms(self, y: Tensor, student: Outputs, teacher: Outputs | None) -> Terms:
         clean, adv = student["clean"]["logits"], student["adv"]["logits"]
         return {
             "clean": losses.cross_entropy(y, clean),
@@ -190,10 +212,10 @@ class MART(NormalStart):
     beta_term = "weighted_kl"
 
     @property
-    def weights(self):
+    def weights(self) -> dict[str, float]:
         return {"adv": 1.0, "margin": 1.0, "weighted_kl": self.beta}
 
-    def terms(self, y, student, teacher):
+    def terms(self, y: Tensor, student: Outputs, teacher: Outputs | None) -> Terms:
         clean, adv = student["clean"]["logits"], student["adv"]["logits"]
         return {
             "adv": losses.cross_entropy(y, adv),
@@ -217,13 +239,13 @@ class HAT(TRADES):
     needs = ("teacher",)
 
     @property
-    def weights(self):
+    def weights(self) -> dict[str, float]:
         return {**super().weights, "helper": self.gamma}
 
-    def views(self, x, x_adv):
+    def views(self, x: Tensor, x_adv: Tensor) -> dict[str, Tensor]:
         return {**super().views(x, x_adv), "helper": x + self.ratio * (x_adv - x)}
 
-    def terms(self, y, student, teacher):
+    def terms(self, y: Tensor, student: Outputs, teacher: Outputs | None) -> Terms:
         label = tf.argmax(teacher["adv"]["logits"], axis=-1)
         helper = losses.cross_entropy(label, student["helper"]["logits"])
         return {**super().terms(y, student, teacher), "helper": helper}

@@ -1,10 +1,13 @@
 """SGD as the original recipes mean it, and the learning-rate schedules."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
 
 from vfd_tf.hyperparameters import InputError, choose
+from vfd_tf.types import Tensor
 
 
 @keras.saving.register_keras_serializable(package="vfd_tf")
@@ -22,16 +25,18 @@ class SGD(keras.optimizers.SGD):
 
     def __init__(
         self,
-        learning_rate=0.1,
-        momentum=0.9,
-        nesterov=False,
-        weight_decay=0.0,
+        learning_rate: Any = 0.1,
+        momentum: float = 0.9,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
         **kwargs,
     ):
         super().__init__(learning_rate, float(momentum), nesterov, **kwargs)
         self.coupled_weight_decay = float(weight_decay)
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self, gradient: Tensor, variable: keras.Variable, learning_rate: Any
+    ) -> None:
         learning_rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)
         gradient = gradient + self.coupled_weight_decay * variable
@@ -47,7 +52,7 @@ class SGD(keras.optimizers.SGD):
             return self._learning_rate(self.iterations)
         return super()._get_current_learning_rate()
 
-    def get_config(self):
+    def get_config(self) -> dict:
         config = super().get_config()
         return {**config, "weight_decay": self.coupled_weight_decay}
 
@@ -71,7 +76,7 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
         down = _cosine(self.peak, last, (step - top) / (self.total_steps - 1 - top))
         return ops.where(step <= top, up, down)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {"peak": self.peak, "total_steps": self.total_steps, "rise": self.rise}
 
 
@@ -84,20 +89,20 @@ class Warmup(keras.optimizers.schedules.LearningRateSchedule):
         steps: Length of the rise.
     """
 
-    def __init__(self, rate, steps: int):
+    def __init__(self, rate: Any, steps: int):
         self.rate, self.steps = rate, steps
 
     def __call__(self, step):
         rate = self.rate(step) if callable(self.rate) else self.rate
         return rate * ops.minimum(1.0, (ops.cast(step, "float32") + 1) / self.steps)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         rate = self.rate
         rate = keras.saving.serialize_keras_object(rate) if callable(rate) else rate
         return {"rate": rate, "steps": self.steps}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> Any:
         rate = config["rate"]
         if isinstance(rate, dict):
             rate = keras.saving.deserialize_keras_object(rate)
@@ -109,12 +114,12 @@ def _cosine(start, end, share):
     return end + (start - end) / 2 * (1 + ops.cos(np.pi * share))
 
 
-def constant(recipe, steps_per_epoch):
+def constant(recipe: Any, steps_per_epoch: int) -> Any:
     """The learning rate itself."""
     return recipe.learning_rate
 
 
-def piecewise(recipe, steps_per_epoch):
+def piecewise(recipe: Any, steps_per_epoch: int) -> Any:
     """learning_rate x a factor from each milestone on; default factors 1, 0.1, 0.01, ..."""
     milestones = recipe.lr_milestones
     factors = recipe.lr_factors or tuple(0.1**i for i in range(len(milestones) + 1))
@@ -131,18 +136,18 @@ def piecewise(recipe, steps_per_epoch):
     return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values)
 
 
-def cosine(recipe, steps_per_epoch):
+def cosine(recipe: Any, steps_per_epoch: int) -> Any:
     """Half a cosine from the learning rate to 0 over all steps."""
     total = recipe.epochs * steps_per_epoch
     return keras.optimizers.schedules.CosineDecay(recipe.learning_rate, total)
 
 
-def one_cycle(recipe, steps_per_epoch):
+def one_cycle(recipe: Any, steps_per_epoch: int) -> Any:
     """One cycle with the learning rate as its peak, `lr_rise` of the steps rising."""
     return OneCycle(recipe.learning_rate, recipe.epochs * steps_per_epoch, recipe.lr_rise)
 
 
-def learning_rate(recipe, steps_per_epoch):
+def learning_rate(recipe: Any, steps_per_epoch: int) -> Any:
     """The learning rate of a recipe: its schedule, behind its warm-up."""
     rate = choose(SCHEDULES, recipe.schedule, "schedule")(recipe, steps_per_epoch)
     steps = round(recipe.warmup_epochs * steps_per_epoch)

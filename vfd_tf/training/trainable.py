@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from vfd_tf.data import batching
+from vfd_tf.data import batching, fit_data
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import contract, network
 from vfd_tf.progress import with_progress
@@ -50,7 +50,7 @@ class Trainable(keras.Model):
             )
         callbacks = checks.prepared_callbacks(callbacks)
         if validation_split and validation_data is None:
-            (x, y, sample_weight), validation_data = batching.split(
+            (x, y, sample_weight), validation_data = fit_data.split(
                 x, y, sample_weight, validation_split
             )
         if validation_data is not None:
@@ -66,7 +66,7 @@ class Trainable(keras.Model):
             parts = (*parts, None, None)[:3]
             validation_data = self._validation(*parts, size, validation_steps)
         self._check_arrays(x, y)
-        data, steps_per_epoch = batching.for_training(
+        data, steps_per_epoch = fit_data.for_training(
             (x, y, sample_weight),
             batch_size,
             steps_per_epoch,
@@ -175,7 +175,7 @@ class Trainable(keras.Model):
         replicas = self.distribute_strategy.num_replicas_in_sync
         fixed = network.batch_size_of(self.student)
         self._check_arrays(x, y)
-        return batching.for_validation(x, y, weight, batch_size, steps, replicas, fixed)
+        return fit_data.for_validation(x, y, weight, batch_size, steps, replicas, fixed)
 
     _steps = _label_kind = None
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from types import SimpleNamespace
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -18,6 +19,7 @@ from vfd_tf.training.optimizers import SGD
 from vfd_tf.training.options import TrainingOptions
 from vfd_tf.training.step import Step, weighted
 from vfd_tf.training.trainable import Trainable
+from vfd_tf.types import Tensor, Terms
 
 
 class AdversarialTrainer(Trainable):
@@ -44,16 +46,16 @@ class AdversarialTrainer(Trainable):
 
     def __init__(
         self,
-        student,
-        method="trades",
-        attack=None,
-        distillation="none",
-        teacher=None,
-        robust_teacher=None,
-        partner=None,
-        seed=0,
-        options=None,
-        name="adversarial_trainer",
+        student: keras.Model,
+        method: Method | str = "trades",
+        attack: Any = None,
+        distillation: Distillation | str = "none",
+        teacher: keras.Model | None = None,
+        robust_teacher: keras.Model | None = None,
+        partner: keras.Model | None = None,
+        seed: int = 0,
+        options: TrainingOptions | None = None,
+        name: str = "adversarial_trainer",
     ):
         super().__init__(name=name)
         self.method = roles.chosen(METHODS, method, Method, "method")
@@ -131,7 +133,7 @@ class AdversarialTrainer(Trainable):
         return self._untracked.networks["student"]
 
     @contextlib.contextmanager
-    def averaged(self):
+    def averaged(self) -> Any:
         """Inside, the student has the averages of `TrainingOptions(average="ema")`."""
         if self.average is None:
             raise InputError(
@@ -150,10 +152,16 @@ class AdversarialTrainer(Trainable):
         """The frozen vanilla network, or None where nothing needs one."""
         return self._untracked.networks.get("teacher")
 
-    def call(self, x, training=None):
+    def call(self, x: Tensor, training: bool | None = None) -> Tensor:
         return self.student(x, training=training)
 
-    def compile(self, optimizer=None, loss=None, metrics=("accuracy",), **kwargs):
+    def compile(
+        self,
+        optimizer: Any = None,
+        loss: Any = None,
+        metrics: Any = ("accuracy",),
+        **kwargs,
+    ) -> None:
         """As `keras.Model.compile`; the method is the loss.
 
         Args:
@@ -195,7 +203,7 @@ class AdversarialTrainer(Trainable):
         with strategy.scope():
             self.optimizer.build(self.trainable_variables)
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> Terms:
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         given, y, weight = y, contract.labels(y), contract.weights(weight)
         x = tf.cast(x, keras.config.floatx())
@@ -270,19 +278,19 @@ class AdversarialTrainer(Trainable):
         logs = self.fitted.get_metrics_result()
         return {**logs, **{t.name: t.result() for t in self._untracked.trackers.values()}}
 
-    def test_step(self, data):
+    def test_step(self, data: Any) -> Terms:
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         weight = contract.weights(weight)
         x = contract.asserted(x, contract.labels(y), self.num_classes)
         logits = self.student(x, training=False)
         if weight is not None and self._fills_batches:
-            real = ~tf.math.is_nan(weight)  # not `batching.FILLER`
+            real = ~tf.math.is_nan(weight)  # not `fit_data.FILLER`
             x, y, logits, weight = (v[real] for v in (x, y, logits, weight))
         loss = losses.cross_entropy(contract.labels(y), logits)
         self._loss_tracker.update_state(weighted(loss, weight))
         return self.compute_metrics(x, y, logits, weight)
 
-    def reset_metrics(self):
+    def reset_metrics(self) -> None:
         super().reset_metrics()
         for tracker in self._untracked.trackers.values():
             tracker.reset_state()

@@ -1,6 +1,8 @@
 """VFDCallback: Vanilla Feature Distillation in the `fit` of a trainer or of any model."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import keras
 
@@ -24,10 +26,10 @@ class GuestTrainer(AdversarialTrainer):
         self._host = SimpleNamespace(model=None, compiled_with=())
 
     @property
-    def fitted(self):
+    def fitted(self) -> keras.Model:
         return self if self._host.model is None else self._host.model
 
-    def enter(self, model):
+    def enter(self, model: keras.Model) -> None:
         """Prepares for the `fit` of a model whose weights are the student's."""
         names = "optimizer", "_compile_metrics", "run_eagerly", "jit_compile"
         now = tuple(getattr(model, name) for name in names)
@@ -60,13 +62,13 @@ class VFDCallback(keras.callbacks.Callback):
 
     def __init__(
         self,
-        teacher=None,
-        layer=None,
-        lambda_=None,
-        method=None,
-        attack=None,
-        schedule=None,
-        seed=0,
+        teacher: keras.Model | None = None,
+        layer: str | None = None,
+        lambda_: float | None = None,
+        method: Any = None,
+        attack: Any = None,
+        schedule: Callable | None = None,
+        seed: int = 0,
     ):
         super().__init__()
         own = {"layer": layer, "lambda_": lambda_, "method": method, "attack": attack}
@@ -82,7 +84,7 @@ class VFDCallback(keras.callbacks.Callback):
         self.teacher, self.schedule = teacher, schedule or LambdaSchedule()
         self.trainer = None
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         if isinstance(model, AdversarialTrainer):
             self._adopt(model)
@@ -143,17 +145,17 @@ class VFDCallback(keras.callbacks.Callback):
 
         model.make_train_function = adversarial
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs=None) -> None:
         if self.trainer is not self.model and self.params.get("verbose"):
             self.trainer.say_layers()
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs=None) -> None:
         value = self.full_lambda * float(self.schedule(epoch))
         self.trainer.term_weights["vfd"].assign(value)
         if self.trainer is not self.model:
             self.trainer.reset_metrics()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs=None) -> None:
         if logs is None:
             return
         value = float(self.trainer.term_weights["vfd"].numpy())
@@ -161,7 +163,7 @@ class VFDCallback(keras.callbacks.Callback):
         if logs.get("loss"):
             logs["vfd_share"] = value * float(logs["vfd_loss"]) / float(logs["loss"])
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs=None) -> None:
         if self.trainer is not self.model:
             _restore(self.model)
 
