@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-fast lint format clean
+.PHONY: demo test test-fast lint format docs clean
 
 demo: .venv/installed  ## train and compare on scikit-learn's digits, under 4 minutes
 	$(BIN)/python run.py --recipe=demo
@@ -20,6 +20,10 @@ lint: .venv/installed
 format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: .venv/installed  ## the API reference, from the docstrings, in build/api
+	$(BIN)/python -m pip install --quiet -e ".[docs]"
+	$(BIN)/python -m pdoc --docformat google --output-directory build/api vfd_tf
 
 .venv/installed: setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

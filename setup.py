@@ -40,6 +40,7 @@ setup(
     ],
     extras_require={
         "dev": ["pytest", "pytest-xdist", "ruff", "setuptools", "wheel"],
+        "docs": ["pdoc"],
         "bench": ["foolbox", "adversarial-robustness-toolbox"],
         "bench-torch": ["torch", "torchattacks"],
     },

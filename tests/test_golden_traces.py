@@ -112,7 +112,9 @@ def test_apgd_takes_every_step_of_the_original(net, block):
             np.testing.assert_allclose(state["step"][~flat], size[~flat], 1e-12)
     assert flat.sum() <= 5 and not right[flat].any()
     np.testing.assert_allclose(state["best"], expected[f"{block}/loss_best"], 0, 1e-8)
-    np.testing.assert_array_equal(~state["broken"], expected[f"{block}/final_robust"])
+    np.testing.assert_array_equal(
+        ~state["misclassified"], expected[f"{block}/final_robust"]
+    )
     if block == "apgd_ce_linf":
         latest = state["x_success"].numpy()[:4]
         np.testing.assert_allclose(latest, expected[f"{block}/x_best_adv_first4"], 0, 1e-9)

@@ -63,7 +63,7 @@ class APGD(Iterated):
             "x_best": start,
             "gradient_best": tf.zeros_like(x),
             "x_success": start,
-            "broken": tf.zeros(count, bool),
+            "misclassified": tf.zeros(count, bool),
             "step": zeros + 2 * self.epsilon,
             "score": zeros,
             "best": zeros,
@@ -114,10 +114,10 @@ class APGD(Iterated):
         return nearest(x_from + (ahead - x_from) * share + momentum * (1 - share))
 
     def done(self, state: State) -> Tensor:
-        return state["broken"]
+        return state["misclassified"]
 
     def result(self, x: Tensor, state: State) -> Tensor:
-        return choose_images(state["broken"], state["x_success"], state["x_best"])
+        return choose_images(state["misclassified"], state["x_success"], state["x_best"])
 
 
 def _remember(state, i, success, score, gradient):
@@ -129,7 +129,7 @@ def _remember(state, i, success, score, gradient):
     return {
         **state,
         "x_success": choose_images(success, x_adv, state["x_success"]),
-        "broken": state["broken"] | success,
+        "misclassified": state["misclassified"] | success,
         "x_best": choose_images(better, x_adv, state["x_best"]),
         "gradient_best": choose_images(better, gradient, state["gradient_best"]),
         "best": tf.where(better, score, state["best"]),

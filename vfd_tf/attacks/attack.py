@@ -51,7 +51,7 @@ class Attack(Component):
         return self.replace(norm=norm, epsilon=epsilon)
 
     def for_evaluation(self) -> "Attack":
-        """This attack as an evaluation runs it: broken is broken, at any iterate."""
+        """The evaluation variant: misclassified at any iterate counts."""
         return self
 
     def scaled(self, factor: Any) -> "Attack":
@@ -158,11 +158,12 @@ class AttackRun:
 
 
 class Iterated(Attack):
-    """An attack that goes step by step, so that it can be watched, left and taken up again.
+    """Runs in chunks of steps, so that it can stop early, report progress and resume.
 
     `begin` makes the state of a batch, tensors [n, ...] by name; `step` takes it one
-    iteration on; `done` says whose fate is sealed; `result` is x_adv. Class facts:
-        look: iterations between two looks at who is done, in an evaluation.
+    iteration on; `done` says which images need no further step; `result` is x_adv.
+    Class facts:
+        look: iterations after which an evaluation drops the images that are done.
         own_objective: name of the objective that is part of what it is, or None.
     """
 
@@ -245,15 +246,15 @@ class Composite(Attack):
     def __call__(self, logits_fn, x, objective, start=None, seeds=None):
         _refuse_integers(x)
         seeds, clean = noise.or_positions(seeds, x), logits_fn(x)
-        x_adv, broken = x, objective.success(clean)
+        x_adv, misclassified = x, objective.success(clean)
         for run in self.attack_runs(clean.shape[-1]):
             goal = objectives.named(
                 run.objective, objective.labels, clean, run.target(clean)
             )
             own = run.seeds(seeds)
             other = run.attack(logits_fn, x, goal, start=start, seeds=own)
-            hit = ~broken & objective.success(logits_fn(other))
-            x_adv, broken = choose_images(hit, other, x_adv), broken | hit
+            hit = ~misclassified & objective.success(logits_fn(other))
+            x_adv, misclassified = choose_images(hit, other, x_adv), misclassified | hit
         return tf.stop_gradient(x_adv)
 
 

@@ -24,7 +24,7 @@ class FixedStep(Iterated):
     """Steps of one size from a random start, each projected; the last iterate is x_adv.
 
     With `early_stop` an image stays at its first misclassified iterate, so that it counts
-    as broken if any iterate was.
+    as misclassified if any iterate was.
     """
 
     trains = True
@@ -32,7 +32,7 @@ class FixedStep(Iterated):
     def begin(self, x: Tensor, start: Tensor | None, seeds: Tensor | None) -> State:
         state = {"x_adv": self._start(x, seeds) if start is None else start}
         if self.early_stop:
-            state["broken"] = tf.zeros(tf.shape(x)[0], bool)
+            state["misclassified"] = tf.zeros(tf.shape(x)[0], bool)
         return state
 
     def step(
@@ -45,15 +45,15 @@ class FixedStep(Iterated):
         moved = box(BALLS[self.norm].project(x, moved, self.epsilon))
         if not self.early_stop:
             return {**state, "x_adv": moved}
-        broken = state["broken"] | objective.success(logits)
-        x_adv = choose_images(broken, state["x_adv"], moved)
-        return {**state, "x_adv": x_adv, "broken": broken}
+        misclassified = state["misclassified"] | objective.success(logits)
+        x_adv = choose_images(misclassified, state["x_adv"], moved)
+        return {**state, "x_adv": x_adv, "misclassified": misclassified}
 
     def for_evaluation(self) -> "FixedStep":
         return self.replace(early_stop=True)
 
     def done(self, state: State) -> Tensor:
-        return state["broken"] if self.early_stop else super().done(state)
+        return state["misclassified"] if self.early_stop else super().done(state)
 
     def _start(self, x, seeds):
         if not self.random_start:

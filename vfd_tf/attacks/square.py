@@ -58,7 +58,7 @@ class Square(Iterated):
         return {
             "x_adv": start,
             "margin": tf.zeros(count, x.dtype) - np.inf,
-            "broken": tf.zeros(count, bool),
+            "misclassified": tf.zeros(count, bool),
             "seeds": seeds,
         }
 
@@ -90,7 +90,7 @@ class Square(Iterated):
             **state,
             "x_adv": choose_images(take, proposal, state["x_adv"]),
             "margin": tf.where(take, margin, state["margin"]),
-            "broken": state["broken"] | success,
+            "misclassified": state["misclassified"] | success,
         }
 
     def sides(self, size: tuple[int, int]) -> np.ndarray:
@@ -102,7 +102,7 @@ class Square(Iterated):
         return NORMS[self.norm].sides(wanted, min(size)).astype("int32")
 
     def done(self, state: State) -> Tensor:
-        return state["broken"]
+        return state["misclassified"]
 
 
 def _turn(x):

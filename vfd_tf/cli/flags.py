@@ -166,13 +166,20 @@ def _define_evaluate(own):
     text("eval_dir", None, "folder of the results; default: beside the model", **own)
     flags.DEFINE_integer("eval_seed", 0, "seed of all attacks", 0, _LARGEST, **own)
     text("bounds", "0,1", "lowest and highest pixel value of the model's images", **own)
-    boolean("eval_early_stop", True, "leave broken images, to the same verdicts", **own)
+    boolean(
+        "eval_early_stop", True, "stop attacking an image once it is misclassified", **own
+    )
     text("save_adversarial", None, "file.npz for the adversarial examples", **own)
-    text("surrogate", None, "black box: a .keras file to craft on, or auto", **own)
+    text(
+        "surrogate", None, "black box: the model that examples are made on, or auto", **own
+    )
     arch, help_ = "wide_resnet_34_10", "architecture of --surrogate=auto"
     enum("surrogate_arch", arch, [*ARCHITECTURES], help_, **own)
     enum("referee", None, ["cleverhans"], "repeat FGSM, PGD and MIM with it", **own)
-    policies, help_ = ["mixed_bfloat16", "mixed_float16"], "precision to craft in"
+    policies, help_ = (
+        ["mixed_bfloat16", "mixed_float16"],
+        "precision that examples are made in",
+    )
     enum("craft_precision", None, policies, f"{help_}; verdicts are float32", **own)
     boolean("strict", True, "refuse probabilities and images outside [0, 1]", **own)
 

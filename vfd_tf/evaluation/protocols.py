@@ -25,7 +25,7 @@ class Protocol:
 
     attack: Attack
     objective: str = "ce"
-    transfer: bool = False  # crafted to the end on another model than it is judged on
+    transfer: bool = False  # made on a surrogate, scored on the model
 
     def __call__(self, logits_fn, x, y, seeds):
         """x_adv [n, h, w, c] of images and labels, all of them attacked to the end."""

@@ -110,7 +110,7 @@ def class_indices(y, num_classes: int) -> np.ndarray:
     """Class indices, int32 [n], of labels [n], [n, 1] or one-hot [n, num_classes].
 
     Raises:
-        InputError: Other labels; distributions, too, are no classes to judge by.
+        InputError: Other labels; distributions, too, name no class.
     """
     y = np.asarray(y)
     fits = y.ndim == 2 and y.shape[-1] == num_classes and y.dtype.kind in "iufb"
