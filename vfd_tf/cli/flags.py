@@ -170,15 +170,13 @@ def _define_evaluate(own):
         "eval_early_stop", True, "stop attacking an image once it is misclassified", **own
     )
     text("save_adversarial", None, "file.npz for the adversarial examples", **own)
-    text(
-        "surrogate", None, "black box: the model that examples are made on, or auto", **own
-    )
+    text("surrogate", None, "black box: a .keras file to attack instead, or auto", **own)
     arch, help_ = "wide_resnet_34_10", "architecture of --surrogate=auto"
     enum("surrogate_arch", arch, [*ARCHITECTURES], help_, **own)
     enum("referee", None, ["cleverhans"], "repeat FGSM, PGD and MIM with it", **own)
     policies, help_ = (
         ["mixed_bfloat16", "mixed_float16"],
-        "precision that examples are made in",
+        "precision of the attack",
     )
     enum("craft_precision", None, policies, f"{help_}; verdicts are float32", **own)
     boolean("strict", True, "refuse probabilities and images outside [0, 1]", **own)

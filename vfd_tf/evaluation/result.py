@@ -18,7 +18,7 @@ class EvaluationResult:
         attacks: Attack -> every hyper-parameter, on one line.
         threats: Attack -> threat model.
         stages: Attack -> stage of an ensemble -> robust after it.
-        distances: Attack -> ||x' - x|| of the images made misclassified, for unbounded attacks.
+        distances: Attack -> ||x' - x|| where an unbounded attack succeeded.
         seconds: Attack -> time it took.
         warnings: What makes these numbers doubtful, a sentence each.
         examples: Attack -> x_adv [n, h, w, c], where they were asked for.
