@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from vfd_tf import AdversarialTrainer, InputError, architectures, attacks
-from vfd_tf.models import network
+from vfd_tf.models import network, projection
 from vfd_tf.training.distillation import KD, VFD
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is not used by")
@@ -105,8 +105,8 @@ def test_a_projection_is_trained_and_not_shipped(toy, layer):
     before = [p.kernel.numpy() for p in trainer.projections]
     logs = trainer.fit(x, y, batch_size=8, verbose=0).history
     assert np.isfinite(logs["vfd_loss"]).all()
-    for projection, old in zip(trainer.projections, before, strict=True):
-        assert np.abs(projection.kernel.numpy() - old).max() > 0
+    for layer, old in zip(trainer.projections, before, strict=True):
+        assert np.abs(layer.kernel.numpy() - old).max() > 0
     shipped = {id(v) for v in trainer.student.variables}
     assert shipped.isdisjoint(id(p.kernel) for p in trainer.projections)
 
@@ -131,8 +131,8 @@ def test_maps_of_another_size_are_pooled_or_repeated_first(size):
     x = keras.Input((4, 4, 3))
     logits = keras.layers.Dense(2)(keras.layers.Flatten()(x))
     model = keras.Model(x, {"layer1": keras.layers.Identity()(x), "logits": logits})
-    projected = network.project(model, {"layer1": (*size, 5)})
-    (layer,) = network.projections(projected)
+    projected = projection.project(model, {"layer1": (*size, 5)})
+    (layer,) = projection.projections(projected)
     images = np.random.default_rng(0).uniform(size=(2, 4, 4, 3)).astype("float32")
     if size[0] <= 4:
         k = 4 // size[0]
@@ -151,7 +151,7 @@ def test_shapes_that_no_projection_joins_are_refused(shape, hint):
     logits = keras.layers.Dense(2)(keras.layers.Flatten()(x))
     model = keras.Model(x, {"layer1": keras.layers.Identity()(x), "logits": logits})
     with pytest.raises(InputError, match=hint):
-        network.project(model, {"layer1": shape})
+        projection.project(model, {"layer1": shape})
 
 
 def test_the_teacher_takes_no_gradient(make_network, toy):

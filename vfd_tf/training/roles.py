@@ -7,7 +7,7 @@ import warnings
 from vfd_tf.attacks import ATTACKS, Attack
 from vfd_tf.evaluation.protocols import protocol
 from vfd_tf.hyperparameters import InputError, choose
-from vfd_tf.models import contract, feature_layer, network
+from vfd_tf.models import contract, feature_layer, network, projection
 
 TRAINED = ("student", "partner")
 WANTED = {
@@ -122,4 +122,4 @@ def _projected(student, teacher, layers):
     taps = [k for k in layers if k != "logits"]
     pairs = {k: (student.output[k].shape, teacher.output[k].shape) for k in taps}
     shapes = {k: theirs[1:] for k, (ours, theirs) in pairs.items() if ours != theirs}
-    return network.project(student, shapes) if shapes else student
+    return projection.project(student, shapes) if shapes else student

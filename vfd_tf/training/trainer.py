@@ -10,7 +10,7 @@ import tensorflow as tf
 from vfd_tf import losses
 from vfd_tf.attacks import PGD
 from vfd_tf.hyperparameters import InputError
-from vfd_tf.models import contract, network
+from vfd_tf.models import contract, network, projection
 from vfd_tf.training import checks, replicas, roles
 from vfd_tf.training.averaging import WeightAverage
 from vfd_tf.training.distillation import DISTILLATIONS, Distillation
@@ -78,7 +78,7 @@ class AdversarialTrainer(Trainable):
         self.student = network.classifier(student)
         self.num_classes = contract.classes_of(self.student)
         # Trained with the student, not shipped with it.
-        self.projections = network.projections(networks["student"])
+        self.projections = projection.projections(networks["student"])
         if "partner" in self.distillation.needs:
             self.partner = network.classifier(partner)
         self._create_state()
