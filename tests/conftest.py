@@ -2,10 +2,21 @@
 
 import vfd_tf  # noqa: F401
 
+import gc
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forgetful():
+    """Graphs of a file's tests end with it; later ones would wait for their collection."""
+    yield
+    keras.backend.clear_session()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -181,7 +181,7 @@ def test_without_a_gpu_a_run_of_days_names_the_recipe_for_a_cpu(make_network, mo
     monkeypatch.setattr(forecast, "time", SimpleNamespace(perf_counter=clock.__next__))
     text = forecast.without_gpu(model, [Long], images)
     assert "2.5 days" in text and "--recipe=cpu" in text
-    assert (ROOT / "flags" / "cifar10_cpu.flags").exists()
+    assert (ROOT / "flags" / "cpu.flags").exists()
     Long.total /= 1000
     assert forecast.without_gpu(model, [Long], images) is None
     Long.total *= 1000

@@ -85,8 +85,16 @@ APGD = {
 }
 
 
-@nets
-@pytest.mark.parametrize("block", APGD)
+@pytest.mark.parametrize(
+    "block, net",
+    [
+        ("apgd_ce_linf", "robust"),
+        ("apgd_ce_linf", "standard"),
+        ("apgd_ce_l2", "robust"),
+        ("apgd_dlr_linf", "standard"),
+        ("apgd_t2_linf", "robust"),
+    ],
+)
 def test_apgd_takes_every_step_of_the_original(net, block):
     expected, (norm, objective) = traces(net), APGD[block]
     x, y = traced_images(net)
@@ -185,8 +193,6 @@ def test_square_follows_the_original_from_the_same_draws(net):
     "net, norm, epsilon, images",
     [
         ("robust", "linf", 8 / 255, 32),
-        ("robust", "l2", 0.5, 16),
-        ("standard", "linf", 1 / 255, 16),
         ("standard", "l2", 0.1, 16),
     ],
 )
