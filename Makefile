@@ -23,7 +23,8 @@ format: .venv/installed
 
 docs: .venv/installed  ## the API reference, from the docstrings, in build/api
 	$(BIN)/python -m pip install --quiet -e ".[docs]"
-	$(BIN)/python -m pdoc --docformat google --output-directory build/api vfd_tf
+	$(BIN)/python -m pdoc --docformat google --output-directory build/api vfd_tf \
+		vfd_tf.attacks vfd_tf.data vfd_tf.evaluation vfd_tf.models vfd_tf.training
 
 .venv/installed: setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

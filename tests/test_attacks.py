@@ -172,7 +172,7 @@ def test_each_step_is_as_long_as_the_step_size(norm, logits_fn):
 
 @norms
 def test_the_default_step_is_a_quarter_of_epsilon_also_under_another_radius(norm):
-    attack = PGD(0.5, norm="l2", steps=3).within(norm, EPSILON[norm])
+    attack = PGD(0.5, norm="l2", steps=3).replace(norm=norm, epsilon=EPSILON[norm])
     explicit = PGD(EPSILON[norm], EPSILON[norm] / 4, 3, norm)
     _, logits_fn = _linear()
     x = tf.fill([2, *SHAPE], tf.constant(0.5, tf.float64))
@@ -421,7 +421,7 @@ def test_balls_sample_project_and_point_as_defined(norm, dtype):
         (lambda: FGSM(epsilon=8.0), "8/255"),
         (lambda: PGD(norm="l3"), "linf, l2"),
         (lambda: FGSM(norm="l1"), "linf, l2"),
-        (lambda: PGD(2.0, norm="l2").within("linf", 4.0), "4/255"),
+        (lambda: PGD(2.0, norm="l2").replace(norm="linf", epsilon=4.0), "4/255"),
         (lambda: PGD(epsilon=-0.1), "at least 0"),
         (lambda: PGD(restarts=0), "at least 1"),
     ],

@@ -213,7 +213,6 @@ def test_a_validation_split_that_does_not_fit_is_refused(validation):
         datasets.load("digits", validation=validation)
 
 
-@pytest.mark.parametrize("refuse", [datasets.load, datasets.check_name])
 @pytest.mark.parametrize(
     "name, message",
     [
@@ -224,17 +223,9 @@ def test_a_validation_split_that_does_not_fit_is_refused(validation):
         ("mnist", "digits, svhn_cropped, tfds:..., npz:..., dir:..."),
     ],
 )
-def test_an_unknown_name_is_refused_with_the_nearest(refuse, name, message):
+def test_an_unknown_name_is_refused_with_the_nearest(name, message):
     with pytest.raises(InputError, match=message):
-        refuse(name)
-
-
-@pytest.mark.parametrize(
-    "name", ["digits", "svhn_cropped", "tfds:a/b:1.0.0", "npz:C:/none.npz", "dir:none"]
-)
-def test_known_names_are_checked_without_reading_anything(name, monkeypatch):
-    monkeypatch.setattr("builtins.open", None)
-    datasets.check_name(name)
+        datasets.load(name)
 
 
 def _npz(path, shape, floats=False):

@@ -21,14 +21,24 @@ class InputError(ValueError):
 LARGEST = {float: 3.4028234e38, int: 2**32 - 1}  # of float32, and of seeds
 
 
-def hyper(default, meaning: str, minimum=None, maximum=None, choices=None, when=None):
+def hyper(
+    default,
+    meaning: str,
+    minimum=None,
+    maximum=None,
+    choices=None,
+    when: dict | None = None,
+    part_of: str | None = None,
+):
     """A hyper-parameter: a dataclass field with its default, its meaning and its range.
 
     `when`: the only values of another field of the component, {name: values}, under which
-    it has an effect.
+    it has an effect. `part_of`: "attack", for a field of a recipe that means nothing
+    without one; "student", for one that no network trained before takes over.
     """
     metadata = {"meaning": meaning, "minimum": minimum, "maximum": maximum, "when": when}
-    return dataclasses.field(default=default, metadata={**metadata, "choices": choices})
+    metadata |= {"choices": choices, "part_of": part_of}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def component(cls):

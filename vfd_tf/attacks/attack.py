@@ -46,10 +46,6 @@ class Attack(Component):
                     f"write {value:g}/255 if you mean grey levels."
                 )
 
-    def within(self, norm: str, epsilon: float) -> "Attack":
-        """This attack under another threat model; relative step sizes follow epsilon."""
-        return self.replace(norm=norm, epsilon=epsilon)
-
     def for_evaluation(self) -> "Attack":
         """The evaluation variant: misclassified at any iterate counts."""
         return self

@@ -3,7 +3,7 @@
 import warnings
 
 from vfd_tf.cli import flags
-from vfd_tf.experiments.experiment import OF_ATTACKS, Experiment, Recipe
+from vfd_tf.experiments.experiment import Experiment, Recipe
 from vfd_tf.hyperparameters import Component
 
 
@@ -58,7 +58,7 @@ def _counting(experiment: Experiment) -> set[str]:
     adversarial, beta = experiment.method.adversarial, experiment.method.beta_term
     found = _fields(experiment, "") - _idle_prerequisites(experiment)
     recipe = _fields(experiment.recipe, "")
-    found |= recipe if adversarial else recipe - set(OF_ATTACKS)
+    found |= recipe if adversarial else recipe - set(Recipe.parts_of("attack"))
     found |= _fields(experiment.method, keys["method"])
     found |= _fields(experiment.distillation, keys["distill"])
     if adversarial:

@@ -179,11 +179,6 @@ def untuned(data: tf.data.Dataset) -> tf.data.Dataset:
     return data.with_options(options)
 
 
-def check_name(name: str) -> None:
-    """Raises `InputError` for the name of no data set; reads nothing."""
-    _reader(name)
-
-
 def _reader(name):
     """The function of data_dir that reads a data set, of `DATASETS` or of `SOURCES`."""
     prefix, colon, rest = name.partition(":")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 from vfd_tf.attacks import PGD, Attack
 from vfd_tf.data import datasets
@@ -47,18 +48,27 @@ class Recipe(TrainingOptions):
     cutmix: float = hyper(0.0, "CutMix: alpha of its Beta distribution; 0: none", 0.0)
     warmup_epochs: float = hyper(0.0, "epochs of linear learning-rate warm-up", minimum=0.0)
     attack_warmup: int = hyper(
-        0, "epochs over which the attack's epsilon and step size rise", minimum=0
+        0,
+        "epochs over which the attack's epsilon and step size rise",
+        minimum=0,
+        part_of="attack",
     )
-    awp_warmup: int = hyper(0, "epochs before AWP begins", minimum=0)
+    awp_warmup: int = hyper(0, "epochs before AWP begins", minimum=0, part_of="student")
 
     def __post_init__(self):
         super().__post_init__()
         if self.awp_warmup and not self.awp_gamma:
             raise InputError("awp_warmup needs awp_gamma (--awp_gamma=0.005).")
 
-    def without(self, names: tuple[str, ...]) -> "Recipe":
-        """This recipe with the defaults of these fields."""
-        return self.replace(**{name: getattr(Recipe, name) for name in names})
+    @classmethod
+    def parts_of(cls, what: str) -> dict[str, Any]:
+        """Name -> default of the fields that are part of "attack" or of "student" alone."""
+        found = (f for f in dataclasses.fields(cls) if f.metadata["part_of"] == what)
+        return {field.name: field.default for field in found}
+
+    def without(self, what: str) -> "Recipe":
+        """This recipe with the defaults of these fields, see `parts_of`."""
+        return self.replace(**self.parts_of(what))
 
 
 @component
@@ -108,7 +118,7 @@ class Experiment(Component):
             distillation=NoDistillation(),
             seed=self.teacher_seed,
             arch=other or self.arch,
-            recipe=self.recipe.without(OF_STUDENTS),
+            recipe=self.recipe.without("student"),
         )
 
     def identity(self, digest: str, helpers: dict[str, str]) -> dict:
@@ -158,7 +168,7 @@ class Experiment(Component):
         if self.method.adversarial:
             components["attack"] = self.attack
         else:
-            components["recipe"] = self.recipe.without(OF_ATTACKS)
+            components["recipe"] = self.recipe.without("attack")
         if isinstance(self.distillation, VFD):
             components["lambda_schedule"] = self.lambda_schedule
         if self.method.beta_term and self.beta_schedule != LambdaSchedule():
@@ -167,11 +177,6 @@ class Experiment(Component):
 
 
 PREREQUISITES = {"teacher": Natural, "robust_teacher": PGDAT}
-# Fields of a recipe that mean nothing without an attack, and that no helper takes over.
-OF_ATTACKS = ("attack_bn_mode", "attack_objective", "attack_warmup")
-OF_STUDENTS = ("awp_gamma", "awp_warmup", "average", "ema_decay", "swa_start") + (
-    "add_clean_ce",
-)
 
 
 @dataclasses.dataclass(frozen=True)

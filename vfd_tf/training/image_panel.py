@@ -130,7 +130,7 @@ class ImagePanel(keras.callbacks.Callback):
             count, y = len(x), contract.class_indices(y, classes)
             size = max(size, count)
             seeds = noise.example_seeds(self.seed, 0, position + tf.range(size))
-            # As in evaluation: zero images fill up, and one shape is ever traced.
+            # Zero images fill the last batch up, so that one shape is ever traced.
             filled = np.pad(x, [[0, size - count]] + [[0, 0]] * (x.ndim - 1))
             found = self.examine(filled, np.pad(y, [[0, size - count]]), seeds)
             found = {name: value.numpy()[:count] for name, value in found.items()}

@@ -19,16 +19,22 @@ class TrainingOptions(Component):
     """
 
     attack_bn_mode: str = hyper(
-        "eval", "BatchNorm inside the training attack", choices=("eval", "train")
+        "eval",
+        "BatchNorm inside the training attack",
+        choices=("eval", "train"),
+        part_of="attack",
     )
     attack_objective: str = hyper(
         "method",
         "what the training attack ascends: the method's own, or cross-entropy as in "
         "Algorithm 1",
         choices=("method", "ce"),
+        part_of="attack",
     )
     add_clean_ce: bool = hyper(
-        False, "add eq. 6's clean cross-entropy, weight 1, to methods without one"
+        False,
+        "add eq. 6's clean cross-entropy, weight 1, to methods without one",
+        part_of="student",
     )
     label_smoothing: float = hyper(
         0.0, "s of labels (1 - s) y + s / classes in the losses", 0.0, 0.999
@@ -36,11 +42,18 @@ class TrainingOptions(Component):
     clip_norm: float | None = hyper(
         None, "largest norm of the gradient, summed over replicas", minimum=1e-12
     )
-    awp_gamma: float = hyper(0.0, "radius of AWP relative to ||w||; 0: no AWP", minimum=0.0)
-    average: str = hyper("none", "average of the student's weights", choices=AVERAGES)
-    ema_decay: float = hyper(0.995, "ema: decay a step", 0.0, 1.0)
+    awp_gamma: float = hyper(
+        0.0, "radius of AWP relative to ||w||; 0: no AWP", minimum=0.0, part_of="student"
+    )
+    average: str = hyper(
+        "none", "average of the student's weights", choices=AVERAGES, part_of="student"
+    )
+    ema_decay: float = hyper(0.995, "ema: decay a step", 0.0, 1.0, part_of="student")
     swa_start: int | None = hyper(
-        None, "swa: epochs before the average begins; none: half of them", minimum=0
+        None,
+        "swa: epochs before the average begins; none: half of them",
+        minimum=0,
+        part_of="student",
     )
 
     def __post_init__(self):
