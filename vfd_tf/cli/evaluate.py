@@ -126,22 +126,13 @@ def in_bounds(x, bounds):
 
 
 def check_model(model, path: str, data) -> None:
-    """Raises `InputError` for a model of other images or fewer classes than the data set's.
+    """Raises `InputError` for a model that doesn't fit the data set.
 
     More logits than classes are fine, as long as the labels mean the same; it is said.
     """
     network.tap(model)  # one input, logits as the only output
-    graph = network.graph_of(network.classifier(model))
-    if graph is None:
-        return  # subclassed: the first batch will tell
-    shape, classes = tuple(graph.inputs[0].shape[1:]), graph.outputs[0].shape[-1]
-    own = shape if len(shape) == 3 else (*shape, 1)
-    if not contract.takes(own, data.input_shape) or classes < data.num_classes:
-        raise InputError(
-            f"{path} takes images {shape} of {classes} classes; {data.name} has "
-            f"{tuple(data.input_shape)} and {data.num_classes}: choose another --dataset."
-        )
-    if classes > data.num_classes:
+    classes = contract.check_fits(model, path, data)
+    if classes is not None and classes > data.num_classes:
         print(
             f"Note: {path} has {classes} classes and {data.name} {data.num_classes}, which "
             "are taken for the model's first."

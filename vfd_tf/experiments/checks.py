@@ -4,7 +4,7 @@ from vfd_tf import evaluation
 from vfd_tf.experiments.experiment import Experiment
 from vfd_tf.experiments.session import Session
 from vfd_tf.hyperparameters import InputError
-from vfd_tf.models import network
+from vfd_tf.models import contract
 from vfd_tf.training import roles
 from vfd_tf.training.optimizers import learning_rate
 
@@ -40,14 +40,7 @@ def check_recipe(experiment: Experiment, session: Session) -> None:
 
 def check_prerequisite(model, role: str, path: str, data) -> None:
     """Raises `InputError` for a network file of other data, or one near chance."""
-    inputs = (data.input_shape, data.num_classes)
-    plain = network.classifier(model)
-    shapes = tuple(plain.input_shape[1:]), int(plain.output_shape[-1])
-    if shapes != inputs:
-        raise InputError(
-            f"The {role} {path} takes {shapes[0]} images of {shapes[1]} classes; "
-            f"{data.name} has {inputs[0]} and {inputs[1]}."
-        )
+    contract.check_fits(model, f"The {role} {path}", data, exactly=True)
     accuracy = evaluation.Engine(model).correct(data.validation).mean()
     print(f"{role} {path}: {100 * accuracy:.1f}% of the validation images")
     if accuracy < 1.5 / data.num_classes:

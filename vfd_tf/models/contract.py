@@ -197,6 +197,35 @@ def check_shape(model, x) -> None:
         )
 
 
+def check_fits(model, what: str, data, exactly: bool = False) -> int | None:
+    """Raises `InputError` for a model of other images or fewer classes than a data set's.
+
+    Args:
+        what: What the sentence calls the model.
+        data: Has `name`, `input_shape` and `num_classes`.
+        exactly: Refuses models of any image size, or of more classes, too.
+
+    Returns:
+        How many classes the model has, or None for a subclassed one, whose first batch
+        will tell.
+    """
+    graph = network.graph_of(network.classifier(model))
+    if graph is None:
+        return None
+    shape, classes = tuple(graph.inputs[0].shape[1:]), int(graph.outputs[0].shape[-1])
+    own, wanted = shape if len(shape) == 3 else (*shape, 1), tuple(data.input_shape)
+    if exactly:
+        fits = shape == wanted and classes == data.num_classes
+    else:
+        fits = takes(own, wanted) and classes >= data.num_classes
+    if not fits:
+        raise InputError(
+            f"{what} takes images {shape} of {classes} classes; {data.name} has {wanted} "
+            f"and {data.num_classes}: choose another model, or another --dataset."
+        )
+    return classes
+
+
 @contextlib.contextmanager
 def _kept(model):
     """Inside, a forward may change the state of layers, which is put back."""
