@@ -1,5 +1,6 @@
 """The documents: scripts and commands run as printed, pointers lead somewhere."""
 
+import glob
 import importlib
 import os
 import pathlib
@@ -44,10 +45,27 @@ def test_the_scripts_of_readme_and_evaluation_run(tmp_path, monkeypatch, capsys)
         tmp_path, script + small + lines + blocks("docs/evaluation.md", "python")[0]
     )
     assert "| autoattack" in printed and "| clean" in printed
-    (command,) = (c for c in commands("README.md") if "evaluate" in c)
     monkeypatch.chdir(tmp_path)
-    assert main.main([*command.split(), "--max_images=24"]) == 0
-    assert "robust.eval/results.json" in capsys.readouterr().out
+    for command in every_command("evaluate "):
+        assert main.main([*command.split(), "--max_images=24"]) == 0
+        assert "robust.eval/results.json" in capsys.readouterr().out
+
+
+SMALL = ["--dataset=digits", "--width=0.25", "--epochs=1", "--pgd_steps=1"]
+SMALL += ["--method=trades", "--max_images=16", "--eval_attacks=pgd20"]
+
+
+@pytest.mark.slow
+def test_commands_that_need_no_gpu_run(tmp_path, monkeypatch, capsys):
+    """Those of training on another data set and for one epoch, the others as printed."""
+    monkeypatch.chdir(tmp_path)
+    rest = [c for c in every_command("") if " evaluate " not in c]
+    trains = [c for c in rest if c.split()[1].startswith("-")]
+    assert len(trains) == 1 and len(rest) >= 3
+    for command in trains + [c for c in rest if c not in trains]:
+        words = [p for w in command.split() for p in (sorted(glob.glob(w)) or [w])]
+        assert main.main([*words, *(SMALL if command in trains else [])]) == 0, command
+    assert "trades+vfd (best)" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -55,11 +73,21 @@ def test_the_script_of_vfd_runs(tmp_path):
     assert "vfd_share" in run(tmp_path, blocks("docs/vfd.md", "python")[0])
 
 
-def commands(name):
-    found = re.findall(
-        r"^python (run\.py .*?)(?:\s+#.*)?$", "".join(blocks(name, "sh")), re.M
-    )
-    return [line for line in found if "--help" not in line]
+def commands(name, gpu=True):
+    """The commands of a document, without comments; those that need a GPU say so."""
+    lines = "".join(blocks(name, "sh"))
+    found = re.findall(r"^python (run\.py [^#\n]*?) *(#.*)?$", lines, re.M)
+    return [
+        line
+        for line, comment in found
+        if "--help" not in line and (gpu or "needs a GPU" not in comment)
+    ]
+
+
+def every_command(mode):
+    """Each command of all documents that begins with this mode and needs no GPU, once."""
+    found = (line for name in TEXTS for line in commands(name, gpu=False))
+    return [*dict.fromkeys(line for line in found if line.startswith(f"run.py {mode}"))]
 
 
 @pytest.mark.parametrize("name", [n for n in TEXTS if "```sh" in TEXTS[n]])

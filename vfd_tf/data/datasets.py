@@ -201,6 +201,9 @@ def load(
 ) -> Dataset:
     """The data set called `name`.
 
+        data = vfd_tf.load_data("cifar10")
+        x, y = data.test.floats(), data.test.y
+
     The data sets of `DATASETS` keep their official order. Others may be sorted by class,
     so each split is shuffled once, always the same way.
 

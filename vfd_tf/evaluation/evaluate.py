@@ -45,6 +45,9 @@ def evaluate(
 ) -> EvaluationResult:
     """Accuracy of any Keras classifier, clean and under attack.
 
+        result = vfd_tf.evaluate(model, (x, y), ["pgd20", "autoattack"], epsilon=8 / 255)
+        print(result)
+
     Robust under an attack is what is classified correctly and stays so at every iterate
     of all of its runs.
 
@@ -73,6 +76,10 @@ def evaluate(
         strict: Refuse probabilities and images outside the bounds, instead of a warning.
         journal: A `Journal` to go on from and to write to.
         examples: Keep x_adv of every attack in the result, in the range of `bounds`.
+
+    Returns:
+        Which images are classified correctly, bool [n]: `result.clean`, and under each
+        attack `result.robust[name]`; `result.table()`, `result.warnings`.
 
     Raises:
         InputError: Another norm without epsilon, probabilities instead of logits, images

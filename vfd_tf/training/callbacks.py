@@ -205,6 +205,8 @@ class StopOnDivergence(keras.callbacks.Callback):
 class RobustAccuracy(keras.callbacks.Callback):
     """Accuracy under a fixed attack after every epoch, as `val_<attack>_accuracy`.
 
+        trainer.fit(x, y, callbacks=[RobustAccuracy((x_val, y_val), "pgd10")])
+
     Where the trainer averages weights, that of the averaged student too, as
     `val_average_<attack>_accuracy`. Every image counts once, whatever its weight; one of
     weight 0 not at all. In the own `fit` of a plain model `EarlyStopping` and

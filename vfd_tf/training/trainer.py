@@ -25,6 +25,10 @@ from vfd_tf.types import Tensor, Terms
 class AdversarialTrainer(Trainable):
     """A classifier in adversarial training: compile, fit, then ship `trainer.student`.
 
+        trainer = AdversarialTrainer(model, "trades", "pgd10", "vfd", teacher=vanilla)
+        trainer.compile("adam")
+        trainer.fit(x, y, epochs=10)
+
     Args:
         student: The model to train: a network of `vfd_tf.architectures` or any Keras
             classifier, float32 images in [0, 1] -> logits.
