@@ -1,10 +1,13 @@
 """The input contract: what fit and evaluate refuse, each in one line that names the fix."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from vfd_tf import AdversarialTrainer, InputError, evaluation
 from vfd_tf.attacks import FGSM
+from vfd_tf.models import contract
 
 # isort: split
 
@@ -252,3 +255,31 @@ def test_a_missing_network_or_unknown_name_is_refused(options, hint):
     with pytest.raises(InputError, match=hint) as refusal:
         AdversarialTrainer(_model(), **options)
     _one_line(refusal)
+
+
+@pytest.mark.parametrize(
+    "shape, classes, fits, fits_exactly",
+    [
+        ((8, 8, 1), 3, True, True),
+        ((8, 8, 1), 4, True, False),
+        ((None, None, 1), 3, True, False),
+        ((8, 8), 3, True, False),
+        ((8, 8, 1), 2, False, False),
+        ((8, 8, 3), 3, False, False),
+        ((9, 8, 1), 3, False, False),
+    ],
+)
+def test_a_model_fits_a_data_set_of_its_images_and_classes(
+    shape, classes, fits, fits_exactly
+):
+    inputs = keras.Input(shape)
+    x = inputs if len(shape) == 3 else keras.layers.Reshape((8, 8, 1))(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(classes)(x))
+    data = SimpleNamespace(name="three", input_shape=(8, 8, 1), num_classes=3)
+    for exactly, wanted in ((False, fits), (True, fits_exactly)):
+        if wanted:
+            assert contract.check_fits(model, "m", data, exactly) == classes
+        else:
+            with pytest.raises(InputError, match=f"^m takes images .* of {classes}"):
+                contract.check_fits(model, "m", data, exactly)

@@ -434,7 +434,9 @@ def test_arrays_are_checked_to_their_end_before_the_first_step(part):
     x = X * (1 + 254 * LATE) if part == "images" else X
     y = Y + 100 * LATE.ravel() if part == "labels" else Y
     message = "divide by 255" if part == "images" else "has 4 classes"
-    for callbacks, data in ([], (x, y)), ([RobustAccuracy((x, y), "fgsm")], (X, Y)):
+    # More than one batch of an evaluation, with the mistake in the last.
+    many = np.concatenate([X] * 5 + [x]), np.concatenate([Y] * 5 + [y])
+    for callbacks, data in ([], (x, y)), ([RobustAccuracy(many, "fgsm")], (X, Y)):
         trainer = ours()
         with pytest.raises(InputError, match=message):
             trainer.fit(*data, batch_size=BATCH, callbacks=callbacks, verbose=0)

@@ -64,9 +64,10 @@ def test_every_recipe_is_read_and_takes_another_data_set(name, dataset):
 
 def test_flags_behind_a_recipe_have_the_last_word():
     values = flags.define()
-    values(recipes.expanded(["run.py", "--epochs=3", "--recipe", "demo", "--seed=7"]))
+    words = ["run.py", "--epochs=3", "--recipe", "demo", "--learning_rate=0.3"]
+    values(recipes.expanded(words))  # the recipe's are 20 epochs and 0.1
     (experiment, _) = flags.experiments(values)
-    assert (experiment.recipe.epochs, experiment.seed) == (20, 7)
+    assert (experiment.recipe.epochs, experiment.recipe.learning_rate) == (20, 0.3)
 
 
 def test_an_unknown_recipe_is_refused_with_the_nearest_name(capsys):

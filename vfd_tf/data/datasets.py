@@ -275,9 +275,9 @@ def svhn_cropped(data_dir: str | None = None) -> tuple:
 
 
 def tfds_images(
-    name: str, data_dir: str | None = None, augmentation: Augmentation = None
+    name: str, data_dir: str | None = None, augmentation: Augmentation | None = None
 ) -> tuple:
-    """A data set of tensorflow-datasets, see `image_files.read_tfds`; else as `npz_file`.
+    """A data set of tensorflow-datasets, see `readers.read_tfds`; else as `npz_file`.
 
     NAME may have a configuration: "cmaterdb/bangla".
     """
@@ -294,7 +294,7 @@ def npz_file(path: str, data_dir: str | None = None) -> tuple:
 
 
 def image_folder(path: str, data_dir: str | None = None) -> tuple:
-    """Folders of image files, see `image_files.read_folder`; else as `npz_file`."""
+    """Folders of image files, see `readers.read_folder`; else as `npz_file`."""
     return _images(readers.read_folder(path))
 
 

@@ -1,4 +1,4 @@
-"""Reader of .npz archives of images, as `image_files` reads the others."""
+"""Reader of .npz archives of images, as `readers` reads the others."""
 
 import os
 import zipfile

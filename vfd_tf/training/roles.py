@@ -1,4 +1,4 @@
-"""The networks of one training: student and helpers, with layer k tapped, checked."""
+"""The networks of one training: student, teachers, partner; layer k tapped, checked."""
 
 import inspect
 import itertools

@@ -170,8 +170,7 @@ class Step:
 
 def _summed(gradients):
     """The sum of the gradients with respect to all values of one variable, or None."""
-    # An Embedding's are IndexedSlices, which can't be scaled.
-    known = [tf.convert_to_tensor(g) for g in gradients if g is not None]
+    known = [g for g in gradients if g is not None]
     return sum(known[1:], known[0]) if known else None
 
 

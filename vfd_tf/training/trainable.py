@@ -14,8 +14,8 @@ from vfd_tf.training.dispatch import Dispatch, shares
 class Trainable(keras.Model):
     """A model whose `fit` trains its `student`; what is saved is the student.
 
-    Subclasses have `student`, `network`, `seed`, `step`, `distillation`, the networks of
-    all roles, and the steps.
+    Subclasses have `student`, `network`, `seed`, `iteration`, `distillation`, the networks
+    of all roles, and the steps.
     """
 
     def fit(
