@@ -1,10 +1,11 @@
 """Training step time against its floor: the forwards it can't do without.
 
     python -m benchmarks.step --pairs=trades,trades+vfd
+    python -m benchmarks.step --pairs=trades --precision=float32,mixed_bfloat16
 
 The floor is the number of forward-equivalents of a step (`units`) times the measured time
-of one compiled forward of the same batch on the same network, in inference mode. Steps and
-forwards are timed in the same process and interleaved.
+of one compiled forward of the same batch on the same network, in inference mode and in the
+same precision. Steps and forwards are timed in the same process and interleaved.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import tensorflow as tf
 
 from benchmarks import machine, timing
 from vfd_tf.models.architectures import ARCHITECTURES
+from vfd_tf.models.precision import POLICIES
 from vfd_tf.training.methods import METHODS
 from vfd_tf.training.optimizers import SGD
 
@@ -61,7 +63,7 @@ def network(arch: str, width: float):
     return ARCHITECTURES[arch](SHAPE, CLASSES, width)
 
 
-def trainer_of(pair, steps, student, teacher, jit_compile="auto"):
+def trainer_of(pair, steps, student, teacher, jit_compile="auto", precision="float32"):
     """The compiled trainer of a pair, as a user builds it."""
     method, distillation = split(pair)
     needed = method == "hat" or distillation == "vfd"
@@ -71,6 +73,7 @@ def trainer_of(pair, steps, student, teacher, jit_compile="auto"):
         vfd_tf.attacks.PGD(steps=steps),
         distillation,
         teacher=teacher if needed else None,
+        options=vfd_tf.TrainingOptions(precision=precision),
     )
     # A small learning rate: the labels are noise, and the losses are to stay finite.
     trainer.compile(SGD(1e-3, 0.9, weight_decay=2e-4), jit_compile=jit_compile)
@@ -78,18 +81,20 @@ def trainer_of(pair, steps, student, teacher, jit_compile="auto"):
 
 
 def build(options) -> dict:
-    """The trainer of every pair, each with a student of its own."""
+    """The trainer of every pair and precision, each with a student of its own."""
     teacher = network(options.arch, options.width)
     jit_compile = JIT[options.jit_compile]
     return {
-        pair: trainer_of(
+        (pair, precision): trainer_of(
             pair,
             options.steps,
             network(options.arch, options.width),
             teacher,
             jit_compile,
+            precision,
         )
         for pair in options.pairs
+        for precision in options.precision
     }
 
 
@@ -107,12 +112,13 @@ def step_of(trainer, x, y):
     return step
 
 
-def forward_of(model, x, jit_compile):
+def forward_of(trainer, x):
     """One compiled forward in inference mode: () -> logits."""
 
-    @tf.function(jit_compile=jit_compile, autograph=False)
+    @tf.function(jit_compile=trainer.jit_compile, autograph=False)
     def forward(images):
-        return model(images, training=False)["logits"]
+        with trainer.computing():
+            return trainer.network(images, training=False)["logits"]
 
     return lambda: forward(x).numpy()
 
@@ -125,12 +131,11 @@ def batch(size: int):
 
 
 def measure(trainers, options) -> dict[str, list[float]]:
-    """Seconds of every repeat under "<pair>" and "<pair> forward"."""
+    """Seconds of every repeat of the steps and the forwards of every trainer."""
     (x, y), functions = batch(options.batch_size), {}
-    for pair, trainer in trainers.items():
-        functions[pair] = step_of(trainer, x, y)
-        forward = forward_of(trainer.network, x, trainer.jit_compile)
-        functions[f"{pair} forward"] = forward
+    for key, trainer in trainers.items():
+        functions["step", *key] = step_of(trainer, x, y)
+        functions["forward", *key] = forward_of(trainer, x)
     for function in functions.values():
         for _ in range(2):
             function()
@@ -138,35 +143,43 @@ def measure(trainers, options) -> dict[str, list[float]]:
     return timing.interleave(timers, options.repeats)
 
 
-def rows(seconds, pairs, steps):
-    """One row a pair: floor, medians, their ratio, and VFD against its base."""
-    for pair in pairs:
-        floor, own = units(pair, steps), seconds[pair]
-        forward = timing.milliseconds(seconds[f"{pair} forward"])
+def rows(seconds, keys, steps):
+    """One row a pair and precision: floor, medians, their ratios to what they add to."""
+    for pair, precision in keys:
+        floor, own = units(pair, steps), seconds["step", pair, precision]
+        forward = timing.milliseconds(seconds["forward", pair, precision])
         base, overhead = split(pair)[0], ""
-        if base != pair and base in seconds:
+        if base != pair and (base, precision) in keys:
             expected = floor / units(base, steps)
-            overhead = f"{timing.ratio(own, seconds[base]):.3f} (floor {expected:.3f})"
+            ratio = timing.ratio(own, seconds["step", base, precision])
+            overhead = f"{ratio:.3f} (floor {expected:.3f})"
+        full, speed = seconds.get(("step", pair, "float32")), ""
+        if full is not None and precision != "float32":
+            speed = f"{timing.ratio(full, own):.2f}"
         step = timing.milliseconds(own)
         yield (
             pair,
+            precision,
             floor,
             f"{forward:.2f}",
             f"{step:.1f}",
             f"{timing.spread(own):.1%}",
             f"{step / (floor * forward):.2f}",
             overhead,
+            speed,
         )
 
 
 COLUMNS = (
     "pair",
+    "precision",
     "floor (forwards)",
     "forward (ms)",
     "step (ms)",
     "spread",
     "step / floor",
     "VFD / base",
+    "float32 / own",
 )
 
 
@@ -181,7 +194,10 @@ def parse(arguments):
     parser.add_argument("--steps", type=int, default=10, help="of the attack")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--jit_compile", default="auto", choices=tuple(JIT), help="XLA")
+    precisions = f"comma list of {', '.join(POLICIES)}"
+    parser.add_argument("--precision", default="float32", help=precisions)
     options = parser.parse_args(arguments)
+    options.precision = options.precision.split(",")
     every = ",".join(f"{method},{method}+vfd" for method in METHODS)
     options.pairs = (every if options.pairs == "all" else options.pairs).split(",")
     for pair in options.pairs:
@@ -198,7 +214,7 @@ def main(arguments):
     facts = {**machine.tensorflow_facts(), "XLA": "on" if compiled == {True} else "off"}
     print(machine.header(machine.command("step", arguments), facts), flush=True)
     seconds = measure(trainers, options)
-    print(timing.table(COLUMNS, rows(seconds, options.pairs, options.steps)), flush=True)
+    print(timing.table(COLUMNS, rows(seconds, [*trainers], options.steps)), flush=True)
 
 
 if __name__ == "__main__":

@@ -176,14 +176,22 @@ def test_the_pipeline_table(capsys):
 def test_the_step_table(capsys):
     step.main([*TINY, "--pairs=natural,natural+vfd,hat", "--steps=1", "--repeats=2"])
     rows = rows_of(capsys.readouterr().out)
-    assert [row[:2] for row in rows] == [
-        ["natural", "3"],
-        ["natural+vfd", "4"],
-        ["hat", "13"],
+    assert [row[:3] for row in rows] == [
+        ["natural", "float32", "3"],
+        ["natural+vfd", "float32", "4"],
+        ["hat", "float32", "13"],
     ]
-    for pair, _, forward, milliseconds, _, ratio, overhead in rows:
+    for pair, _, _, forward, milliseconds, _, ratio, overhead, speed in rows:
         assert min(float(forward), float(milliseconds), float(ratio)) > 0
-        assert bool(overhead) == (pair == "natural+vfd")
+        assert bool(overhead) == (pair == "natural+vfd") and not speed
+
+
+def test_precisions_are_compared_with_float32(capsys):
+    flags = ["--pairs=natural", "--precision=float32,mixed_bfloat16", "--repeats=2"]
+    step.main([*TINY, *flags])
+    full, half = rows_of(capsys.readouterr().out)
+    assert (full[1], full[-1], half[1]) == ("float32", "", "mixed_bfloat16")
+    assert float(half[-1]) > 0
 
 
 @pytest.mark.slow

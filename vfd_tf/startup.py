@@ -12,6 +12,14 @@ def has_avx512() -> bool:
     return cpuinfo.exists() and "avx512f" in cpuinfo.read_text()
 
 
+def has_cpu_units(dtype: str) -> bool:
+    """Whether this Linux CPU multiplies in bfloat16 or float16 (AVX-512 or AMX)."""
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    short = {"bfloat16": "bf16", "float16": "fp16"}[dtype]
+    words = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    return not words.isdisjoint((f"avx512_{short}", f"amx_{short}"))
+
+
 def is_command() -> bool:
     """Whether this process is the command line: `vfd`, `python -m vfd_tf`, or run.py."""
     script = pathlib.Path(sys.argv[0] if sys.argv else "")

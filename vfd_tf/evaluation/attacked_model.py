@@ -12,8 +12,8 @@ class AttackedModel:
     Args:
         model: Classifier with logits; a dict with "logits", a subclassed model, ...
         bounds: The range of images that the model takes; attacks work in [0, 1].
-        source: Another network that examples are made on: in another precision, or
-            of another architecture. Default: the model itself.
+        source: Another network that examples are made on. Default: the model itself.
+        craft: Precision that examples are made in, one of `precision.POLICIES`.
 
     Attributes:
         dtype: "float32", or "float64" for a model whose logits are.
@@ -21,10 +21,11 @@ class AttackedModel:
         layout: How the model takes images: "", [n, h, w, c]; "hw", [n, h, w]; "chw".
     """
 
-    def __init__(self, model, bounds=(0.0, 1.0), source=None):
+    def __init__(self, model, bounds=(0.0, 1.0), source=None, craft="float32"):
         self.network = network.tap(model)
         self.classifier = network.classifier(model)
         self.source = self.network if source is None else network.tap(source)
+        self.craft = precision.checked(self.source, craft)
         self.bounds = contract.checked_bounds(bounds)
         self.dtype = precision.dtype_of(self.classifier)
         self.fixed_size = network.batch_size_of(self.classifier)
@@ -61,14 +62,23 @@ class AttackedModel:
         """Images [n, h, w, c] in [0, 1] -> logits [n, c], in their dtype.
 
         Those of the network itself, or with `source` of the one that examples are made on,
-        folded for speed.
+        folded for speed and in the precision `craft`.
         """
-        network_fn = folding.folded(self.source) if source else self._exact
+        if not source:
+            return self._logits_fn(self._exact)
+        with precision.computing([self.source], self.craft):
+            network_fn = folding.folded(self.source)
 
-        def function(x):
-            return tf.cast(network_fn(self.outside(x))["logits"], x.dtype)
+        def crafted(x):
+            with precision.computing([self.source], self.craft):
+                return network_fn(x)
 
-        return function
+        logits_fn = self._logits_fn(crafted)
+        half = self.craft == "mixed_float16"
+        return precision.without_underflow(logits_fn) if half else logits_fn
+
+    def _logits_fn(self, network_fn):
+        return lambda x: tf.cast(network_fn(self.outside(x))["logits"], x.dtype)
 
     def _exact(self, x):
         return self.network(x, training=False)

@@ -62,8 +62,8 @@ class Engine:
         early_stop: Stop attacking an image once it is misclassified. Without it all images
             go through all iterations; results are the same.
         bounds: The range of images that the model takes; attacks work in [0, 1].
-        source: Another network that examples are made on: in another precision, or a
-            surrogate.
+        source: A surrogate that examples are made on.
+        craft: Precision that examples are made in, one of `precision.POLICIES`.
         strict: Refuse probabilities and images outside the bounds; else
             `windows.objections` holds what is wrong with them.
 
@@ -82,8 +82,9 @@ class Engine:
         bounds: tuple[float, float] = (0.0, 1.0),
         source: Any = None,
         strict: bool = True,
+        craft: str = "float32",
     ):
-        self.model = AttackedModel(model, bounds, source)
+        self.model = AttackedModel(model, bounds, source, craft)
         eager = getattr(self.model.classifier, "run_eagerly", False)
         self.runner = BatchRunner(batch_size, self.model.fixed_size, eager)
         self.windows = Windows(self.model, self.logits, self.runner.batch_size, strict)

@@ -91,11 +91,10 @@ def evaluate(
     plan = _plan(attacks, epsilon, norm)
     if referees:
         referee.check()
-    model, source = precision.in_float32(classifiers.as_model(model)), None
-    if craft_precision is not None:
-        source = precision.in_precision(model, craft_precision)
+    model = precision.in_float32(classifiers.as_model(model))
     options = {"batch_size": batch_size, "bounds": bounds, "strict": strict}
-    engine = Engine(model, early_stop=early_stop, source=source, **options)
+    craft = craft_precision or "float32"
+    engine = Engine(model, early_stop=early_stop, craft=craft, **options)
     engines, other = dict.fromkeys(plan, engine), None
     if surrogate is not None:
         surrogate = classifiers.as_model(surrogate)

@@ -111,8 +111,16 @@ def classifier(model: keras.Model) -> keras.Model:
     return model
 
 
+def in_float32(outputs: dict) -> dict:
+    """Outputs of a network, those in 16 bits cast to float32."""
+    half = {k: v for k, v in outputs.items() if v.dtype.name in ("float16", "bfloat16")}
+    return {**outputs, **{k: tf.cast(v, "float32") for k, v in half.items()}}
+
+
 class Forward(dict):
     """Outputs of one network on each named view, computed when first asked for.
+
+    Losses get them in float32, whatever the network computes in.
 
     Views that are the same tensor share one pass (natural training: x' is x). Frozen
     networks run in inference mode and off the tape.
@@ -128,11 +136,12 @@ class Forward(dict):
             if self.views[seen] is self.views[view]:
                 return outputs
         if self.tape is None:
-            self[view] = self.model(self.views[view], training=self.training)
+            outputs = self.model(self.views[view], training=self.training)
         else:
             with self.tape.stop_recording():
                 outputs = self.model(self.views[view], training=False)
-            self[view] = tf.nest.map_structure(tf.stop_gradient, outputs)
+            outputs = tf.nest.map_structure(tf.stop_gradient, outputs)
+        self[view] = in_float32(outputs)
         return self[view]
 
 

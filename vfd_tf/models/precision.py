@@ -1,15 +1,146 @@
-"""Precision: which dtypes a classifier computes in, and copies of it in others."""
+"""Precision: which dtypes a classifier computes in, for a while or in a copy of it."""
 
 import contextlib
+import threading
+import warnings
 
 import keras
+import tensorflow as tf
 
+from vfd_tf import startup
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import network
 from vfd_tf.models.keras_graph import layers_of, nodes
 
 _HALF = "float16", "bfloat16"
 _EXACT = keras.layers.InputLayer, keras.layers.Normalization, keras.layers.Rescaling
+POLICIES = "float32", "mixed_bfloat16", "mixed_float16"
+_TOP = 32.0  # largest gradient of an image's logits on its way back in float16
+_lock = threading.RLock()  # policies are attributes of layers, which threads share
+
+
+@contextlib.contextmanager
+def computing(models, policy: str):
+    """Inside, networks compute in a policy of `POLICIES`; weights stay float32.
+
+    Images in float32 reach the first layer with weights, which with all before it stays in
+    float32, as do the last one and all behind it, the logits; BatchNorm keeps its
+    statistics in float32 by itself. A step of 2/255 is one of two roundings of bfloat16
+    near 1. Layers that compute in another dtype than float32 keep it.
+
+    Args:
+        models: Networks; None is passed over.
+        policy: What traces and calls inside this context compute in.
+    """
+    if policy == "float32":
+        yield
+        return
+    changed = {id(la): la for m in models if m is not None for la in _inner_layers(m)}
+    with _lock:
+        before = [(layer, layer.dtype_policy) for layer in changed.values()]
+        try:
+            for layer, _ in before:
+                layer.dtype_policy = policy
+            yield
+        finally:
+            for layer, own in before:
+                layer.dtype_policy = own
+
+
+def checked(model, policy: str) -> str:
+    """The policy, where a model has layers that can compute in it.
+
+    Raises:
+        InputError: It has none: a function, an exported model, a single layer.
+    """
+    if policy != "float32" and not _inner_layers(model):
+        raise InputError(
+            f"The model {model.name!r} has no layers between the first and the last one "
+            f"that could compute in {policy}: leave the precision at float32."
+        )
+    return policy
+
+
+def _inner_layers(model):
+    """The layers between the first and the last one with weights, in float32 by now."""
+    leaves = _leaves(model)
+    weighted = [
+        i
+        for i, la in enumerate(leaves)
+        if la.weights and not isinstance(la, (*_EXACT, keras.layers.BatchNormalization))
+    ]
+    if len(weighted) < 3:
+        return []
+    inner = leaves[weighted[0] + 1 : weighted[-1]]
+    ends = {id(leaves[weighted[i]]) for i in (0, -1)}  # which may be called twice
+    plain = [la for la in inner if id(la) not in ends and not isinstance(la, _EXACT)]
+    return [la for la in plain if la.compute_dtype == "float32"]
+
+
+def _leaves(model):
+    """The layers that hold no others, in the order of their calls if it is known."""
+    graph = network.graph_of(model) if isinstance(model, keras.Model) else None
+    if graph is None:
+        own = [la for la in layers_of(model) if not isinstance(la, keras.Model)]
+        return own or [model]
+    called = (node.operation for node in nodes(graph))
+    layers = [la for la in called if isinstance(la, keras.Layer)]
+    return [leaf for la in layers for leaf in _leaves(la)]
+
+
+def without_underflow(logits_fn):
+    """The same function of images, with a gradient that float16 can hold.
+
+    The gradient of each image's logits is scaled to a largest value of 32 on its way into
+    the network and back at the images: near 0, where an image is classified with
+    confidence, it would vanish in float16.
+    """
+
+    def function(x):
+        scale = []
+
+        @tf.custom_gradient
+        def entrance(x):
+            def back(gradient):
+                return gradient / tf.reshape(scale[-1], [-1] + [1] * (x.shape.rank - 1))
+
+            return tf.identity(x), back
+
+        @tf.custom_gradient
+        def exit_(logits):
+            def back(gradient):
+                top = tf.reduce_max(tf.abs(gradient), -1, keepdims=True)
+                scale.append(tf.where(top > 0, _TOP / top, 1.0))
+                return gradient * scale[-1]
+
+            return tf.identity(logits), back
+
+        return exit_(logits_fn(entrance(x)))
+
+    return function
+
+
+def warn_of_hardware(policy: str) -> None:
+    """Warns of a precision that the devices have no units for, slower than float32."""
+    name = policy.removeprefix("mixed_")
+    if policy == "float32":
+        return
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        details = tf.config.experimental.get_device_details(gpus[0])
+        needed = (8, 0) if name == "bfloat16" else (7, 0)
+        if details.get("compute_capability", needed) < needed:
+            warnings.warn(
+                f"{details.get('device_name', 'This GPU')} has no units for {name}: "
+                "--precision=float32 is faster.",
+                stacklevel=2,
+            )
+    elif not startup.has_cpu_units(name):
+        warnings.warn(
+            f"This CPU has no units for {name}, which takes several times as long on it as "
+            "float32: take precision='float32' (--precision=float32).",
+            stacklevel=2,
+        )
 
 
 def in_precision(model: keras.Model, policy: str) -> keras.Model:

@@ -14,6 +14,7 @@ from vfd_tf import evaluation
 from vfd_tf.data import batching, fit_data
 from vfd_tf.hyperparameters import InputError, choose
 from vfd_tf.models import contract
+from vfd_tf.training.options import TrainingOptions
 from vfd_tf.training.schedules import Delay, LambdaSchedule
 from vfd_tf.training.trainer import AdversarialTrainer
 from vfd_tf.training.vfd_callback import VFDCallback
@@ -208,7 +209,8 @@ class RobustAccuracy(keras.callbacks.Callback):
         trainer.fit(x, y, callbacks=[RobustAccuracy((x_val, y_val), "pgd10")])
 
     Where the trainer averages weights, that of the averaged student too, as
-    `val_average_<attack>_accuracy`. Every image counts once, whatever its weight; one of
+    `val_average_<attack>_accuracy`. Examples are made in the precision of the training,
+    and count as float32 sees them. Every image counts once, whatever its weight; one of
     weight 0 not at all. In the own `fit` of a plain model `EarlyStopping` and
     `ModelCheckpoint` need mode="max" to monitor it; `AdversarialTrainer.fit` tells them.
 
@@ -245,7 +247,8 @@ class RobustAccuracy(keras.callbacks.Callback):
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         student = getattr(model, "student", model)
-        self.engine = evaluation.Engine(student)
+        options = getattr(model, "options", TrainingOptions())
+        self.engine = evaluation.Engine(student, craft=options.precision)
 
     def on_train_begin(self, logs=None) -> None:
         self.engine.windows.check(self.dataset)

@@ -25,16 +25,19 @@ class Dispatch:
         strategy: The strategy that iterates and runs.
         model: Whose `run_eagerly` and `steps_per_execution` count.
         check: Called with the first batch that is run after each `restart`.
+        scope: () -> the context in which steps are traced and run.
         one_size: Passes over batches of another size than the usual one, so that nothing
             is traced again and every replica always has the same share.
     """
 
-    def __init__(self, step, results, strategy, model, check, one_size=False):
+    def __init__(self, step, results, strategy, model, check, scope, one_size=False):
         self.strategy, self.model = strategy, model
         self.check, self.one_size = check, one_size
 
         def one_step(data):
-            logs, found = strategy.run(step, args=(data,)), results()
+            with scope():  # around all replicas, which are traced in threads of their own
+                logs = strategy.run(step, args=(data,))
+            found = results()
             own = {k: v for k, v in logs.items() if k not in found}
             own = {k: strategy.reduce("MEAN", v, axis=None) for k, v in own.items()}
             return {**own, **found}

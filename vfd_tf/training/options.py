@@ -1,6 +1,7 @@
 """Options that work with every method and distillation; all are off by default."""
 
 from vfd_tf.hyperparameters import Component, InputError, component, hyper
+from vfd_tf.models.precision import POLICIES
 
 AVERAGES = ("none", "ema", "swa")
 
@@ -35,6 +36,12 @@ class TrainingOptions(Component):
         False,
         "add eq. 6's clean cross-entropy, weight 1, to methods without one",
         part_of="student",
+    )
+    precision: str = hyper(
+        "float32",
+        "what all networks compute in; images, attack, logits, losses and weights are "
+        "float32",
+        choices=POLICIES,
     )
     label_smoothing: float = hyper(
         0.0, "s of labels (1 - s) y + s / classes in the losses", 0.0, 0.999

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from vfd_tf import losses
 from vfd_tf.attacks import Attack, cross_entropy
-from vfd_tf.models import folding
+from vfd_tf.models import folding, precision
 from vfd_tf.models.network import Forward
 from vfd_tf.training import awp
 from vfd_tf.training.distillation import Distillation
@@ -81,8 +81,10 @@ class Step:
 
         def logits_fn(images):
             with Apart():  # layers may count or draw in inference mode, too
-                return outputs(images)["logits"]
+                return tf.cast(outputs(images)["logits"], images.dtype)
 
+        if self.options.precision == "mixed_float16":
+            logits_fn = precision.without_underflow(logits_fn)
         attack, options = self.attack, {"seeds": seeds}
         if isinstance(attack, Attack):
             attack = attack.scaled(tf.cast(self.scheduled["attack_scale"].value, x.dtype))

@@ -1,5 +1,7 @@
 """Keras's face of a trainer: `fit`, `evaluate` and files; the step is `trainer`'s."""
 
+import contextlib
+
 import keras
 import tensorflow as tf
 
@@ -219,7 +221,7 @@ class Trainable(keras.Model):
     def make_train_function(self, force=False):
         if self.train_function is None or force:
             self.train_function = self._distributed(
-                self.train_step, self._training_logs, one_size=True
+                self.train_step, self._training_logs, self.computing, one_size=True
             )
         self.train_function.restart(self._steps)
         return self.train_function
@@ -230,9 +232,9 @@ class Trainable(keras.Model):
         self.test_function.restart()
         return self.test_function
 
-    def _distributed(self, step, results, one_size=False):
-        strategy = self.distribute_strategy
-        return Dispatch(step, results, strategy, self.fitted, self._check, one_size)
+    def _distributed(self, step, results, scope=contextlib.nullcontext, one_size=False):
+        own = self.distribute_strategy, self.fitted, self._check
+        return Dispatch(step, results, *own, scope, one_size)
 
     def _check(self, data):
         """Holds the first batch to the input contract; builds metrics for its labels."""

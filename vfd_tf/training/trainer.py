@@ -10,10 +10,11 @@ import tensorflow as tf
 from vfd_tf import losses
 from vfd_tf.attacks import PGD
 from vfd_tf.hyperparameters import InputError
-from vfd_tf.models import contract, network, projection
+from vfd_tf.models import contract, network, precision, projection
 from vfd_tf.training import checks, replicas, roles
 from vfd_tf.training.averaging import WeightAverage
 from vfd_tf.training.distillation import DISTILLATIONS, Distillation
+from vfd_tf.training.loss_scaling import LossScaling
 from vfd_tf.training.methods import METHODS, Method
 from vfd_tf.training.optimizers import SGD
 from vfd_tf.training.options import TrainingOptions
@@ -70,6 +71,7 @@ class AdversarialTrainer(Trainable):
         if self.method.adversarial:
             roles.refuse_no_attack(self.attack)
         self.options, self.seed = options or TrainingOptions(), int(seed)
+        precision.warn_of_hardware(self.options.precision)
         given = {
             "teacher": teacher,
             "robust_teacher": robust_teacher,
@@ -113,6 +115,8 @@ class AdversarialTrainer(Trainable):
             trainable=False,
             aggregation="only_first_replica",
         )
+        half = self.options.precision == "mixed_float16"
+        self.loss_scaling = LossScaling(self.add_weight) if half else None
         self.average = None
         if self.options.average != "none":
             decay = self.options.ema_decay if self.options.average == "ema" else None
@@ -184,7 +188,9 @@ class AdversarialTrainer(Trainable):
                 "pass keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
             )
         metrics = list(metrics) if isinstance(metrics, tuple) else metrics
-        optimizer = optimizer or SGD(0.1, 0.9, weight_decay=5e-4)
+        optimizer = keras.optimizers.get(optimizer or SGD(0.1, 0.9, weight_decay=5e-4))
+        if self.loss_scaling:
+            optimizer = self.loss_scaling.around(optimizer)
         super().compile(optimizer=optimizer, metrics=metrics, **kwargs)
         self._label_kind = None
         self._build_optimizer()
@@ -213,12 +219,23 @@ class AdversarialTrainer(Trainable):
         x = tf.cast(x, keras.config.floatx())
         x = contract.asserted(x, y, self.num_classes)
         step, seeds = self._make_step(), self._seeds(tf.shape(x)[0])
+        finite, scaling = None, self.loss_scaling
+        state = scaling.state_of(self._trained()) if scaling else []
         gradients, terms, clean_logits = step(x, y, weight, seeds)
         gradients, terms["gradient_norm"] = self._clipped(gradients)
         self._apply(gradients)
         replicas.average_statistics(self._trained())
+        if scaling:
+            finite = scaling.settle(gradients, state)
         self.iteration.assign_add(1)
-        return self._report(x, given, weight, terms, clean_logits)
+        self.fitted.compute_metrics(x, given, clean_logits, weight)
+        self._track(terms, weight, finite)
+        return self._training_logs()
+
+    def computing(self) -> Any:
+        """Inside, the networks of all roles compute in the precision of the options."""
+        networks = [*self._untracked.networks.values()]
+        return precision.computing(networks, self.options.precision)
 
     def _make_step(self):
         count = self.distribute_strategy.num_replicas_in_sync
@@ -253,8 +270,10 @@ class AdversarialTrainer(Trainable):
         dtype = keras.config.floatx()
         norm = tf.linalg.global_norm([tf.cast(g, dtype) for g in summed if g is not None])
         norm = norm / tf.cast(scale, dtype)
+        factor = tf.ones_like(norm)
         if self._clips:
             factor = self.options.clip_norm / tf.maximum(norm, self.options.clip_norm)
+        if self._clips or self.loss_scaling:  # float16: all replicas skip, or none
             # The optimizer sums over replicas once more.
             share = factor / self.distribute_strategy.num_replicas_in_sync
             gradients = [None if g is None else g * tf.cast(share, g.dtype) for g in summed]
@@ -268,18 +287,22 @@ class AdversarialTrainer(Trainable):
             # No update while gradients are accumulated, or in a skipped float16 step.
             self.average.update(self.optimizer.iterations > updates)
 
-    def _report(self, x, y, weight, terms, clean_logits):
-        """Updates loss, <term>_loss unweighted, and metrics; the logs so far."""
-        self.fitted.compute_metrics(x, y, clean_logits, weight)
+    def _track(self, terms, weight, finite=None):
+        """Updates loss and <term>_loss unweighted, unless the step was skipped."""
         for name, values in terms.items():
             # The total is weighted already: a mean over images, not over weights.
-            whole = name in ("total", "gradient_norm")
-            self._untracked.trackers[name].update_state(values, None if whole else weight)
-        return self._training_logs()
+            own = None if name in ("total", "gradient_norm") else weight
+            if finite is not None:
+                values = tf.where(finite, values, tf.zeros_like(values))
+                own = tf.ones_like(values) if own is None else tf.cast(own, values.dtype)
+                own = tf.where(finite, own, tf.zeros_like(own))
+            self._untracked.trackers[name].update_state(values, own)
 
     def _training_logs(self):
         """Metrics and losses of the epoch so far."""
         logs = self.fitted.get_metrics_result()
+        if self.loss_scaling:
+            logs |= self.loss_scaling.logs(self.optimizer)
         return {**logs, **{t.name: t.result() for t in self._untracked.trackers.values()}}
 
     def test_step(self, data: Any) -> Terms:

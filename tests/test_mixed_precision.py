@@ -1,0 +1,190 @@
+"""Training in 16 bits: float32 where it matters, nothing lost where float16 overflows."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers as L
+
+import vfd_tf
+from vfd_tf import AdversarialTrainer, InputError, TrainingOptions
+from vfd_tf.attacks import PGD
+from vfd_tf.models import precision
+from vfd_tf.models.architectures import ARCHITECTURES
+from vfd_tf.training.optimizers import SGD
+
+pytestmark = pytest.mark.filterwarnings("ignore:This CPU has no units")
+HALF = "mixed_bfloat16", "mixed_float16"
+SHAPE = (8, 8, 3)
+
+
+def network(seed=1, arch="resnet8"):
+    keras.utils.set_random_seed(seed)
+    return ARCHITECTURES[arch](SHAPE, 10, 0.25)
+
+
+def trainer(policy, student=None, method="trades", **options):
+    options = TrainingOptions(precision=policy, **options)
+    made = AdversarialTrainer(
+        student or network(),
+        method,
+        PGD(steps=2),
+        "vfd",
+        teacher=network(2),
+        options=options,
+    )
+    made.compile(SGD(0.01, 0.9))
+    return made
+
+
+def plain():
+    inputs = keras.Input(SHAPE)
+    x = L.Conv2D(4, 3, name="first")(L.Rescaling(2.0)(inputs))
+    x = L.Conv2D(4, 3, name="second")(x)
+    x = L.ReLU(name="layer1")(L.BatchNormalization()(x))
+    x = L.Dense(10)(L.Flatten()(x))
+    return keras.Model(inputs, L.Rescaling(0.5)(x))
+
+
+@pytest.mark.parametrize("policy", HALF)
+def test_only_the_layers_between_the_first_and_the_last_compute_in_16_bits(policy):
+    model, x = plain(), tf.random.uniform((2, *SHAPE))
+    model(x)
+    names = {la.name: la for la in model.layers}
+    with precision.computing([model], policy):
+        computed = {n: la.compute_dtype for n, la in names.items()}
+        logits, first = model(x), keras.Model(model.inputs, names["first"].output)
+        seen = first(x)
+    np.testing.assert_array_equal(seen, first(x))  # images reach it unrounded
+    half = policy.removeprefix("mixed_")
+    assert computed["first"] == "float32" and computed["second"] == half
+    assert computed[model.layers[-2].name] == computed[model.layers[-1].name] == "float32"
+    assert logits.dtype == "float32"
+    assert {la.compute_dtype for la in model.layers} == {"float32"}
+    assert {v.dtype for v in model.variables} == {"float32"}
+
+
+@pytest.mark.parametrize("policy", HALF)
+def test_steps_of_2_grey_levels_survive(policy):
+    """bfloat16 resolves 1/256 near 1: rounded there, steps of 2/255 would be 0 or 4/255."""
+    x = tf.random.uniform((4, *SHAPE), 0.5, 0.9, seed=1)
+    attack = PGD(epsilon=8 / 255, step_size=2 / 255, steps=3, random_start=False)
+    made = trainer(policy, method="pgd-at")
+    step, y = made._make_step(), tf.constant([0, 1, 2, 3])
+    step.attack = attack
+    with made.computing():
+        x_adv = step.adversarial(x, y, made._seeds(4))
+    assert x_adv.dtype == tf.float32
+    steps = (x_adv - x).numpy() * 255 / 2
+    np.testing.assert_allclose(steps, np.round(steps), atol=1e-4)
+    assert {-3, 3} <= set(np.round(steps).astype(int).ravel().tolist())
+
+
+@pytest.mark.parametrize("policy", HALF)
+def test_a_step_in_16_bits_is_that_of_float32_but_for_rounding(toy, policy):
+    logs = {}
+    for name in ("float32", policy):
+        made = trainer(name)
+        before = [w.copy() for w in made.student.get_weights()]
+        history = made.fit(*toy, batch_size=24, verbose=0).history
+        moved = [w - b for w, b in zip(made.student.get_weights(), before, strict=True)]
+        logs[name] = np.concatenate([m.ravel() for m in moved]), history
+    (full, one), (half, other) = logs["float32"], logs[policy]
+    assert np.dot(full, half) / np.linalg.norm(full) / np.linalg.norm(half) > 0.99
+    assert np.abs(full - half).max() > 0
+    for name in ("loss", "clean_loss", "vfd_loss"):
+        np.testing.assert_allclose(one[name], other[name], rtol=0.03)
+
+
+@pytest.mark.parametrize("policy", HALF)
+def test_the_student_is_shipped_in_float32(toy, policy, tmp_path):
+    made = trainer(policy)
+    made.fit(*toy, batch_size=8, verbose=0)
+    made.save(tmp_path / "student.keras")
+    loaded = keras.saving.load_model(tmp_path / "student.keras")
+    assert {la.dtype_policy.name for la in loaded.layers} == {"float32"}
+    exact = made.student(toy[0])
+    np.testing.assert_array_equal(loaded(toy[0]), exact)
+    result = vfd_tf.evaluate(made.student, toy, [])
+    np.testing.assert_array_equal(result.clean, exact.numpy().argmax(-1) == toy[1])
+
+
+def test_a_float16_overflow_loses_nothing(toy):
+    """A step whose gradient overflows is skipped, and what follows goes on unharmed."""
+    x, y = toy[0][:8], toy[1][:8]
+    made = trainer("mixed_float16", average="ema", clip_norm=1.0)
+    made.fit(x, y, batch_size=8, verbose=0)
+    made.optimizer.dynamic_scale.assign(2.0**100)
+    before = [v.numpy() for v in made.weights]
+    names = [v.name for v in made.weights]
+    logs = made.fit(x, y, batch_size=8, verbose=0).history
+    assert logs["skipped_steps"] == [1] and logs["loss_scale"] == [2.0**99]
+    for name, old, new in zip(names, before, made.weights, strict=True):
+        if name not in ("step", "skipped_steps"):
+            np.testing.assert_array_equal(old, new.numpy(), err_msg=name)
+    assert int(made.iteration.numpy()) == 2 and int(made.optimizer.iterations) == 1
+    made.optimizer.dynamic_scale.assign(1024.0)
+    logs = made.fit(x, y, batch_size=8, epochs=2, verbose=0).history
+    assert logs["skipped_steps"][-1] == 1 and np.isfinite(logs["loss"]).all()
+    assert int(made.optimizer.iterations) == 3
+
+
+def test_losses_of_an_epoch_with_a_skipped_step_are_those_of_the_others(toy):
+    x, y = toy[0][:16], toy[1][:16]
+    made = trainer("mixed_float16")
+    made.optimizer.dynamic_scale.assign(2.0**100)
+    made.fit(x, y, batch_size=8, shuffle=False, verbose=0, epochs=60)
+    skipped = int(made.loss_scaling.skipped.numpy())
+    assert 0 < skipped < 120
+    assert int(made.optimizer.iterations) == 120 - skipped
+    logs = made.history.history
+    whole = [i for i, n in enumerate(np.diff(logs["skipped_steps"])) if n == 2]
+    assert np.isfinite(logs["gradient_norm"]).all() and np.isfinite(logs["loss"]).all()
+    assert all(logs["loss"][i + 1] == 0 for i in whole)
+
+
+def test_the_gradient_of_a_confident_image_survives_float16():
+    """Its logits have gradients below the least number of float16, 6e-8."""
+    weights = tf.constant(np.random.RandomState(0).normal(size=(12, 3)), tf.float32)
+    x, y = tf.random.uniform((5, 12), seed=1), tf.ones(5, tf.int32)
+
+    def logits_fn(x, dtype="float16"):
+        z = tf.matmul(tf.cast(x, dtype), tf.cast(weights, dtype))
+        return tf.cast(z, "float32") + [0.0, 25.0, 0.0]
+
+    def gradient(function):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            score = tf.nn.sparse_softmax_cross_entropy_with_logits(y, function(x))
+        return tape.gradient(score, x).numpy()
+
+    expected = gradient(lambda x: logits_fn(x, "float32"))
+    assert 0 < np.abs(expected).max() < 1e-7
+    assert np.count_nonzero(gradient(logits_fn)) == 0
+    found = gradient(precision.without_underflow(logits_fn))
+    size = np.abs(expected).max(-1, keepdims=True)
+    np.testing.assert_allclose(found / size, expected / size, atol=0.01)
+
+
+def test_what_has_no_layers_to_compute_in_16_bits_is_refused(toy):
+    inputs = keras.Input(SHAPE)
+    model = keras.Model(inputs, L.Dense(10)(L.Flatten()(inputs)))
+    with pytest.raises(InputError, match="no layers between"):
+        vfd_tf.evaluate(model, toy, ["fgsm"], craft_precision="mixed_bfloat16")
+
+
+@pytest.mark.parametrize("policy", HALF)
+def test_validation_attacks_are_made_in_16_bits_and_counted_in_32(toy, policy):
+    made = trainer(policy)
+    robust = vfd_tf.RobustAccuracy(toy, "pgd3", epsilon=0.2)
+    logs = made.fit(*toy, batch_size=8, callbacks=[robust], verbose=0).history
+    assert robust.engine.model.craft == policy
+    assert robust.engine.logits(toy[0]).dtype == np.float32
+    assert 0 <= logs["val_pgd3_accuracy"][0] <= 1
+
+
+def test_hardware_without_units_is_named():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vfd_tf.startup.has_cpu_units", lambda dtype: False)
+        with pytest.warns(UserWarning, match="no units for bfloat16"):
+            precision.warn_of_hardware("mixed_bfloat16")

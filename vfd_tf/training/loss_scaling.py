@@ -1,0 +1,61 @@
+"""Loss scaling: training in float16, whose gradients would vanish or overflow."""
+
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from vfd_tf.types import Tensor
+
+
+class LossScaling:
+    """Steps whose gradients overflow are skipped, counted, and leave no trace.
+
+    The optimizer becomes Keras's `LossScaleOptimizer`: it leaves the weights of such a
+    step as they are and halves the scale of the loss. What an overflow has reached in the
+    forward, BatchNorm's statistics, is put back.
+
+    Args:
+        add_weight: `add_weight` of the trainer, so that the count is saved with it.
+
+    Attributes:
+        skipped: How many steps were skipped.
+    """
+
+    def __init__(self, add_weight: Callable):
+        self.skipped = add_weight(
+            name="skipped_steps",
+            shape=(),
+            dtype="int64",
+            initializer="zeros",
+            trainable=False,
+            aggregation="only_first_replica",
+        )
+
+    def around(self, optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+        """The optimizer behind one that scales the loss, unless it is one."""
+        scales = keras.optimizers.LossScaleOptimizer
+        return optimizer if isinstance(optimizer, scales) else scales(optimizer)
+
+    def state_of(self, models: list[keras.Model]) -> list[tuple]:
+        """(variable, value) of what layers change in their forward."""
+        variables = [v for model in models for v in model.non_trainable_variables]
+        return [(v, tf.identity(v.value)) for v in variables]
+
+    def settle(self, gradients: list, state: list[tuple]) -> Tensor:
+        """Puts the state back if any gradient, summed over replicas, is not finite.
+
+        Returns:
+            Whether all are: a bool.
+        """
+        known = [g for g in gradients if g is not None]
+        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in known])
+        for variable, value in state:
+            variable.assign(tf.where(finite, variable.value, value))
+        self.skipped.assign_add(tf.cast(~finite, self.skipped.dtype))
+        return finite
+
+    def logs(self, optimizer: keras.optimizers.Optimizer) -> dict[str, Tensor]:
+        """What is shown beside the losses."""
+        scale = tf.convert_to_tensor(optimizer.dynamic_scale)
+        return {"skipped_steps": tf.convert_to_tensor(self.skipped), "loss_scale": scale}
