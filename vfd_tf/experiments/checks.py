@@ -6,6 +6,7 @@ from vfd_tf.experiments.session import Session
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import contract
 from vfd_tf.training import roles
+from vfd_tf.training.accumulation import check_divides
 from vfd_tf.training.optimizers import learning_rate
 
 
@@ -13,12 +14,13 @@ def check_recipe(experiment: Experiment, session: Session) -> None:
     """Raises `InputError` for what doesn't fit the data or the number of epochs."""
     data, size = session.data, experiment.recipe.batch_size
     replicas = session.strategy.num_replicas_in_sync
-    if size > len(data.train) or size % replicas:
-        raise InputError(
-            f"A batch of {size} doesn't fit {len(data.train)} training images on "
-            f"{replicas} replicas; choose a smaller batch_size, a multiple of {replicas}."
-        )
     recipe = experiment.recipe
+    if size > len(data.train):
+        raise InputError(
+            f"A batch of {size} is larger than the {len(data.train)} training images; "
+            "choose a smaller batch_size."
+        )
+    check_divides(size, replicas, recipe.accumulate_steps)
     learning_rate(recipe, 1)
     if recipe.schedule == "piecewise" and max(recipe.lr_milestones, default=0) >= (
         recipe.epochs

@@ -14,6 +14,9 @@ class TrainingOptions(Component):
     awp_gamma * ||w|| along the gradient of the whole loss, kernel by kernel. Wu et al.
     2020, https://arxiv.org/abs/2004.05884
 
+    Accumulation: the gradients of the parts of a batch are averaged before the one update,
+    which is that of the whole batch, except that BatchNorm sees the parts.
+
     Averages of the student's weights, beside the student: "ema", after every step, with
     decay min(ema_decay, (1 + t) / (10 + t)); "swa", the mean of the epochs from swa_start
     on, by the callback `StochasticWeightAverage`, https://arxiv.org/abs/1803.05407
@@ -42,6 +45,15 @@ class TrainingOptions(Component):
         "what all networks compute in; images, attack, logits, losses and weights are "
         "float32",
         choices=POLICIES,
+    )
+    accumulate_steps: int = hyper(
+        1,
+        "parts of a batch that go through the networks one after the other, for batches "
+        "larger than memory",
+        minimum=1,
+    )
+    sync_batch_norm: bool = hyper(
+        True, "BatchNorm over the whole batch instead of each replica's, in training"
     )
     label_smoothing: float = hyper(
         0.0, "s of labels (1 - s) y + s / classes in the losses", 0.0, 0.999

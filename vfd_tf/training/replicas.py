@@ -1,8 +1,31 @@
 """What the replicas of a strategy tell each other in a step."""
 
+import contextlib
+
+import keras
 import tensorflow as tf
 
 from vfd_tf import noise
+from vfd_tf.models.keras_graph import layers_of
+
+
+def batch_norms(models: list[keras.Model]) -> list[keras.layers.BatchNormalization]:
+    """The BatchNorm layers of models that see their own replica's share of a batch."""
+    layers = [layer for model in models for layer in layers_of(model)]
+    norms = [la for la in layers if isinstance(la, keras.layers.BatchNormalization)]
+    return [layer for layer in norms if not layer.synchronized]
+
+
+@contextlib.contextmanager
+def synchronized(layers: list[keras.layers.BatchNormalization]):
+    """Inside, these layers see the batches of all replicas; their files don't say so."""
+    for layer in layers:
+        layer.synchronized = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.synchronized = False
 
 
 def summed(gradients):

@@ -16,6 +16,7 @@ from vfd_tf.attacks import Attack, cross_entropy
 from vfd_tf.models import folding, precision
 from vfd_tf.models.network import Forward
 from vfd_tf.training import awp
+from vfd_tf.training.accumulation import in_parts, joined, mean_gradients
 from vfd_tf.training.distillation import Distillation
 from vfd_tf.training.methods import Method
 from vfd_tf.training.options import TrainingOptions
@@ -34,7 +35,8 @@ class Step:
             the factor on the attack's epsilon and step size, and "awp_gamma".
         term_weights: Term -> variable, its weight in eq. 6, read at every step.
         scale_loss: The loss before its gradient is taken: 1 / replicas, float16 scaling.
-        compiled: A function of tensors -> the same, compiled by XLA where that is wanted.
+        compiled_attack: A function of tensors -> the same, compiled by XLA where wanted.
+        compiled: The same for functions in which BatchNorm may ask other replicas.
         summed: Gradients -> their sum over replicas.
     """
 
@@ -48,6 +50,7 @@ class Step:
     scheduled: dict[str, keras.Variable]
     term_weights: dict[str, keras.Variable]
     scale_loss: Callable
+    compiled_attack: Callable
     compiled: Callable
     summed: Callable
 
@@ -63,13 +66,18 @@ class Step:
         Returns:
             Gradients, per-example terms {name: [n]}, clean logits [n, c].
         """
-        x_adv = self.compiled(self.adversarial)(x, y, seeds)  # eq. 1
-        shifts = None
+        parts = self.options.accumulate_steps
+        attack = self.compiled_attack(self.adversarial)
+        x_adv = tf.concat(in_parts(attack, parts, x, y, seeds), 0)  # eq. 1
+        batch, shifts = (x, x_adv, y, weight), None
         if self.options.awp_gamma:
-            ascent = self.summed(self.compiled(self.ascent)(x, x_adv, y, weight))
+            gradients = in_parts(self.compiled(self.ascent), parts, *batch)
+            ascent = self.summed(mean_gradients(gradients))
             gamma = self.scheduled["awp_gamma"].value
             shifts = awp.worst_shifts(ascent, self.variables, gamma, self.model)
-        return self.compiled(self.descent)(shifts, x, x_adv, y, weight)
+        descent = functools.partial(self.compiled(self.descent), shifts)
+        gradients, terms, logits = zip(*in_parts(descent, parts, *batch), strict=True)
+        return mean_gradients(gradients), joined(terms), tf.concat(logits, 0)
 
     def adversarial(self, x, y, seeds):
         """Eq. 1: x_adv [n, h, w, c], with the state of all layers left as it was."""

@@ -10,6 +10,7 @@ from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import contract, network
 from vfd_tf.progress import with_progress
 from vfd_tf.training import checks, saving
+from vfd_tf.training.accumulation import check_divides
 from vfd_tf.training.dispatch import Dispatch, shares
 
 
@@ -221,30 +222,41 @@ class Trainable(keras.Model):
     def make_train_function(self, force=False):
         if self.train_function is None or force:
             self.train_function = self._distributed(
-                self.train_step, self._training_logs, self.computing, one_size=True
+                self.train_step,
+                self._training_logs,
+                self._check_training,
+                self.computing,
+                one_size=True,
             )
         self.train_function.restart(self._steps)
         return self.train_function
 
     def make_test_function(self, force=False):
         if self.test_function is None or force:
-            self.test_function = self._distributed(self.test_step, self.get_metrics_result)
+            self.test_function = self._distributed(
+                self.test_step, self.get_metrics_result, self._check
+            )
         self.test_function.restart()
         return self.test_function
 
-    def _distributed(self, step, results, scope=contextlib.nullcontext, one_size=False):
-        own = self.distribute_strategy, self.fitted, self._check
-        return Dispatch(step, results, *own, scope, one_size)
+    def _distributed(
+        self, step, results, check, scope=contextlib.nullcontext, one_size=False
+    ):
+        own = self.distribute_strategy, self.fitted
+        return Dispatch(step, results, *own, check, scope, one_size)
+
+    def _check_training(self, data):
+        size = sum(shares(self.distribute_strategy, data))
+        replicas = len(shares(self.distribute_strategy, data))
+        check_divides(size, replicas, self.options.accumulate_steps)
+        self._check(data)
 
     def _check(self, data):
         """Holds the first batch to the input contract; builds metrics for its labels."""
         strategy = self.distribute_strategy
         parts = shares(strategy, data)
         if len(set(parts)) > 1:
-            raise InputError(
-                f"A global batch of {sum(parts)} can't be shared equally by {len(parts)} "
-                f"replicas; choose a multiple of {len(parts)}."
-            )
+            check_divides(sum(parts), len(parts), 1)
         parts = keras.utils.unpack_x_y_sample_weight(data)
         x, y, weight = (
             part if part is None else strategy.experimental_local_results(part)[0]

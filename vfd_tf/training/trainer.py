@@ -204,6 +204,12 @@ class AdversarialTrainer(Trainable):
                 "trainable=True on it, or on some of its layers."
             )
         own = checks.inner(self.optimizer)
+        if self._synchronized and self.options.attack_bn_mode == "train":
+            raise InputError(
+                "attack_bn_mode='train' takes BatchNorm's statistics inside the attack, "
+                "where replicas can't add them up: pass sync_batch_norm=False too "
+                "(--nosync_batch_norm), or train on one device."
+            )
         checks.check_optimizer(own, strategy)
         self._clips = self.options.clip_norm is not None
         if self._clips and own.gradient_accumulation_steps:
@@ -232,13 +238,26 @@ class AdversarialTrainer(Trainable):
         self._track(terms, weight, finite)
         return self._training_logs()
 
+    @contextlib.contextmanager
     def computing(self) -> Any:
-        """Inside, the networks of all roles compute in the precision of the options."""
+        """Inside, networks compute as training does: their precision, BatchNorm's reach."""
         networks = [*self._untracked.networks.values()]
-        return precision.computing(networks, self.options.precision)
+        with (
+            precision.computing(networks, self.options.precision),
+            replicas.synchronized(self._synchronized),
+        ):
+            yield
+
+    @property
+    def _synchronized(self):
+        """The BatchNorm layers that see the whole batch, of several replicas."""
+        several = self.distribute_strategy.num_replicas_in_sync > 1
+        wanted = several and self.options.sync_batch_norm
+        return replicas.batch_norms(self._trained()) if wanted else []
 
     def _make_step(self):
         count = self.distribute_strategy.num_replicas_in_sync
+        xla = _in_xla if self.fitted.jit_compile else lambda function: function
         return Step(
             self.method,
             self.distillation,
@@ -251,7 +270,9 @@ class AdversarialTrainer(Trainable):
             term_weights=self.term_weights,
             # Gradients are summed over replicas.
             scale_loss=lambda loss: self.optimizer.scale_loss(loss / count),
-            compiled=_in_xla if self.fitted.jit_compile else lambda function: function,
+            compiled_attack=xla,
+            # XLA can't reach other replicas.
+            compiled=(lambda function: function) if self._synchronized else xla,
             summed=replicas.summed,
         )
 
