@@ -40,7 +40,13 @@ def run(values, words: list[str]) -> None:
     folder = values.eval_dir or results_folder(path)
     report.Report.read(folder)  # refuses a damaged one
     training = values.surrogate == "auto"
-    data = datasets.load(values.dataset, values.data_dir, training=training)
+    data = datasets.load(
+        values.dataset,
+        values.data_dir,
+        training=training,
+        image_size=values.image_size,
+        hold=values.hold,
+    )
     test = data.test[: plan.max_images]
     check_model(model, path, data)
     check_writable(values.save_adversarial)

@@ -20,6 +20,7 @@ from vfd_tf.hyperparameters import InputError
 
 _PNG, _JPEG = b"\x89PNG", b"\xff\xd8\xff"
 _TO_RGB = ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV", "RGBX")
+_GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")
 _ORIENTATION = 0x0112  # EXIF
 # Pillow tells these apart and can't decode them: data, films, vector graphics.
 _NO_PIXELS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
@@ -62,6 +63,20 @@ def decode(path: str) -> tuple[np.ndarray, tuple[str, ...]]:
             "transparency."
         )
     return image, remarks
+
+
+def outline(path: str) -> tuple[int, int, int]:
+    """Height, width and channels (1 or 3) of what `decode` gives, from the header alone."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.format != "TIFF":  # Pillow rotates it
+                grey = image.mode in _GREY and image.format != "GIF"
+                return image.height, image.width, 1 if grey else 3
+    except Exception:  # Pillow's plugins raise what they like
+        pass
+    return decode(path)[0].shape  # what is no image is refused there
 
 
 class _Unreadable(Exception):

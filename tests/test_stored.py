@@ -1,0 +1,309 @@
+"""Stored images: the batches of memory, read one by one; shares; squares; bad input."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vfd_tf import InputError, datasets
+from vfd_tf.data import holding, squares, stored
+from vfd_tf.data.datasets import Augmentation, Images, StoredImages
+
+
+EVERYTHING = Augmentation(pad=2, flip=True, cutout=3, cutmix=0.7)
+AUGMENTATIONS = (
+    Augmentation(),
+    Augmentation(pad=2, flip=True),
+    Augmentation(cutout=3),
+    Augmentation(flip=True, cutmix=1.0),
+    EVERYTHING,
+    EVERYTHING.replace(pad=0, crop=6),
+)
+
+
+@pytest.fixture(autouse=True)
+def no_notes(monkeypatch):
+    monkeypatch.setattr(stored, "RECORDS", 7)
+
+
+def _write(root, count=20, shape=(9, 8, 3), splits=("train", "test"), suffix="png"):
+    """Random images in two classes, `count` a class and split."""
+    random = np.random.RandomState(0)
+    for split in splits:
+        for name in ("cat", "dog"):
+            folder = root / split / name
+            folder.mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                size = shape(random) if callable(shape) else shape
+                pixels = random.randint(0, 256, size).astype("uint8")
+                Image.fromarray(pixels.squeeze()).save(folder / f"{i:02d}.{suffix}")
+    return f"dir:{root}"
+
+
+def _both(name, **options):
+    """The data set held in memory, and the same on disk."""
+    return [datasets.load(name, hold=hold, **options) for hold in ("memory", "disk")]
+
+
+def _take(split, steps, batch_size=8, **options):
+    data = split.train_batches(batch_size, num_classes=2, **options).take(steps)
+    return list(data.as_numpy_iterator())
+
+
+def _assert_same(some, others):
+    assert len(some) == len(others)
+    for batch, other in zip(some, others, strict=True):
+        for part, same in zip(batch, other, strict=True):
+            assert part.dtype == same.dtype
+            np.testing.assert_array_equal(part, same)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return _write(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_batches_from_disk_are_those_of_memory(folder, augmentation):
+    memory, disk = _both(folder)
+    assert isinstance(memory.train, Images) and isinstance(disk.train, StoredImages)
+    options = {"seed": 3, "augmentation": augmentation}
+    whole = _take(memory.train, 9, **options)
+    _assert_same(whole, _take(disk.train, 9, **options))
+    _assert_same(whole[4:], _take(disk.train, 5, first_step=4, **options))
+    assert disk.train.train_batches(8).element_spec[0].shape == (8, 9, 8, 3)
+
+
+def test_what_is_not_trained_on_is_the_same_from_disk(folder):
+    memory, disk = _both(folder, validation=7)
+    for split in ("train", "validation", "test"):
+        one, other = getattr(memory, split), getattr(disk, split)
+        np.testing.assert_array_equal(one.y, other.y)
+        np.testing.assert_array_equal(one.floats(), other.floats())
+        np.testing.assert_array_equal(one[3:6].x, other[3:6].x)
+        batches = [list(s.batches(5).as_numpy_iterator()) for s in (one, other)]
+        _assert_same(*batches)
+        _assert_same(*(list(s.parts(5)) for s in (one, other)))
+    for name in ("mean", "variance", "class_names", "input_shape", "augmentation"):
+        assert getattr(memory, name) == getattr(disk, name)
+    assert memory.digest != disk.digest
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+@pytest.mark.parametrize("hold", ["memory", "disk"])
+def test_shares_put_together_are_the_whole_batch(folder, augmentation, hold):
+    train = datasets.load(folder, hold=hold).train
+    options = {"seed": 1, "augmentation": augmentation, "first_step": 2}
+    whole = _take(train, 5, **options)
+    shares = [_take(train, 5, share=s, **options) for s in ((0, 3), (3, 1), (4, 4))]
+    joined = [
+        tuple(np.concatenate(parts) for parts in zip(*batches, strict=True))
+        for batches in zip(*shares, strict=True)
+    ]
+    _assert_same(whole, joined)
+
+
+def test_a_share_reads_itself_and_its_partners_alone(folder, monkeypatch):
+    train, asked = datasets.load(folder, hold="disk").train, []
+    read = stored.Source.read
+
+    def counted(self, index, *rest):
+        asked.append(len(index))
+        return read(self, index, *rest)
+
+    monkeypatch.setattr(stored.Source, "read", counted)
+    _take(train, 6, share=(2, 2))
+    assert set(asked) == {2}
+    asked.clear()
+    _take(train, 6, share=(2, 2), augmentation=Augmentation(cutmix=1.0))
+    assert max(asked) <= 4 and len(asked) >= 6
+
+
+@pytest.mark.parametrize("share", [(0, 9), (8, 1), (-1, 2), (3, 0)])
+def test_a_share_that_is_no_part_of_the_batch_is_refused(share):
+    images = Images(np.zeros((9, 2, 2, 1), "uint8"), np.zeros(9, "int32"))
+    with pytest.raises(InputError, match="choose positions from 0 to 7"):
+        images.train_batches(8, share=share)
+
+
+def test_slices_read_nothing(folder, monkeypatch):
+    disk = datasets.load(folder, hold="disk")
+    monkeypatch.setattr(stored.Source, "read", None)
+    part = disk.train[5:][np.array([4, 1])]
+    assert len(part) == 2
+    assert part.shape == (9, 8, 3)
+    np.testing.assert_array_equal(part.y, disk.train.y[[9, 6]])
+    assert part.digest != disk.train[[6, 9]].digest
+
+
+def test_the_digest_of_stored_files_knows_names_sizes_and_labels(tmp_path):
+    name = _write(tmp_path, 4, (3, 3, 3), suffix="bmp")
+
+    def digest(**options):
+        data = datasets.load(name, hold="disk", **options)
+        return [split.digest for split in (data.train, data.validation, data.test)]
+
+    before = digest()
+    assert digest() == before
+    assert digest(image_size=7) != before
+    path = tmp_path / "train/cat/00.bmp"
+    path.write_bytes(path.read_bytes() + b"0")
+    changed = digest()
+    assert changed != before
+    path.rename(tmp_path / "train/cat/0.bmp")
+    assert digest() not in (before, changed)
+
+
+def test_auto_decides_by_the_decoded_size_and_says_so(folder, monkeypatch, capsys):
+    size = 80 * 9 * 8 * 3
+    monkeypatch.setattr(holding, "LIMIT", size)
+    assert isinstance(datasets.load(folder).train, Images)
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(holding, "LIMIT", size - 1)
+    assert isinstance(datasets.load(folder).train, StoredImages)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"Note: {folder[4:]} holds 80 images of 9x8x3, ")
+    assert isinstance(datasets.load(folder, hold="memory").train, Images)
+    assert isinstance(datasets.load(folder, image_size=8).train, StoredImages)
+
+
+def test_statistics_come_from_a_sample_evenly_spaced(folder, monkeypatch):
+    train = datasets.load(folder, hold="disk").train
+    monkeypatch.setattr(stored, "SAMPLE", 4)
+    few = train[np.arange(4) * len(train) // 4].x / 255
+    mean, variance = train.statistics()
+    np.testing.assert_allclose(mean, few.mean((0, 1, 2)))
+    np.testing.assert_allclose(variance, few.var((0, 1, 2)))
+
+
+def _triangle(size, new):
+    """[new, size] weights of bilinear interpolation, widened where it makes smaller."""
+    scale = size / new
+    centre = (np.arange(new) + 0.5) * scale
+    distance = np.abs(np.arange(size) + 0.5 - centre[:, None]) / max(scale, 1)
+    weights = np.maximum(1 - distance, 0)
+    return weights / weights.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("shape", [(40, 61, 3), (61, 40, 1), (9, 14, 3), (16, 16, 1)])
+def test_squares_are_resized_with_a_triangle_and_cut_from_the_centre(shape):
+    x = np.random.RandomState(0).randint(0, 256, shape).astype("uint8")
+    side = squares.side_of(14)
+    assert side == 16
+    height, width = (round(length * side / min(shape[:2])) for length in shape[:2])
+    rows, columns = _triangle(shape[0], height), _triangle(shape[1], width)
+    whole = np.einsum("hH,wW,HWc->hwc", rows, columns, x.astype(float))
+    row, column = (height - side) // 2, (width - side) // 2
+    expected = whole[row : row + side, column : column + side]
+    found = squares.square(x, side)
+    assert found.shape == (side, side, shape[2]) and found.dtype == np.uint8
+    assert np.abs(found - expected).max() <= 1.01  # rounded after either axis
+
+
+@pytest.mark.parametrize("image_size, side", [(224, 256), (32, 37), (299, 342), (8, 9)])
+def test_the_square_that_is_held_is_larger_by_an_eighth(image_size, side):
+    assert squares.side_of(image_size) == side
+
+
+@pytest.mark.parametrize("hold", ["memory", "disk"])
+def test_images_of_several_sizes_become_squares(tmp_path, hold):
+    name = _write(tmp_path, 6, lambda random: (*random.randint(5, 30, 2), 3))
+    data = datasets.load(name, hold=hold, image_size=7, validation=2)
+    assert data.input_shape == (7, 7, 3)
+    assert data.augmentation == Augmentation(crop=7)
+    held = data.train.x
+    assert held.shape[1:] == (8, 8, 3)
+    np.testing.assert_array_equal(data.train.floats(), _float(held[:, :7, :7]))
+    assert data.validation.floats().shape == (2, 7, 7, 3)
+    [(x, y)] = _take(data.train, 1, 10, augmentation=data.augmentation)
+    crops = {}
+    for i, image in enumerate(held):
+        for row, column in np.ndindex(2, 2):
+            crop = image[row : row + 7, column : column + 7]
+            crops[_float(crop).tobytes()] = data.train.y[i], row, column
+    found = [crops[image.tobytes()] for image in x]
+    assert [label for label, _, _ in found] == y.tolist()
+    assert len({(row, column) for _, row, column in found}) > 1
+    [(x, _)] = _take(data.train, 1, 10)  # without augmentation: the centre
+    centres = {image.tobytes() for image in data.train.floats()}
+    assert {image.tobytes() for image in x} == centres
+
+
+def _float(x):
+    return (x.astype("float32") / np.float32(255)).astype("float32")
+
+
+@pytest.mark.parametrize("hold", ["memory", "disk"])
+def test_squares_of_built_in_sets(hold):
+    data = datasets.load("digits", hold=hold, image_size=28)
+    assert data.test.held == (32, 32, 1) and data.input_shape == (28, 28, 1)
+    plain = datasets.load("digits").test
+    np.testing.assert_array_equal(data.test.y, plain.y)
+    expected = np.stack([squares.square(image, 32) for image in plain.x[:5]])
+    np.testing.assert_array_equal(data.test[:5].x, expected)
+
+
+def test_a_crop_is_any_square_of_the_image_equally_often():
+    x = np.arange(7 * 9, dtype="uint8").reshape(1, 7, 9, 1)
+    images = Images(np.repeat(x, 500, 0), np.zeros(500, "int32"))
+    [(found, _)] = _take(images, 1, 500, augmentation=Augmentation(crop=5))
+    assert found.shape == (500, 5, 5, 1)
+    corner = np.round(found[:, 0, 0, 0] * 255).astype(int)
+    counts = np.bincount(corner, minlength=63).reshape(7, 9)
+    assert counts[:3, :5].min() > 0 and counts[:3, :5].sum() == 500
+    mean = 500 / 15
+    assert np.abs(counts[:3, :5] - mean).max() < 5 * np.sqrt(mean)
+
+
+def _mixed_sizes(root):
+    Image.fromarray(np.zeros((4, 4, 3), "uint8")).save(root / "train/dog/99.png")
+
+
+def _mixed_channels(root):
+    Image.fromarray(np.zeros((9, 8), "uint8")).save(root / "test/cat/99.png")
+
+
+@pytest.mark.parametrize(
+    "change, options, message",
+    [
+        (
+            _mixed_sizes,
+            {},
+            "99.png is 4x4x3 pixels where .*00.png is 9x8x3; .*--image_size",
+        ),
+        (
+            _mixed_channels,
+            {},
+            "99.png is 9x8x1 pixels where .*; convert all images to grey",
+        ),
+        (_mixed_channels, {"image_size": 7}, "99.png is 8x8x1 .* convert all images to"),
+    ],
+)
+@pytest.mark.parametrize("hold", ["memory", "disk"])
+def test_images_that_do_not_fit_are_refused_before_they_are_trained_on(
+    tmp_path, change, options, message, hold
+):
+    name = _write(tmp_path, 2)
+    change(tmp_path)
+    with pytest.raises(InputError, match=message) as refusal:
+        datasets.load(name, hold=hold, **options)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        ("digits", {"hold": "disk"}, "leave --hold=disk out, or save"),
+        ("digits", {"hold": "drum"}, "hold must be one of auto, memory, disk"),
+        ("digits", {"image_size": 0}, "image_size must be at least 1"),
+    ],
+)
+def test_what_can_not_be_held_so_is_refused(name, options, message):
+    with pytest.raises(InputError, match=message):
+        datasets.load(name, **options)
+
+
+def test_squares_of_floats_are_refused(tmp_path):
+    x, y = np.zeros((6, 4, 4, 1), "float32"), np.arange(6) % 2
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    with pytest.raises(InputError, match="are floats; save uint8"):
+        datasets.load(f"npz:{tmp_path}/a.npz", image_size=8)
