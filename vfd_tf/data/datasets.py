@@ -243,11 +243,11 @@ def _arrays(name, parts, holding):
 def _held(source: Source, count: int, holding: Holding) -> tuple[Split, Split]:
     """(train, test) of a source, in memory or on disk; the first `count` are the former."""
     crop = holding.image_size
+    if source.refusal and holding.too_large(len(source), source.shape):
+        raise InputError(source.refusal)
     if holding.in_memory(source.name, len(source), source.shape):
         x, y = source.everything()
         return Images(x[:count], y[:count], crop), Images(x[count:], y[count:], crop)
-    if source.refusal:
-        raise InputError(source.refusal)
     source.check()
     index = np.arange(len(source))
     return StoredImages(source, index[:count], crop), StoredImages(

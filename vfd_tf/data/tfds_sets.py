@@ -60,11 +60,11 @@ class Records(Source):
     def __init__(self, name, builder, counts, shape, side=None):
         super().__init__(name, sum(counts.values()), None, shape, side)
         self.builder, self.counts = builder, counts
-        folder = builder.data_dir
         self.refusal = (
-            f"The images of {name} in {folder} can't be read one by one; convert them "
-            f"with `tfds convert_format --dataset_version_dir={folder} "
-            f"--out_file_format={ARRAY_RECORD}`, or have them in memory with --hold=memory."
+            f"The images of {name} in {builder.data_dir} can't be read one by one; prepare "
+            f"them in another folder, tfds.builder({name!r}, data_dir=FOLDER)"
+            f".download_and_prepare(file_format={ARRAY_RECORD!r}), and name that with "
+            "--data_dir, or have them in memory with --hold=memory."
         )
 
     def everything(self) -> tuple[np.ndarray, np.ndarray]:
