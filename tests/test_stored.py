@@ -1,5 +1,9 @@
 """Stored images: the batches of memory, read one by one; shares; squares; bad input."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -306,3 +310,52 @@ def test_squares_of_floats_are_refused(tmp_path):
     np.savez(tmp_path / "a.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     with pytest.raises(InputError, match="are floats; save uint8"):
         datasets.load(f"npz:{tmp_path}/a.npz", image_size=8)
+
+
+PEAK = """
+import resource, sys
+import vfd_tf
+import numpy as np
+import tensorflow as tf
+from vfd_tf import datasets
+from vfd_tf.data import holding, stored
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+folder, batch_size = sys.argv[1], 8
+few = datasets.Images(np.zeros((8, 8, 8, 3), "uint8"), np.zeros(8, "int32"))
+warm = few.train_batches(batch_size, augmentation=datasets.Augmentation(2, True, 2))
+next(iter(warm)), few.floats(), tf.io.decode_image(tf.io.encode_png(few.x[0]))
+holding.LIMIT = 0
+before = peak()
+data = datasets.load(folder)
+augmentation = datasets.Augmentation(pad=4, flip=True)
+batches = data.train.train_batches(batch_size, augmentation=augmentation)
+for x, y in batches.take(len(data.train) // batch_size):
+    pass
+for x, y in data.test.parts(batch_size):
+    pass
+image = int(np.prod(data.train.held))
+bound = 5 * stored.BATCHES * batch_size * image + stored.CONSTANT
+print(peak() - before, bound, len(data.train.source) * image)
+"""
+
+
+@pytest.mark.slow
+def test_memory_stays_under_the_stated_bound_of_a_set_ten_times_as_large(tmp_path):
+    ramp = np.add.outer(np.arange(300), np.arange(400)) % 256
+    image = Image.fromarray(np.dstack([ramp, ramp // 2, 255 - ramp]).astype("uint8"))
+    image.save(tmp_path / "image.png")
+    for split, count in (("train", 2100), ("test", 200)):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "set" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                os.link(tmp_path / "image.png", folder / f"{i}.png")
+    words = [sys.executable, "-c", PEAK, f"dir:{tmp_path}/set"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    grown, bound, decoded = map(int, done.stdout.split("\n")[-2].split())
+    assert decoded > 10 * bound
+    assert 0 < grown < bound, (grown, bound)
+    print(grown, bound, decoded)

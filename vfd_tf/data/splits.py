@@ -64,16 +64,18 @@ class Split:
 
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and variance of every channel, of levels in [0, 1]: float64 [c] each."""
-        total, squares = 0.0, 0.0
         image = int(np.prod(self.held))
         block = max(1, min(BLOCK, BLOCK_BYTES // image))
+        whole = self.dtype == np.uint8  # sums of integers are exact
+        square, kind, white = ("uint16", "int64", 255) if whole else ("float64",) * 2 + (1,)
+        total = squares = 0
         for first in range(0, len(self), block):
             levels = self[first : first + block].x.reshape(-1, self.held[-1])
-            levels = levels / (255.0 if self.dtype == np.uint8 else 1.0)
-            total = total + levels.sum(0, dtype="float64")
-            squares = squares + np.square(levels, dtype="float64").sum(0)
+            total = total + levels.sum(0, dtype=kind)
+            squares = squares + np.square(levels, dtype=square).sum(0, dtype=kind)
         count = len(self) * image // self.held[-1]
-        return total / count, squares / count - np.square(total / count)
+        mean = total / (count * white)
+        return mean, squares / (count * white**2) - np.square(mean)
 
     def train_batches(
         self,

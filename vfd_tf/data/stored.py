@@ -1,8 +1,9 @@
 """Images that are read as they are needed: sources of single images, and splits of them.
 
-Labels are in memory, pixels in a `Source`. Memory for the pixels of a training: no more
-than `BATCHES` batches, each once as uint8 and as float32, and one image as large as its
-file has it for every core.
+Labels are in memory, pixels in a `Source`. Memory for the pixels of a training: at most
+`BATCHES` batches, of 5 bytes a value (uint8 and float32), and `CONSTANT` bytes for the
+images that are being decoded and for statistics; no more for a larger set but its labels
+and the names of its files.
 """
 
 import collections
@@ -25,6 +26,7 @@ from vfd_tf.hyperparameters import InputError
 SAMPLE = 5000  # images, evenly spaced, that the statistics of a stored split come from
 PARALLEL, READY = 2, 2  # batches that are being made, and batches that are made
 BATCHES = PARALLEL + READY + 2  # and one that waits between them, and one in use
+CONSTANT = 2**26
 RECORDS = 100  # of a source, held at once where all of them are read
 
 
