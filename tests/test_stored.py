@@ -1,16 +1,22 @@
 """Stored images: the batches of memory, read one by one; shares; squares; bad input."""
 
 import os
+import re
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
 
 from vfd_tf import InputError, datasets
+from vfd_tf.cli import evaluate, flags, main
 from vfd_tf.data import holding, squares, stored
+from vfd_tf.data.batching import batches
 from vfd_tf.data.datasets import Augmentation, Images, StoredImages
+from vfd_tf.experiments import run_directory
+from vfd_tf.experiments.experiment import Experiment
 
 EVERYTHING = Augmentation(pad=2, flip=True, cutout=3, cutmix=0.7)
 AUGMENTATIONS = (
@@ -310,6 +316,119 @@ def test_squares_of_floats_are_refused(tmp_path):
     np.savez(tmp_path / "a.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     with pytest.raises(InputError, match="are floats; save uint8"):
         datasets.load(f"npz:{tmp_path}/a.npz", image_size=8)
+
+
+def test_runs_are_named_by_the_size_of_images_only_where_it_is_set():
+    plain, sized = Experiment(), Experiment(image_size=224)
+    before = plain.identity("digest", {})
+    assert "image_size" not in before | plain.hyperparameters()
+    assert sized.identity("digest", {}) == before | {"image_size": 224}
+    assert sized.hyperparameters()["image_size"] == 224
+    for hold in ("memory", "disk"):
+        assert plain.replace(hold=hold).identity("digest", {}) == before
+    values = flags.define()
+    values(["run.py", "--image_size=224", "--hold=disk", "--method=natural"])
+    (experiment,) = flags.experiments(values)
+    text = flags.flagfile(experiment)
+    assert "--image_size=224\n" in text and "--hold=disk\n" in text
+    assert {"image_size", "hold"} <= flags.taken(values, "evaluate")
+
+
+TINY = "--arch=resnet8 --width=0.2 --method=trades --distill=none --epochs=2 --batch_size=8"
+TINY += (
+    " --trades_beta=2 --pgd_steps=1 --schedule=cosine --eval_attacks=fgsm --panel_every=2"
+)
+TINY += " --cutout=3 --cutmix=1 --average=swa --image_size=14 --epsilon=0.1 --validation=6"
+
+
+@pytest.mark.slow
+def test_a_run_stopped_and_continued_from_disk_has_the_bits_of_one_from_memory(
+    tmp_path, monkeypatch
+):
+    name = _write(tmp_path / "set", 12, lambda random: (*random.randint(16, 40, 2), 3))
+
+    def run(hold):
+        words = f"--hold={hold}", f"--workdir={tmp_path}/{hold}", f"--dataset={name}"
+        return main.main(["run.py", *TINY.split(), *words])
+
+    assert run("memory") == 0
+    save = run_directory.RunDirectory.save
+
+    def stop_after_first(directory, trainer, state):
+        save(directory, trainer, state)
+        if state.epoch == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_directory.RunDirectory, "save", stop_after_first)
+    assert run("disk") == 1
+    monkeypatch.undo()
+    assert run("disk") == 0
+    weights = [
+        keras.saving.load_model(tmp_path / hold / "average.keras", compile=False).weights
+        for hold in ("memory", "disk")
+    ]
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+    both = [np.load(tmp_path / hold / "verdicts.npz") for hold in ("memory", "disk")]
+    assert set(both[0].files) == set(both[1].files)
+    for key in both[0].files:
+        np.testing.assert_array_equal(both[0][key], both[1][key])
+
+
+KILLED = """
+import sys
+from vfd_tf import datasets
+
+train = datasets.load(sys.argv[1], hold="disk").train
+options = {"augmentation": datasets.Augmentation(2, True), "seed": 9}
+for x, y in train.train_batches(4, **options):
+    print(y.numpy().tolist(), x.numpy().sum(dtype="float64"), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_with_the_batches_it_would_have_seen(folder):
+    words = [sys.executable, "-c", KILLED, folder]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        lines = [process.stdout.readline().strip() for _ in range(5)]
+        process.kill()
+    options = {"augmentation": Augmentation(2, True), "seed": 9}
+    memory, disk = (datasets.load(folder, hold=hold).train for hold in ("memory", "disk"))
+    whole = _take(memory, 12, 4, **options)
+    seen = [f"{y.tolist()} {x.sum(dtype='float64')}" for x, y in whole]
+    assert lines == seen[:5]
+    _assert_same(whole[5:], _take(disk, 7, 4, first_step=5, **options))
+
+
+def test_a_file_that_is_damaged_later_is_one_sentence_of_the_command_line(
+    tmp_path, monkeypatch, capsys
+):
+    name = _write(tmp_path / "set", 6)
+    read = datasets.load
+
+    def damaged(*args, **options):
+        data = read(*args, **options)
+        for path in data.train.source.paths:
+            with open(path, "r+b") as file:
+                file.truncate(50)
+        for _ in data.train.train_batches(4):
+            pass
+
+    monkeypatch.setattr(datasets, "load", damaged)
+    assert main.main(["run.py", f"--dataset={name}", "--hold=disk"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(
+        r"error: .*\.png can't be read as an image \(.*\); replace or remove it\.", error
+    )
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), (-1.0, 1.0)])
+def test_evaluations_read_stored_images_in_the_range_of_the_model(folder, bounds):
+    memory, disk = (datasets.load(folder, hold=hold).test for hold in ("memory", "disk"))
+    one, other = (
+        list(batches(evaluate._of_the_model(t, 6, bounds), 6)) for t in (memory, disk)
+    )
+    _assert_same(one, other)
 
 
 PEAK = """
