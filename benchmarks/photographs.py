@@ -24,14 +24,15 @@ def photograph(seed: int, height: int = 375, width: int = 500) -> np.ndarray:
 
 
 def folder(root: str, count: int, kinds: int = 50) -> None:
-    """`count` files of `kinds` photographs in train/ and test/, the same number a class."""
+    """`count` links to files of `kinds` photographs, in train/ and test/, by classes."""
     from PIL import Image
 
     for i in range(count):
         split = "test" if i // CLASSES % 10 == 9 else "train"
         path = f"{root}/{split}/{i % CLASSES}/{i:06d}.jpg"
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        original = f"{root}/kind{i % kinds}.jpg"
+        original = f"{root}-originals/{i % kinds}.jpg"
+        os.makedirs(os.path.dirname(original), exist_ok=True)
         if not os.path.exists(original):
             Image.fromarray(photograph(i)).save(original, quality=90)
         os.link(original, path)

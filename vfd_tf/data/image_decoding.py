@@ -92,9 +92,14 @@ def _pixels(data):
         raise _Unreadable("the file is empty")
     if data.startswith((_PNG, _JPEG)):
         wide = data.startswith(_PNG) and data[24:25] == b"\x10"
-        image = tf.io.decode_image(data, expand_animations=False).numpy()
-        return image, (WIDE,) if wide else ()
+        return of_tensorflow(data), (WIDE,) if wide else ()
     return _of_pillow(data)
+
+
+def of_tensorflow(data: bytes, channels: int = 0) -> np.ndarray:
+    """uint8 [h, w, c] of what TensorFlow decodes, not to be written to; 0: its channels."""
+    image = tf.io.decode_image(data, channels, expand_animations=False)
+    return np.asarray(memoryview(image))  # numpy() would copy
 
 
 def _of_pillow(data):

@@ -6,9 +6,8 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-import tensorflow as tf
 
-from vfd_tf.data import squares
+from vfd_tf.data import image_decoding, squares
 from vfd_tf.data.holding import Holding
 from vfd_tf.data.stored import RECORDS, Source
 from vfd_tf.hyperparameters import InputError, reason
@@ -148,9 +147,8 @@ class ArrayRecords(Source):
         return found
 
     def decode(self, record: bytes) -> tuple[np.ndarray, Sequence[str]]:
-        data, channels = self.parse(record)["image"], self.shape[-1]
-        image = tf.io.decode_image(data, channels, expand_animations=False)
-        return image.numpy(), ()
+        data = self.parse(record)["image"]
+        return image_decoding.of_tensorflow(data, self.shape[-1]), ()
 
     def marks(self, index: np.ndarray) -> str:
         """Name and version, files with their sizes, and the numbers of the records."""
