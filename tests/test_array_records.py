@@ -19,7 +19,7 @@ class Photos(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     name = "photos"
     VERSION = tfds.core.Version("1.0.0")
-    shape, ids = (8, 6, 3), True
+    shape, ids, sizes = (8, 6, 3), True, SIZES
 
     def _info(self):
         features = {
@@ -33,15 +33,23 @@ class Photos(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return tfds.core.DatasetInfo(builder=self, features=features)
 
     def _split_generators(self, dl_manager):
-        return {split: self._generate_examples(split) for split in SIZES}
+        return {split: self._generate_examples(split) for split in self.sizes}
 
     def _generate_examples(self, split):
         random = np.random.RandomState(len(split))
-        for i in range(SIZES[split]):
+        unlabelled = split == "test" and "validation" in self.sizes
+        for i in range(self.sizes[split]):
             size = [side or random.randint(5, 20) for side in self.shape]
             example = {"image": random.randint(0, 256, size).astype("uint8")}
-            example |= {"label": i % 3, "boxes": list(range(i % 4))}
+            example |= {"label": -1 if unlabelled else i % 3, "boxes": list(range(i % 4))}
             yield i, example | ({"id": f"{99 - i}"} if self.ids else {})
+
+
+class WithoutTestLabels(Photos, skip_registration=True):
+    """As ImageNet: labels of the test split are not known."""
+
+    name = "photos"
+    sizes = {**SIZES, "validation": 6}
 
 
 class Unnamed(Photos, skip_registration=True):
@@ -97,6 +105,15 @@ def test_both_formats_hold_the_same_images_in_memory_and_on_disk(
         np.testing.assert_array_equal(x, other_x)
         np.testing.assert_array_equal(y, other_y)
     assert plain.class_names == ("cat", "dog", "eel")
+
+
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
+def test_a_test_split_without_labels_is_replaced_by_that_of_validation(
+    tmp_path, file_format
+):
+    data = datasets.load(**_prepared(tmp_path, WithoutTestLabels, file_format))
+    assert len(data.test) == 6
+    assert sorted(data.test.y) == [0, 0, 1, 1, 2, 2]
 
 
 def test_records_that_are_read_in_order_stay_in_memory_or_are_prepared_anew(

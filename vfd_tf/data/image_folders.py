@@ -52,9 +52,8 @@ def read_folder(path: str, side: int | None = None) -> tuple[Source, int, list[s
     Without either folder, of FOLDER/CLASS: a fixed fifth of every class is the test split.
     The order is that of the sorted paths, the classes are the sorted folder names, and
     names that begin with a dot are passed over. All images have one size, unless they are
-    made into squares of a `side`, and are all greyscale or all RGB. What
-    is read of a file says `image_decoding`; files that are not read are counted in a
-    warning.
+    made into squares of a `side`, and are all greyscale or all RGB. What is read of a file
+    says `image_decoding`; files that are not read are counted in a warning.
 
     Returns:
         The images, how many of them are for training, and the names of the classes.

@@ -24,8 +24,9 @@ def read_tfds(
 
     A `data_dir` has to be there. The set has the features `image`, uint8 of 1 or 3
     channels and, unless they become squares, of one fixed shape, and `label`, and the
-    splits `train` and `test`, or else `validation`. The order is by `id` where there is
-    one, because tensorflow-datasets shuffles; else that of its files.
+    splits `train` and `test`, or else `validation`, which also stands in for a `test`
+    without labels, as ImageNet's. The order is by `id` where there is one, because
+    tensorflow-datasets shuffles; else that of its files.
 
     Returns:
         The images, how many of them are for training, and the names of the classes.
@@ -48,6 +49,8 @@ def read_tfds(
         )
     formats = {file_format.value for file_format in builder.info.available_file_formats()}
     kind = ArrayRecords if ARRAY_RECORD in formats else Records
+    if sizes.get("validation") and kind.first_label(builder, splits[1]) < 0:
+        splits = "train", "validation"
     counts = {split: sizes[split] for split in splits}
     source = kind(name, builder, counts, shape, holding.side)
     return source, counts["train"], builder.info.features["label"].names
@@ -65,6 +68,15 @@ class Records(Source):
             f".download_and_prepare(file_format={ARRAY_RECORD!r}), and name that with "
             "--data_dir, or have them in memory with --hold=memory."
         )
+
+    @staticmethod
+    def first_label(builder, split: str) -> int:
+        """The label of the first image of a split."""
+        import tensorflow_datasets as tfds
+
+        only = tfds.decode.PartialDecoding({"label": True})
+        data = builder.as_dataset(split=f"{split}[:1]", decoders=only)
+        return next(data.as_numpy_iterator())["label"]
 
     def everything(self) -> tuple[np.ndarray, np.ndarray]:
         x, parts, first = np.empty((len(self), *self.shape), np.uint8), [], 0
@@ -121,6 +133,12 @@ class ArrayRecords(Source):
         self.order, self.train = np.concatenate(orders), counts["train"]
         self.y = np.concatenate(labels)
         self.parse = _parser(builder.info.features, "image")
+
+    @staticmethod
+    def first_label(builder, split: str) -> int:
+        """The label of the first image of a split."""
+        record = _raw(builder, split).__getitems__([0])[0]
+        return _parser(builder.info.features, "label")(record)["label"]
 
     def _scanned(self, records, count):
         """Labels and ids of all records of a split, in their order."""
