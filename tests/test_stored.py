@@ -184,6 +184,22 @@ def test_statistics_come_from_a_sample_evenly_spaced(folder, monkeypatch):
     np.testing.assert_allclose(variance, few.var((0, 1, 2)))
 
 
+def test_what_is_left_out_of_images_on_disk_is_said_once(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for i in range(10):
+            wide = np.full((4, 4), 256 * i, "uint16")
+            Image.fromarray(wide).save(tmp_path / name / f"{i}.png")
+    with pytest.warns(UserWarning) as caught:
+        data = datasets.load(f"dir:{tmp_path}", hold="disk", validation=2)
+        data.test.floats()
+    (warning,) = caught
+    assert str(warning.message) == (
+        f"14 of 14 images of {tmp_path} have 16 bits a channel, of which the upper 8 are "
+        "read."
+    )
+
+
 def _mixed_sizes(root):
     Image.fromarray(np.zeros((4, 4, 3), "uint8")).save(root / "train/dog/99.png")
 

@@ -132,6 +132,8 @@ def load(
     kept = train[: len(train) - validation]
     some = kept if len(kept) else test
     mean, variance = (np.round(values, 4).tolist() for values in some.statistics())
+    if isinstance(some, StoredImages):
+        some.source.say_remarks()
     return Dataset(
         name=name,
         train=kept,

@@ -39,6 +39,7 @@ class Source:
         shape: Of every image as it is read, [h, w, c].
         refusal: Why single images can't be read, one sentence; None: they can.
         remarks: What was left out of images that were read -> of how many.
+        seen: How many were read.
     """
 
     refusal: str | None = None
@@ -46,7 +47,7 @@ class Source:
     def __init__(self, name: str, count: int, y: np.ndarray | None, shape, side=None):
         self.name, self.count, self.y, self.side = name, count, y, side
         self.shape = (side, side, shape[-1]) if side else tuple(shape)
-        self.remarks = collections.Counter()
+        self.remarks, self.seen = collections.Counter(), 0
 
     def __len__(self):
         return self.count
@@ -85,6 +86,7 @@ class Source:
 
         for remarks in pool().map(fill, range(len(records))):
             self.remarks.update(remarks)
+        self.seen += len(records)
         return x
 
     def misfit(self, record: Any, shape: Sequence[int]) -> str:
@@ -109,7 +111,7 @@ class Source:
     def say_remarks(self) -> None:
         """Warns, once, of what was left out of the images read so far."""
         for remark, count in self.remarks.items():
-            text = f"{count} of {len(self)} images of {self.name} {remark}."
+            text = f"{count} of {self.seen} images of {self.name} {remark}."
             warnings.warn(text, stacklevel=2)
         self.remarks.clear()
 
