@@ -251,6 +251,8 @@ def test_an_image_is_cut_by_its_own_seed_only():
     "options, message",
     [
         ({"augmentation": Augmentation(cutout=4)}, "side below 4"),
+        ({"augmentation": Augmentation(cutout=3, crop=3)}, "side below 3"),
+        ({"augmentation": Augmentation(crop=5)}, "crop of 5 .* into 4x5 images; choose"),
         ({"augmentation": Augmentation(cutmix=1.0)}, "num_classes"),
         (
             {"augmentation": Augmentation(cutmix=1.0), "num_classes": 3, "batch_size": 1},

@@ -173,6 +173,17 @@ def test_the_pipeline_table(capsys):
 
 
 @pytest.mark.slow
+def test_the_pipeline_table_of_photographs(capsys):
+    flags = ["--image_size=32", "--images=160", "--batch_size=4", "--batches=2"]
+    pipeline.main([*flags, "--repeats=2"])
+    names, rates, *_ = zip(*rows_of(capsys.readouterr().out), strict=True)
+    sources = ("memory", "JPEG files", "array records")
+    own = tuple(f"train_batches, {source}" for source in sources)
+    assert names == (*own, "image_dataset_from_directory")
+    assert all(float(rate.replace(",", "")) > 0 for rate in rates)
+
+
+@pytest.mark.slow
 def test_the_step_table(capsys):
     step.main([*TINY, "--pairs=natural,natural+vfd,hat", "--steps=1", "--repeats=2"])
     rows = rows_of(capsys.readouterr().out)

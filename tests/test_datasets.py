@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from vfd_tf import InputError, datasets
+from vfd_tf.data import splits
 from vfd_tf.data.datasets import Augmentation, Images
 
 # isort: split
@@ -261,7 +262,7 @@ def test_files_are_shuffled_once_so_that_every_split_has_all_classes(tmp_path, s
 
 @pytest.mark.parametrize("floats", [False, True])
 def test_statistics_are_of_levels_between_zero_and_one(tmp_path, floats, monkeypatch):
-    monkeypatch.setattr(datasets, "BLOCK", 7)
+    monkeypatch.setattr(splits, "BLOCK", 7)
     _npz(tmp_path / "a.npz", (4, 3, 3), floats)
     data = datasets.load(f"npz:{tmp_path}/a.npz")
     x = data.train.x.astype("float64") / (1 if floats else 255)

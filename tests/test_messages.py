@@ -24,7 +24,7 @@ from PIL import Image
 
 from vfd_tf import AdversarialTrainer, InputError, files
 from vfd_tf.cli import main
-from vfd_tf.data import readers
+from vfd_tf.data import image_folders
 from vfd_tf.attacks import PGD, Square, cross_entropy
 from vfd_tf.training import checks
 from vfd_tf.training.callbacks import (
@@ -805,7 +805,7 @@ def folder_of_images(root="photos", classes=("cat", "dog"), suffix="png", **odd)
 
 def image_file(name, message, suffix="png", warning=False, **odd):
     def mistake():
-        readers.read_folder(folder_of_images(suffix=suffix, **odd))
+        image_folders.read_folder(folder_of_images(suffix=suffix, **odd))[0].everything()
 
     case(name, message, warning)(mistake)
 
@@ -852,7 +852,7 @@ def _():
     folder_of_images()
     for name in ("labels.csv", "cat/notes.txt"):
         open(f"photos/{name}", "w").close()
-    readers.read_folder("photos")
+    image_folders.read_folder("photos")[0].everything()
 
 
 @case(
@@ -864,7 +864,7 @@ def _():
     for name in ("cat/0", "cat/1", "dog/0", "dog/1"):
         os.makedirs(os.path.dirname(f"photos/{name}"), exist_ok=True)
         Image.fromarray(np.zeros((4, 4), "uint16")).save(f"photos/{name}.png")
-    readers.read_folder("photos")
+    image_folders.read_folder("photos")[0].everything()
 
 
 @case(

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from vfd_tf import InputError
-from vfd_tf.data import image_archives, readers
+from vfd_tf.data import holding, image_archives, image_folders, tfds_sets
 
 # isort: split
 
@@ -16,6 +16,20 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from vfd_tf.data import image_decoding
+
+
+def _parts(source, count, names):
+    """((x, y) of train, (x, y) of test, names) of what a reader found."""
+    x, y = source.everything()
+    return (x[:count], y[:count]), (x[count:], y[count:]), names
+
+
+def _folder(path, side=None):
+    return _parts(*image_folders.read_folder(path, side))
+
+
+def _tfds(name, data_dir):
+    return _parts(*tfds_sets.read_tfds(name, data_dir))
 
 
 def _arrays(seed=0, **changes):
@@ -143,7 +157,7 @@ def test_a_folder_is_read_in_the_order_of_its_sorted_paths(tmp_path, channels):
     (tmp_path / "train/dog/notes.txt").write_text("no image")
     (tmp_path / "train/dog/._b.png").write_bytes(b"of another system")
     (tmp_path / "train/.cache").mkdir()
-    (x, y), (test_x, test_y), names = readers.read_folder(str(tmp_path))
+    (x, y), (test_x, test_y), names = _folder(str(tmp_path))
     train = ["train/cat/10.PNG", "train/cat/9.jpeg", "train/dog/a.jpg", "train/dog/b.png"]
     expected = np.stack([images[file] for file in train])
     np.testing.assert_allclose(x.astype(int), expected.astype(int), atol=1)
@@ -159,7 +173,7 @@ def test_a_folder_is_read_in_the_order_of_its_sorted_paths(tmp_path, channels):
 def test_a_fixed_fifth_of_every_class_is_held_out_where_there_is_no_test_folder(tmp_path):
     files = [f"cat/{i:02d}.png" for i in range(11)] + [f"dog/{i}.png" for i in range(3)]
     images = _write(tmp_path, files, (2, 3, 1))
-    (x, y), (test_x, test_y), names = readers.read_folder(str(tmp_path))
+    (x, y), (test_x, test_y), names = _folder(str(tmp_path))
     assert np.bincount(y).tolist() == [9, 2]
     assert test_y.tolist() == [0, 0, 1]
     rows = [image.tobytes() for image in (*x, *test_x)]
@@ -169,14 +183,14 @@ def test_a_fixed_fifth_of_every_class_is_held_out_where_there_is_no_test_folder(
     assert kept == sorted(kept)
     other = tmp_path / "grown"
     _write(other, [*files, *(f"eel/{i}.png" for i in range(9))], (2, 3, 1))
-    _, (grown, _), _ = readers.read_folder(str(other))
+    _, (grown, _), _ = _folder(str(other))
     np.testing.assert_array_equal(grown[:3], test_x)
 
 
 def test_a_folder_may_be_named_from_home(tmp_path, monkeypatch):
     _write(tmp_path / "mine", SPLIT)
     monkeypatch.setenv("HOME", str(tmp_path))
-    (x, _), _, _ = readers.read_folder("~/mine")
+    (x, _), _, _ = _folder("~/mine")
     assert x.shape == (4, 6, 5, 3)
     with pytest.raises(InputError, match=f"no file {tmp_path}/none.npz"):
         image_archives.read_npz("~/none.npz")
@@ -202,7 +216,7 @@ def test_every_lossless_format_comes_back_pixel_by_pixel(tmp_path, suffix):
         _saved(tmp_path / f"{name}.{suffix}", RGB, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        (x, y), (test_x, test_y), _ = readers.read_folder(str(tmp_path))
+        (x, y), (test_x, test_y), _ = _folder(str(tmp_path))
     for image in (*x, *test_x):
         np.testing.assert_array_equal(image, RGB)
     assert y.tolist() == test_y.tolist() == [0, 1]
@@ -258,7 +272,7 @@ def test_of_16_bits_the_upper_8_are_read_and_it_is_said(tmp_path, suffix):
     for name in ("a/1", "a/2", "b/1", "b/2"):
         _saved(tmp_path / f"{name}.{suffix}", wide)
     with pytest.warns(UserWarning, match="4 of 4 images .* 16 bits .* upper 8 are read"):
-        (x, _), _, _ = readers.read_folder(str(tmp_path))
+        (x, _), _, _ = _folder(str(tmp_path))
     np.testing.assert_array_equal(x[0, ..., 0], GREY)
 
 
@@ -297,10 +311,10 @@ def test_what_is_left_out_is_counted_by_suffix(tmp_path):
     os.symlink(tmp_path, tmp_path / "train/round")  # in a circle
     with pytest.warns(UserWarning) as caught:
         with pytest.raises(InputError, match="round"):  # the link is a class folder
-            readers.read_folder(str(tmp_path))
+            _folder(str(tmp_path))
         os.remove(tmp_path / "train/round")
         os.symlink(tmp_path, tmp_path / "train/dog/round")
-        readers.read_folder(str(tmp_path))
+        _folder(str(tmp_path))
     (warning,) = caught
     assert str(warning.message) == (
         f"Images are read from 6 of the 13 files in {tmp_path}; left out: 2 .jpg outside "
@@ -380,8 +394,11 @@ def _one_class(root):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (_odd_size, "train/cat/99.png is 6x6x3 pixels where .*10.PNG is 6x5x3; resize"),
-        (_odd_channels, "test/dog/grey.png is 6x5x1 pixels where .*; resize or convert"),
+        (
+            _odd_size,
+            "train/cat/99.png is 6x6x3 pixels where .*10.PNG is 6x5x3; .*--image_size",
+        ),
+        (_odd_channels, "test/dog/grey.png is 6x5x1 pixels where .*; convert all"),
         (_transparent, "train/cat/0.png has 4 channels; save it as greyscale or RGB"),
         (_broken, "train/dog/b.png can't be read as an image .*; replace or remove"),
         (_no_test, "has a train folder but no test folder; add it"),
@@ -394,25 +411,27 @@ def test_a_folder_that_does_not_fit_is_refused(tmp_path, change, message):
     _write(tmp_path, SPLIT)
     change(tmp_path)
     with pytest.raises(InputError, match=message) as refusal:
-        readers.read_folder(str(tmp_path))
+        _folder(str(tmp_path))
     assert "\n" not in str(refusal.value)
 
 
 def test_a_folder_without_enough_is_refused(tmp_path):
     with pytest.raises(InputError, match="no folder .*none; name one"):
-        readers.read_folder(str(tmp_path / "none"))
+        _folder(str(tmp_path / "none"))
     _write(tmp_path, ["cat/1.png", "cat/2.png", "dog/1.png"])
     with pytest.raises(InputError, match="dog holds one image; a class needs two"):
-        readers.read_folder(str(tmp_path))
+        _folder(str(tmp_path))
 
 
 def test_more_images_than_memory_are_refused_before_they_are_read(monkeypatch):
     shape = (2**10, 2**10, 1)
     memory = type("Memory", (), {"available": 4 * 2**30})
     monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
-    readers.check_memory("photos", 2**11, shape)
-    with pytest.raises(InputError, match="need 4.1 GiB of memory where 4.0 are free; take"):
-        readers.check_memory("photos", 2**11 + 50, shape)
+    holding.check_memory("photos", 2**11, shape)
+    with pytest.raises(
+        InputError, match="need 4.1 GiB of memory where 4.0 are free; take .* --hold=disk"
+    ):
+        holding.check_memory("photos", 2**11 + 50, shape)
 
 
 IMAGE = tfds.features.Image(shape=(6, 7, 1))
@@ -462,7 +481,7 @@ def test_a_prepared_set_of_any_name_is_read_in_the_order_of_its_ids(tmp_path):
     """Numbers as ids, and a feature that no batch could hold."""
     features = {**NUMBERED, "boxes": tfds.features.Sequence(tfds.features.Scalar(np.int64))}
     examples = _prepared(tmp_path, features, {"train": 11, "test": 4})
-    train, test, names = readers.read_tfds("letters", str(tmp_path))
+    train, test, names = _tfds("letters", str(tmp_path))
     for split, (x, y) in (("train", train), ("test", test)):
         expected = examples[split][::-1]  # the ids fall
         np.testing.assert_array_equal(x, np.stack([e["image"] for e in expected]))
@@ -474,11 +493,11 @@ def test_a_prepared_set_of_any_name_is_read_in_the_order_of_its_ids(tmp_path):
 
 def test_a_set_without_ids_keeps_the_order_of_its_files(tmp_path, monkeypatch):
     """Blocks of a few images; the validation split stands in for a missing test split."""
-    monkeypatch.setattr(readers, "BLOCK", 4)
+    monkeypatch.setattr(tfds_sets, "RECORDS", 4)
     features = {"image": IMAGE, "label": LABEL}
     sizes = {"train": 10, "validation": 5}
     examples = _prepared(tmp_path, features, sizes, same_order=True)
-    train, test, _ = readers.read_tfds("letters", str(tmp_path))
+    train, test, _ = _tfds("letters", str(tmp_path))
     for split, (x, y) in (("train", train), ("validation", test)):
         np.testing.assert_array_equal(x, np.stack([e["image"] for e in examples[split]]))
         assert y.tolist() == [e["label"] for e in examples[split]]
@@ -505,14 +524,14 @@ def test_a_set_without_ids_keeps_the_order_of_its_files(tmp_path, monkeypatch):
         (
             {**NUMBERED, "image": tfds.features.Image(shape=(None, 7, 1))},
             {"sizes": {"train": 1}},
-            "have several sizes; resize",
+            "have several sizes; resize .* --image_size",
         ),
     ],
 )
 def test_a_prepared_set_that_does_not_fit_is_refused(tmp_path, features, options, message):
     _prepared(tmp_path, features, **options)
     with pytest.raises(InputError, match=message):
-        readers.read_tfds("letters", str(tmp_path))
+        _tfds("letters", str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -524,6 +543,6 @@ def test_a_prepared_set_that_does_not_fit_is_refused(tmp_path, features, options
 )
 def test_a_set_that_does_not_exist_is_refused_with_the_nearest(tmp_path, name, message):
     with pytest.raises(InputError, match="tensorflow-datasets has no") as refusal:
-        readers.read_tfds(name, str(tmp_path))
+        _tfds(name, str(tmp_path))
     assert message in str(refusal.value)
     assert "\n" not in str(refusal.value)

@@ -40,15 +40,20 @@ def run(values, words: list[str]) -> None:
     folder = values.eval_dir or results_folder(path)
     report.Report.read(folder)  # refuses a damaged one
     training = values.surrogate == "auto"
-    data = datasets.load(values.dataset, values.data_dir, training=training)
+    data = datasets.load(
+        values.dataset,
+        values.data_dir,
+        training=training,
+        image_size=values.image_size,
+        hold=values.hold,
+    )
     test = data.test[: plan.max_images]
     check_model(model, path, data)
     check_writable(values.save_adversarial)
     facts = _facts(values, path, described)
     settings = _settings(values, plan, data, test, bounds)
     surrogate, plans = _black_box(values, data, described, settings)
-    default = bounds == (0.0, 1.0)
-    images = test if default else (in_bounds(test.floats(), bounds), test.y)
+    images = _of_the_model(test, plan.batch_size, bounds)
     with files.owned(made(folder), wait=True, what="evaluates"):
         journal = evaluation.Journal(os.path.join(folder, "journal"), facts["owner"], plans)
         result = _evaluated(values, plan, model, images, bounds, surrogate, journal)
@@ -123,6 +128,16 @@ def in_bounds(x, bounds):
     """Images in [0, 1] as a model of other bounds takes them."""
     low, high = bounds
     return x if bounds == (0.0, 1.0) else (low + x * (high - low)).astype("float32")
+
+
+def _of_the_model(test, batch_size, bounds):
+    """The test images in the range of the model; of stored ones, batches of them."""
+    if bounds == (0.0, 1.0):
+        return test
+    if isinstance(test, datasets.Images):
+        return in_bounds(test.floats(), bounds), test.y
+    low, high = bounds
+    return test.batches(batch_size).map(lambda x, y: (low + x * (high - low), y))
 
 
 def check_model(model, path: str, data) -> None:

@@ -27,6 +27,7 @@ _THREAT_MODEL = ("epsilon", "norm")
 TRAINING_ATTACKS = {name: cls for name, cls in ATTACKS.items() if cls.trains}
 _AXES = {"method": METHODS, "distill": DISTILLATIONS, "attack": TRAINING_ATTACKS}
 SCHEDULED = ("lambda", "beta")
+_DATA = ("dataset", "image_size", "hold")
 # Sections of the help and the modes that take their flags; all others are of training.
 SECTIONS = {
     "all modes": ("train", "evaluate", "info", "plot"),
@@ -98,7 +99,7 @@ def define() -> flags.FlagValues:
     values = flags.FlagValues()
     _define_run(values)
     for name, field in (*parameters(Experiment), *parameters(Recipe)):
-        section = "data" if name == "dataset" else "training"
+        section = "data" if name in _DATA else "training"
         _define_parameter(values, name, field, section)
     for prefix in SCHEDULED:
         for name, field in parameters(LambdaSchedule, prefix):

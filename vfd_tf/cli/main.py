@@ -7,6 +7,7 @@ in a file that is named; 2 bad input, or a file or folder that can't be read or 
 import difflib
 import os
 import platform
+import re
 import sys
 import tempfile
 import time
@@ -70,9 +71,9 @@ def main(argv: list[str] | None = None) -> int:
         except OSError as error:
             return _refused(f"{files.sentence(error)}, and the same command continues.")
         except Exception as error:
-            full = _full(error)
-            if full:
-                return _refused(full)
+            sentence = _full(error) or _of_a_pipeline(error)
+            if sentence:
+                return _refused(sentence)
             print(f"error: {_written_down(error, values)}", file=sys.stderr)
             return 1
         finally:
@@ -106,6 +107,12 @@ def _full(error) -> str | None:
                 "and the same command continues."
             )
     return None
+
+
+def _of_a_pipeline(error) -> str | None:
+    """The sentence of an `InputError` that tf.data wrapped in an error of its own."""
+    found = re.search(r"\bInputError: (.+)", str(error))
+    return found[1] if found and isinstance(error, tf.errors.OpError) else None
 
 
 def _written_down(error, values) -> str:

@@ -27,7 +27,13 @@ def run(values, argv: list[str]) -> None:
         evaluation.protocol(attack, plan.epsilon, plan.norm)
     first = experiments[0]
     session = Session(
-        data=datasets.load(first.dataset, values.data_dir, first.validation),
+        data=datasets.load(
+            first.dataset,
+            values.data_dir,
+            first.validation,
+            image_size=first.image_size,
+            hold=first.hold,
+        ),
         plan=plan,
         root=values.runs,
         strategy=make_strategy(values.strategy),

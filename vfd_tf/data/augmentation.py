@@ -17,7 +17,8 @@ QUANTILES = 4096  # lambda of CutMix is drawn among this many equally probable v
 class Augmentation(Component):
     """Crop, flip, Cutout and CutMix of training images, in this order; by default none.
 
-    The crop is cut out of the image padded with zeros; its offset is uniform.
+    The crop is cut out of the image padded with zeros; its offset is uniform. It is as
+    large as the image, or a square of `crop` pixels.
 
     Cutout fills a square around a uniform centre, clipped at the border, with the mean of
     the training images, channel by channel: the authors' zeros after normalisation.
@@ -34,10 +35,18 @@ class Augmentation(Component):
     flip: bool = hyper(False, "mirror half of the images")
     cutout: int = hyper(0, "Cutout: side of the square, pixels; 0: none", minimum=0)
     cutmix: float = hyper(0.0, "CutMix: alpha of Beta(alpha, alpha); 0: none", 0.0, 1e3)
+    crop: int = hyper(0, "crop: its side, pixels; 0: as large as the image", minimum=0)
 
-    def check(self, shape, batch_size: int, num_classes: int | None) -> None:
+    def check(
+        self, shape: tuple[int, ...], batch_size: int, num_classes: int | None
+    ) -> None:
         """Raises `InputError` unless batches of images of `shape` can be augmented so."""
-        height, width = shape[:2]
+        height, width = (self.crop or side for side in shape[:2])
+        if self.crop > min(shape[:2]) + 2 * self.pad:
+            raise InputError(
+                f"A crop of {self.crop} pixels doesn't fit into {shape[0]}x{shape[1]} "
+                "images; choose a smaller one."
+            )
         if self.cutout >= min(height, width):
             raise InputError(
                 f"A cutout of {self.cutout} pixels can hide the whole of {height}x{width} "
@@ -51,13 +60,12 @@ class Augmentation(Component):
             raise InputError("CutMix mixes labels: pass train_batches(num_classes=...).")
 
 
-def padded(x, augmentation) -> np.ndarray:
+def padded(x: np.ndarray, pad: int) -> np.ndarray:
     """Images with the zeros around them that the crop needs: what `augment` expects."""
-    pad = augmentation.pad
     return np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0))) if pad else x
 
 
-def augment(x, y, seeds, augmentation, fill=None, num_classes=None):
+def augment(x, y, seeds, augmentation, fill=None, num_classes=None, partner=None):
     """One batch, augmented.
 
     Args:
@@ -67,26 +75,38 @@ def augment(x, y, seeds, augmentation, fill=None, num_classes=None):
         augmentation: What is done.
         fill: Grey levels [c] of Cutout, of the dtype of `x`.
         num_classes: Classes, for CutMix.
+        partner: For CutMix, which of the n images is mixed into each of the first m: [m].
+            Default: the `partners` of a whole batch.
 
     Returns:
-        Images [n, h, w, c] and labels: `y`, or with CutMix float32 [n, num_classes].
+        Images [n, h, w, c] and labels: `y`, or with CutMix those of the first m images,
+        float32 [m, num_classes].
     """
     x = _crop_and_flip(x, seeds, augmentation)
     if augmentation.cutout:
         hidden = boxes(noise.fork(seeds, 2), augmentation.cutout, augmentation.cutout, x)
         x = tf.where(hidden, fill, x)
     if augmentation.cutmix:
-        x, y = _mix(x, y, noise.fork(seeds, 3), augmentation.cutmix, num_classes)
+        if partner is None:
+            partner = partners(seeds, tf.range(x.shape[0]), x.shape[0])
+        x, y = _mix(x, y, seeds, augmentation.cutmix, num_classes, partner)
     return x, y
+
+
+def partners(seeds, position, batch_size: int) -> tf.Tensor:
+    """Where in the batch the images stand that CutMix pastes: [n] -> [n], never itself."""
+    seeds = noise.fork(noise.fork(seeds, 3), 2)
+    return (position + 1 + noise.integers(seeds, [1], batch_size - 1)[:, 0]) % batch_size
 
 
 def _crop_and_flip(x, seeds, augmentation):
     """Crop each padded image at its own offset and flip half of them."""
-    pad = augmentation.pad
-    if not pad and not augmentation.flip:
+    pad, crop = augmentation.pad, augmentation.crop
+    if not (pad or crop or augmentation.flip):
         return x
-    height, width = x.shape[1] - 2 * pad, x.shape[2] - 2 * pad
-    offset = noise.integers(seeds, [2], 2 * pad + 1)
+    height, width = (crop or side - 2 * pad for side in x.shape[1:3])
+    free = [x.shape[1] - height + 1, x.shape[2] - width + 1]
+    offset = noise.integers(seeds, [2], free)
     flipped = noise.integers(noise.fork(seeds, 1), [1], 2) * int(augmentation.flip)
     rows = offset[:, :1] + tf.range(height)
     columns = tf.range(width)
@@ -124,8 +144,10 @@ def beta_quantiles(alpha: float, count: int = QUANTILES) -> np.ndarray:
     return betaincinv(alpha, alpha, (np.arange(count) + 0.5) / count)
 
 
-def _mix(x, y, seeds, alpha, num_classes):
-    count, height, width = x.shape[:3]
+def _mix(x, y, seeds, alpha, num_classes, partner):
+    """CutMix of the first m images with their partners [m] among all n."""
+    count, (height, width) = partner.shape[0], x.shape[1:3]
+    seeds = noise.fork(seeds[:count], 3)
     # 1 - lambda is distributed as lambda. The sides are integers before TensorFlow sees
     # them, so that no rounding of its depends on the machine.
     sides = np.sqrt(beta_quantiles(alpha))
@@ -134,9 +156,8 @@ def _mix(x, y, seeds, alpha, num_classes):
         tf.gather((side * sides).astype("int32"), drawn) for side in (height, width)
     )
     box = boxes(noise.fork(seeds, 1), rows, columns, x)
-    step = 1 + noise.integers(noise.fork(seeds, 2), [1], count - 1)[:, 0]
-    partner = (tf.range(count) + step) % count
     share = tf.reduce_mean(tf.cast(box, tf.float32), [1, 2])
     y = tf.one_hot(y, num_classes)
-    y = (1 - share) * y + share * tf.gather(y, partner)
-    return tf.where(box, tf.gather(x, partner), x), y
+    y = (1 - share) * y[:count] + share * tf.gather(y, partner)
+    x = tf.where(box, tf.gather(x, partner), x[:count])
+    return tf.ensure_shape(x, [count, *x.shape[1:]]), y

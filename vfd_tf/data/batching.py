@@ -1,6 +1,6 @@
 """Batches of images and labels out of whatever Keras's fit, evaluate and predict accept.
 
-Arrays, tf.data sets, `PyDataset`s, generators, lists of batches and `Images` come in,
+Arrays, tf.data sets, `PyDataset`s, generators, lists of batches and a `Split` come in,
 NumPy batches go to an evaluation. What goes to a `fit` is `fit_data`'s.
 """
 
@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vfd_tf.data.datasets import Images, as_float
+from vfd_tf.data.splits import Split
 from vfd_tf.hyperparameters import InputError
 
 _INFINITE = tf.data.INFINITE_CARDINALITY
@@ -31,7 +31,7 @@ def batches(data: Any, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray
     Labels stay as they are, see `contract.class_indices`.
 
     Args:
-        data: (x, y) or (x, y, weight) arrays, `Images`, a tf.data set of batches, a
+        data: (x, y) or (x, y, weight) arrays, a `Split`, a tf.data set of batches, a
             `PyDataset`, or anything else that yields batches.
         batch_size: Images a batch of arrays.
 
@@ -55,11 +55,8 @@ def batches(data: Any, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray
 
 def _parts(data, batch_size):
     """(x, y, weight) of every batch."""
-    if isinstance(data, Images):
-        # Only our own in-memory images are uint8 by design; others must be floats.
-        for i in range(0, len(data), batch_size):
-            part = data[i : i + batch_size]
-            yield as_float(part.x).numpy(), part.y, None
+    if isinstance(data, Split):  # uint8 by design; others must be floats
+        yield from ((x, y, None) for x, y in data.parts(batch_size))
         return
     if is_endless(data):
         raise InputError(ENDLESS.format(""))
@@ -126,7 +123,7 @@ def first_batch(data):
 
 def count_of(data) -> int | None:
     """How many images there are, or None where only reading them tells."""
-    if isinstance(data, Images):
+    if isinstance(data, Split):
         return len(data)
     return len(_unpacked(data)[0]) if _is_arrays_of_a_set(data) else None
 
@@ -198,7 +195,7 @@ def _array(value):
 
 def arrays_of(data) -> tuple | None:
     """(x, y) of data that is arrays, all in memory, and None of any other."""
-    whole = not isinstance(data, Images) and _is_arrays_of_a_set(data)
+    whole = not isinstance(data, Split) and _is_arrays_of_a_set(data)
     return checked_arrays(*_unpacked(data)[:2]) if whole else None
 
 

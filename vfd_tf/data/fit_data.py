@@ -16,7 +16,7 @@ from vfd_tf.data.batching import (
     is_arrays,
     is_endless,
 )
-from vfd_tf.data.datasets import untuned
+from vfd_tf.data.splits import untuned
 from vfd_tf.hyperparameters import InputError
 
 FILLER = float("nan")  # weight of an image that only fills a batch up

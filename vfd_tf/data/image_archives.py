@@ -1,4 +1,4 @@
-"""Reader of .npz archives of images, as `readers` reads the others."""
+"""Reader of .npz archives of images, as `image_folders` reads folders."""
 
 import os
 import zipfile

@@ -20,6 +20,7 @@ from vfd_tf.hyperparameters import InputError
 
 _PNG, _JPEG = b"\x89PNG", b"\xff\xd8\xff"
 _TO_RGB = ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV", "RGBX")
+_GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")
 _ORIENTATION = 0x0112  # EXIF
 # Pillow tells these apart and can't decode them: data, films, vector graphics.
 _NO_PIXELS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
@@ -64,6 +65,20 @@ def decode(path: str) -> tuple[np.ndarray, tuple[str, ...]]:
     return image, remarks
 
 
+def outline(path: str) -> tuple[int, int, int]:
+    """Height, width and channels (1 or 3) of what `decode` gives, from the header alone."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.format != "TIFF":  # Pillow rotates it
+                grey = image.mode in _GREY and image.format != "GIF"
+                return image.height, image.width, 1 if grey else 3
+    except Exception:  # Pillow's plugins raise what they like
+        pass
+    return decode(path)[0].shape  # what is no image is refused there
+
+
 class _Unreadable(Exception):
     """Why a file can't be read, in plain words."""
 
@@ -77,9 +92,14 @@ def _pixels(data):
         raise _Unreadable("the file is empty")
     if data.startswith((_PNG, _JPEG)):
         wide = data.startswith(_PNG) and data[24:25] == b"\x10"
-        image = tf.io.decode_image(data, expand_animations=False).numpy()
-        return image, (WIDE,) if wide else ()
+        return of_tensorflow(data), (WIDE,) if wide else ()
     return _of_pillow(data)
+
+
+def of_tensorflow(data: bytes, channels: int = 0) -> np.ndarray:
+    """uint8 [h, w, c] of what TensorFlow decodes, not to be written to; 0: its channels."""
+    image = tf.io.decode_image(data, channels, expand_animations=False)
+    return np.asarray(memoryview(image))  # numpy() would copy
 
 
 def _of_pillow(data):

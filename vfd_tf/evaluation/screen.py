@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from vfd_tf.data.datasets import Images
+from vfd_tf.data.splits import Split
 from vfd_tf.progress import Line, duration
 
 
@@ -21,7 +21,7 @@ class Screen:
 
     def __init__(self, verbose, data):
         self.verbose, self.line = bool(verbose), Line()
-        known = len(data) if isinstance(data, Images) else None
+        known = len(data) if isinstance(data, Split) else None
         if isinstance(data, (tuple, list)) and data and hasattr(data[0], "shape"):
             known = len(data[0])  # arrays, no batches
         self.known, self.total = known, "" if known is None else f" of {known}"

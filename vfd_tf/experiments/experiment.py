@@ -6,6 +6,7 @@ from typing import Any
 
 from vfd_tf.attacks import PGD, Attack
 from vfd_tf.data import datasets
+from vfd_tf.data.holding import HOLDS
 from vfd_tf.hyperparameters import Component, InputError, component, hyper
 from vfd_tf.models.architectures import ARCHITECTURES
 from vfd_tf.training.distillation import VFD, Distillation, NoDistillation
@@ -82,6 +83,12 @@ class Experiment(Component):
     validation: int | None = hyper(
         None, "images held out of training; none: 1,000, at most a tenth", minimum=1
     )
+    image_size: int | None = hyper(
+        None, "images become squares of this side, pixels; none: as they are", minimum=1
+    )
+    hold: str = hyper(
+        "auto", "where pixels are held; auto: in memory up to 4 GiB", choices=HOLDS
+    )
     arch: str = hyper("resnet18", "architecture", choices=tuple(ARCHITECTURES))
     width: float = hyper(1.0, "factor on the channels of the architecture", 0.01, 100.0)
     normalize: bool = hyper(True, "first layer: the data set's mean and variance")
@@ -133,7 +140,7 @@ class Experiment(Component):
         """
         same = ("dataset", "arch", "width", "normalize", "seed")
         identity = {name: self[name] for name in same}
-        identity |= {"data": digest, "helpers": helpers}
+        identity |= {"data": digest, "helpers": helpers} | self._image_size()
         return identity | {
             name: component.brief() for name, component in self._components().items()
         }
@@ -153,6 +160,7 @@ class Experiment(Component):
         plain = {name: self[name] for name in ("dataset", "arch", "width", "seed")}
         return (
             plain
+            | self._image_size()
             | named
             | {
                 f"{component}.{name.rstrip('_')}": value
@@ -160,6 +168,10 @@ class Experiment(Component):
                 for name, value in fields.items()
             }
         )
+
+    def _image_size(self):
+        """Named only where it is set: runs of before keep their names."""
+        return {} if self.image_size is None else {"image_size": self.image_size}
 
     def _components(self) -> dict[str, Component]:
         """The components that decide the result: no attack where nothing is attacked."""

@@ -33,7 +33,7 @@ class Session:
     pending: dict[str, forecast.Work] = dataclasses.field(default_factory=dict)
 
     @property
-    def test(self) -> datasets.Images:
+    def test(self) -> datasets.Split:
         """The test images that the plan asks for."""
         return self.data.test[: self.plan.max_images]
 
