@@ -161,8 +161,10 @@ def test_weights_of_imagenet_need_a_network(monkeypatch):
         raise Exception("URL fetch failure on https://x/y.h5: None -- no name")
 
     monkeypatch.setattr("keras.src.utils.file_utils.get_file", get_file)
-    with pytest.raises(InputError, match=r"can't be had \(URL .*\): connect to"):
+    with pytest.raises(InputError, match=r"can't be downloaded \(no name\): connect"):
         backbones.imagenet("keras:MobileNetV2", (32, 32, 3))
+    with pytest.raises(InputError, match="choose another --width"):
+        backbones.imagenet("keras:MobileNetV2", (32, 32, 3), width=0.4)
 
 
 @pytest.mark.slow

@@ -130,7 +130,7 @@ def test_a_backbone_of_keras_runs_by_name(tmp_path, capsys):
     words = f"--dataset=npz:{tmp_path / 'd.npz'}", "--arch=keras:MobileNetV2"
     words += "--width=0.35", "--vfd_layer=block_13_expand_relu", "--batch_size=16"
     words += "--nonormalize", "--epochs=1", f"--runs={tmp_path / 'runs'}"
-    words += ("--method=natural",)
+    words += "--method=natural", "--eval_attacks="
     with pytest.warns(UserWarning, match="--normalize has no effect"):
         assert run(*words) == 0
     one = folder(tmp_path, "runs/*-keras-MobileNetV2-natural-vfd-*")

@@ -107,6 +107,8 @@ def _fields(component: Component, prefix: str) -> set[str]:
 
 
 def _why(values, name, experiments):
+    if name == "normalize":
+        return f"--arch={experiments[0].arch} has a range of its own"
     section = values.find_module_defining_flag(name)
     if section.startswith("--"):
         axis, _, key = section.removeprefix("--").partition("=")

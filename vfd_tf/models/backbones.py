@@ -181,12 +181,22 @@ def _refusal(arch, shape, weights, error) -> str:
             f"{shape[0]}x{shape[1]}: choose another --arch, such as resnet8, or larger "
             "images."
         )
+    if weights and not isinstance(error, ValueError):
+        return (
+            f"The ImageNet weights of {arch} can't be downloaded ({failure(error)}): "
+            "connect to the network for the first run, or leave --init=imagenet out."
+        )
     if weights:
         return (
-            f"The ImageNet weights of {arch} can't be had ({reason(error)}): connect to "
-            "the network for the first run, or leave --init=imagenet out."
+            f"{arch} has no such ImageNet weights ({reason(error)}): choose another "
+            "--width, or leave --init=imagenet out."
         )
     return (
         f"{arch} can't be built for images of {shape[0]}x{shape[1]} pixels "
         f"({reason(error)}): choose another --arch."
     )
+
+
+def failure(error: Exception) -> str:
+    """Why a download failed, without the address that Keras puts before it."""
+    return str(error).rpartition(" -- ")[2].strip()[:160] or type(error).__name__

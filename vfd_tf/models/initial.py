@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from vfd_tf import files
-from vfd_tf.hyperparameters import InputError, reason
+from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import backbones, network
 from vfd_tf.models.keras_graph import finalize, graph_of, layer_of, layers_of, own_weights
 
@@ -217,7 +217,7 @@ def _download(address):
         return keras.utils.get_file(name, origin=address, cache_subdir="vfd_tf")
     except Exception as error:  # a failed download is a plain Exception
         raise InputError(
-            f"{address} can't be downloaded ({reason(error)}): connect to the network, or "
+            f"{address} can't be downloaded ({backbones.failure(error)}): connect to the network, or "
             "name a file on this machine with --init."
         ) from error
 
