@@ -217,8 +217,8 @@ def _download(address):
         return keras.utils.get_file(name, origin=address, cache_subdir="vfd_tf")
     except Exception as error:  # a failed download is a plain Exception
         raise InputError(
-            f"{address} can't be downloaded ({backbones.failure(error)}): connect to the network, or "
-            "name a file on this machine with --init."
+            f"{address} can't be downloaded ({backbones.failure(error)}): connect to the "
+            "network, or name a file on this machine with --init."
         ) from error
 
 
