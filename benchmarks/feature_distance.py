@@ -88,7 +88,7 @@ def parse(arguments):
 def fresh(run, data):
     """An untrained network of a run's architecture."""
     identity = run.identity
-    build = architectures.ARCHITECTURES[identity["arch"]]
+    build = architectures.architecture(identity["arch"])
     known = identity["normalize"]
     mean, variance = (data.mean, data.variance) if known else (0.0, 1.0)
     keras.utils.set_random_seed(0)

@@ -12,7 +12,7 @@ from vfd_tf.models import keras_graph
 L = keras.layers
 PACKAGE = pathlib.Path(keras_graph.__file__).parents[1]
 PRIVATE = r"\._(nodes_by_depth|keras_history|inbound_nodes|flatten_layers|layers)\b"
-PRIVATE += r"|\._(non_)?trainable_variables\b"
+PRIVATE += r"|\._(non_)?trainable_variables\b|_seed_generators"
 
 
 class Outer(L.Layer):
@@ -86,6 +86,17 @@ def test_models_with_a_call_of_their_own_have_no_graph(model):
     sequential = keras.Sequential([keras.Input((3,)), L.Dense(2, name="only")])
     (node,) = keras_graph.nodes(keras_graph.graph_of(sequential))
     assert node.operation.name == "only"
+
+
+def test_random_states_are_those_of_layers_that_draw():
+    inner = keras.Sequential([keras.Input((3,)), L.Dropout(0.5, seed=3)])
+    model = keras.Sequential([keras.Input((3,)), inner, L.Dropout(0.1), L.Dense(2)])
+    states = keras_graph.random_states(model)
+    assert len(states) == 2
+    before = [keras.ops.convert_to_numpy(state).copy() for state in states]
+    model(keras.ops.ones((4, 3)), training=True)
+    for old, state in zip(before, states, strict=True):
+        assert (keras.ops.convert_to_numpy(state) != old).any()
 
 
 def test_no_other_module_reads_the_private_graph():

@@ -139,3 +139,12 @@ def test_a_copy_has_weights_of_its_own():
     copy.set_weights([0 * w for w in copy.get_weights()])
     np.testing.assert_array_equal(model(images()), before)
     assert not network.shares_weights(model, copy)
+
+
+def test_a_copy_keeps_what_normalization_was_adapted_to():
+    norm = L.Normalization()
+    norm.adapt(images() * 0.2 + 0.5)
+    inputs = keras.Input(SHAPE)
+    model = keras.Model(inputs, L.Dense(3)(L.Flatten()(norm(inputs))))
+    copy = in_precision(model, "float32")
+    np.testing.assert_array_equal(copy(images()), model(images()))

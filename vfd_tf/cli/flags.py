@@ -18,7 +18,6 @@ from vfd_tf.attacks.attack import radius
 from vfd_tf.cli import recipes
 from vfd_tf.experiments.experiment import EvaluationPlan, Experiment, Recipe
 from vfd_tf.hyperparameters import LARGEST, InputError, check_range, choose, name_of, read
-from vfd_tf.models.architectures import ARCHITECTURES
 from vfd_tf.training.distillation import DISTILLATIONS
 from vfd_tf.training.methods import METHODS
 from vfd_tf.training.schedules import LambdaSchedule
@@ -172,8 +171,8 @@ def _define_evaluate(own):
     )
     text("save_adversarial", None, "file.npz for the adversarial examples", **own)
     text("surrogate", None, "black box: a .keras file to attack instead, or auto", **own)
-    arch, help_ = "wide_resnet_34_10", "architecture of --surrogate=auto"
-    enum("surrogate_arch", arch, [*ARCHITECTURES], help_, **own)
+    help_ = "architecture of --surrogate=auto, as --arch"
+    text("surrogate_arch", "wide_resnet_34_10", help_, **own)
     enum("referee", None, ["cleverhans"], "repeat FGSM, PGD and MIM with it", **own)
     policies, help_ = (
         ["mixed_bfloat16", "mixed_float16"],

@@ -5,6 +5,7 @@ import warnings
 from vfd_tf.cli import flags
 from vfd_tf.experiments.experiment import Experiment, Recipe
 from vfd_tf.hyperparameters import Component
+from vfd_tf.models.architectures import ARCHITECTURES
 
 
 def warn(values, argv: list[str], mode: str, experiments=()) -> None:
@@ -57,6 +58,8 @@ def _counting(experiment: Experiment) -> set[str]:
     keys = flags.names(experiment)
     adversarial, beta = experiment.method.adversarial, experiment.method.beta_term
     found = _fields(experiment, "") - _idle_prerequisites(experiment)
+    if experiment.arch not in ARCHITECTURES:
+        found.discard("normalize")  # others have a range of their own
     recipe = _fields(experiment.recipe, "")
     found |= recipe if adversarial else recipe - set(Recipe.parts_of("attack"))
     found |= _fields(experiment.method, keys["method"])
@@ -104,6 +107,8 @@ def _fields(component: Component, prefix: str) -> set[str]:
 
 
 def _why(values, name, experiments):
+    if name == "normalize":
+        return f"--arch={experiments[0].arch} has a range of its own"
     section = values.find_module_defining_flag(name)
     if section.startswith("--"):
         axis, _, key = section.removeprefix("--").partition("=")

@@ -85,6 +85,7 @@ def _facts(record):
     facts = [("run", f"{record.label}, {key(identity)}"), ("data set", identity["dataset"])]
     network_options = {name: identity[name] for name in ("width", "normalize")}
     facts.append(("architecture", _listed(identity["arch"], network_options)))
+    facts.append(("starts from", identity.get("init")))
     facts += [
         (component.replace("_", " "), _part(record, component))
         for component in record.fields

@@ -8,7 +8,7 @@ from vfd_tf.attacks import PGD, Attack
 from vfd_tf.data import datasets
 from vfd_tf.data.holding import HOLDS
 from vfd_tf.hyperparameters import Component, InputError, component, hyper
-from vfd_tf.models.architectures import ARCHITECTURES
+from vfd_tf.models import architectures, backbones, initial
 from vfd_tf.training.distillation import VFD, Distillation, NoDistillation
 from vfd_tf.training.methods import HAT, PGDAT, Method, Natural
 from vfd_tf.training.optimizers import SCHEDULES
@@ -89,7 +89,8 @@ class Experiment(Component):
     hold: str = hyper(
         "auto", "where pixels are held; auto: in memory up to 4 GiB", choices=HOLDS
     )
-    arch: str = hyper("resnet18", "architecture", choices=tuple(ARCHITECTURES))
+    arch: str = hyper("resnet18", architectures.HELP)
+    init: str | None = hyper(None, initial.HELP)
     width: float = hyper(1.0, "factor on the channels of the architecture", 0.01, 100.0)
     normalize: bool = hyper(True, "first layer: the data set's mean and variance")
     seed: int = hyper(0, "seed of weights, order, augmentation and noise", minimum=0)
@@ -106,6 +107,13 @@ class Experiment(Component):
     lambda_schedule: LambdaSchedule = LambdaSchedule()
     beta_schedule: LambdaSchedule = LambdaSchedule()
 
+    def __post_init__(self):
+        super().__post_init__()
+        architectures.check(self.arch)
+        if self.teacher_arch is not None:
+            architectures.check(self.teacher_arch)
+        initial.check(self.init, self.arch)
+
     @property
     def prerequisites(self) -> tuple[str, ...]:
         """The networks this run needs that are trained before it."""
@@ -119,14 +127,25 @@ class Experiment(Component):
                 f"seed and teacher_seed are both {self.seed}; a teacher must start from "
                 "other weights than its student."
             )
-        other = {"teacher": self.teacher_arch}.get(role)
+        other = {"teacher": self.teacher_arch}.get(role) or self.arch
         return self.replace(
             method=PREREQUISITES[role](),
             distillation=NoDistillation(),
             seed=self.teacher_seed,
-            arch=other or self.arch,
+            arch=other,
+            init=self._init_of(other),
             recipe=self.recipe.without("student"),
         )
+
+    def _init_of(self, arch):
+        """The weights that a prerequisite of this architecture starts from.
+
+        Its student's; of another architecture, those of ImageNet alone are its own.
+        """
+        fits = arch == self.arch or (
+            self.init == initial.IMAGENET and backbones.is_name(arch)
+        )
+        return self.init if fits else None
 
     def identity(self, digest: str, helpers: dict[str, str]) -> dict:
         """What the result depends on; equal identities give equal weights.
@@ -140,6 +159,9 @@ class Experiment(Component):
         """
         same = ("dataset", "arch", "width", "normalize", "seed")
         identity = {name: self[name] for name in same}
+        identity["arch"] = architectures.mark(self.arch)
+        if self.init:
+            identity["init"] = initial.mark(self.init)
         identity |= {"data": digest, "helpers": helpers} | self._image_size()
         return identity | {
             name: component.brief() for name, component in self._components().items()
@@ -158,6 +180,7 @@ class Experiment(Component):
             name: type(component).__name__ for name, component in self._components().items()
         }
         plain = {name: self[name] for name in ("dataset", "arch", "width", "seed")}
+        plain |= {"init": self.init} if self.init else {}
         return (
             plain
             | self._image_size()

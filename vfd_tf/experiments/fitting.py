@@ -7,9 +7,7 @@ import keras
 from vfd_tf.data import datasets
 from vfd_tf.experiments.experiment import Experiment
 from vfd_tf.experiments.session import Session
-from vfd_tf.hyperparameters import choose
-from vfd_tf.models import network
-from vfd_tf.models.architectures import ARCHITECTURES
+from vfd_tf.models import architectures, initial, network
 from vfd_tf.progress import ProgressBar
 from vfd_tf.training import callbacks, curves
 from vfd_tf.training.distillation import VFD
@@ -19,10 +17,14 @@ from vfd_tf.training.trainer import AdversarialTrainer
 
 
 def network_of(experiment: Experiment, data) -> keras.Model:
-    """The untrained network of an experiment, for a data set."""
+    """The network that an experiment starts from, for a data set."""
     mean, variance = (data.mean, data.variance) if experiment.normalize else (0.0, 1.0)
-    build = choose(ARCHITECTURES, experiment.arch, "architecture")
-    return build(data.input_shape, data.num_classes, experiment.width, mean, variance)
+    arch, width = experiment.arch, experiment.width
+    build = architectures.architecture(arch)
+    model = build(data.input_shape, data.num_classes, width, mean, variance)
+    if experiment.init:
+        initial.start(model, experiment.init, arch, width)
+    return model
 
 
 def make_trainer(

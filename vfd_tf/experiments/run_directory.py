@@ -30,6 +30,7 @@ import numpy as np
 from vfd_tf import files
 from vfd_tf.evaluation import accuracies
 from vfd_tf.hyperparameters import InputError
+from vfd_tf.models.keras_graph import random_states
 
 # What a damaged file is answered with.
 REMEDIES = {
@@ -320,7 +321,7 @@ def differences(owner: dict, identity: dict, fields: dict[str, dict]) -> list[st
 
 def _variables(trainer):
     """Everything of a trainer that training moves; its teachers are not among them."""
-    return [*trainer.weights, *trainer.optimizer.variables]
+    return [*trainer.weights, *trainer.optimizer.variables, *random_states(trainer)]
 
 
 def key(identity: dict) -> str:

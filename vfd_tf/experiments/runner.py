@@ -10,7 +10,7 @@ from vfd_tf.experiments.experiment import Experiment
 from vfd_tf.experiments.run_directory import RunDirectory, key
 from vfd_tf.experiments.session import Session
 from vfd_tf.hyperparameters import name_of
-from vfd_tf.models import network
+from vfd_tf.models import architectures, network
 from vfd_tf.training import curves, roles
 from vfd_tf.training.distillation import DISTILLATIONS
 from vfd_tf.training.methods import METHODS
@@ -70,7 +70,7 @@ class Runner:
         experiment = self.experiment
         labels = (
             re.sub(r"[^\w.]+", "-", experiment.dataset).strip("-"),
-            experiment.arch,
+            architectures.label(experiment.arch),
             name_of(METHODS, experiment.method),
             name_of(DISTILLATIONS, experiment.distillation),
         )

@@ -4,16 +4,23 @@ Every architecture is a function (input_shape, num_classes, width, mean, varianc
 network, written with plain Keras layers. Its output dict has, for every stage,
 `layer<i>` (after the activation) and `layer<i>_preact` (what that activation takes in),
 `last` (the tap of the paper's layer k) and `logits`; the layers carry the same names, so
-that a logits-only file gives the dict back.
+that a logits-only file gives the dict back. Backbones of `keras.applications` and the
+architectures of files are built by functions of the same arguments, see `architecture`.
 """
 
+import functools
+import os
+import re
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 from keras import layers
 
-from vfd_tf.models import network
+from vfd_tf import files
+from vfd_tf.hyperparameters import InputError, choose
+from vfd_tf.models import architecture_files, backbones, network
 
 _BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}  # PyTorch's defaults, as all originals
 
@@ -241,3 +248,51 @@ ARCHITECTURES = {
     "wide_resnet_28_10": wide_resnet_28_10,
     "resnet8": resnet8,
 }
+
+HELP = (
+    f"architecture: {', '.join(ARCHITECTURES)}, keras:NAME (keras:MobileNetV2), FILE.keras"
+)
+
+
+def check(name: str) -> None:
+    """Raises `InputError` unless `name` is that of an architecture, see `architecture`."""
+    if backbones.is_name(name):
+        backbones.check_name(name)
+    elif is_file(name):
+        if not os.path.isfile(name):
+            raise InputError(f"There is no model file {name}, which --arch names.")
+    elif name not in ARCHITECTURES and os.path.exists(name):
+        raise InputError(f"{name} is no .keras file: save the model as one for --arch.")
+    else:
+        choose(ARCHITECTURES, name, "architecture")
+
+
+def is_file(name: str) -> bool:
+    """Whether an architecture is that of a file: FILE.keras."""
+    return name.endswith(".keras") and not backbones.is_name(name)
+
+
+def architecture(name: str) -> Callable[..., keras.Model]:
+    """The function (input_shape, num_classes, width, mean, variance) -> network of a name.
+
+    Args:
+        name: One of `ARCHITECTURES`, keras:NAME for a backbone of `keras.applications`, or
+            FILE.keras.
+    """
+    check(name)
+    if backbones.is_name(name):
+        return functools.partial(backbones.build, name)
+    if is_file(name):
+        return functools.partial(architecture_files.build, name)
+    return ARCHITECTURES[name]
+
+
+def mark(name: str) -> str:
+    """What an architecture is known by: its name; for a file its hash, too."""
+    return f"{label(name)} sha256:{files.sha256(name)[:16]}" if is_file(name) else name
+
+
+def label(name: str) -> str:
+    """An architecture in the name of a folder."""
+    stem = os.path.splitext(os.path.basename(name))[0] if is_file(name) else name
+    return re.sub(r"[^\w.]+", "-", stem).strip("-")

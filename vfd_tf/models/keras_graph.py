@@ -69,3 +69,17 @@ def own_weights(layer) -> tuple[list, list]:
     """(weights made to be trained, other weights) of one layer, frozen or not."""
     trained = getattr(layer, "_trainable_variables", [])
     return list(trained), list(getattr(layer, "_non_trainable_variables", []))
+
+
+def finalize(model) -> None:
+    """After weights were assigned: a `Normalization` computes with a copy of its own."""
+    for layer in layers_of(model):
+        if isinstance(layer, keras.layers.Normalization) and layer.input_mean is None:
+            layer.finalize_state()
+
+
+def random_states(model) -> list:
+    """The states of the generators of a model's layers, such as Dropout's."""
+    every = layers_of(model, itself=True)
+    found = {id(g): g for each in every for g in getattr(each, "_seed_generators", [])}
+    return [generator.state for generator in found.values()]

@@ -171,8 +171,9 @@ def _why(error) -> str:
         )
     if "unsafe" in text.lower() and "lambda" in text.lower():
         return (
-            "it holds a Lambda layer, which runs code from the file; load it in Python "
-            "with safe_mode=False and call vfd_tf.evaluation.evaluate(model, data, ...)."
+            "it holds a Lambda layer, which runs code from the file; write that with "
+            "Keras's own layers or keras.ops and save it again, or load it in Python with "
+            "safe_mode=False and call vfd_tf.evaluation.evaluate(model, data, ...)."
         )
     return f"{text.split(chr(10))[0][:160]}; save one with model.save('name.keras')."
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from vfd_tf import startup
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import network
-from vfd_tf.models.keras_graph import layers_of, nodes
+from vfd_tf.models.keras_graph import finalize, layers_of, nodes
 
 _HALF = "float16", "bfloat16"
 _EXACT = keras.layers.InputLayer, keras.layers.Normalization, keras.layers.Rescaling
@@ -173,6 +173,7 @@ def in_precision(model: keras.Model, policy: str) -> keras.Model:
         with _default(policy):
             other = keras.models.clone_model(plain, clone_function=copy)
         other.set_weights(plain.get_weights())
+        finalize(other)
     except (TypeError, ValueError, NotImplementedError) as error:
         reason = str(error).strip().split("\n")[0][:160]
         raise InputError(
