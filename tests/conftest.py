@@ -10,6 +10,12 @@ import pytest
 import tensorflow as tf
 
 
+def pytest_collection_modifyitems(items):
+    """Tests that mostly wait for processes of their own begin, beside all others."""
+    first = "test_replicas", "test_workers"
+    items.sort(key=lambda item: item.path.stem not in first)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def forgetful():
     """Graphs of a file's tests end with it; later ones would wait for their collection."""

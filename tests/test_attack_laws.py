@@ -239,5 +239,5 @@ def test_the_runs_of_a_targeted_attack_share_one_compiled_function():
     attack = protocol("apgd-t:steps=3:targets=4", 0.01)
     engine.correct((x.numpy(), y.numpy()), attack)
     compiled = engine.runner._compiled.items()
-    (advance,) = (function for (key, _), function in compiled if key[0] == "advance")
+    (advance,) = (function for (_, (key, _)), function in compiled if key[0] == "advance")
     assert advance.experimental_get_tracing_count() <= 2

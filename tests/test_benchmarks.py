@@ -18,6 +18,7 @@ from benchmarks import (
     memory,
     pipeline,
     pytorch_trades,
+    scaling,
     step,
     timing,
     worker,
@@ -151,6 +152,7 @@ def test_every_command_of_the_readme_parses():
         "feature_distance": feature_distance,
         "attacks": attacks,
         "evaluation": evaluation,
+        "scaling": scaling,
     }
     assert {name for name, _ in commands} == set(modules)
     for name, flags in commands:

@@ -6,7 +6,8 @@ import pytest
 from vfd_tf import InputError, attacks, evaluation, noise
 from vfd_tf.attacks import FGSM, PGD
 from vfd_tf.data.datasets import Images
-from vfd_tf.evaluation import Protocol, evaluate, protocol, tables
+from vfd_tf.evaluation import Engine, Protocol, evaluate, protocol, tables
+from vfd_tf.evaluation.windows import Share
 
 # isort: split
 
@@ -304,3 +305,31 @@ def test_a_terminal_sees_how_far_an_attack_has_come(capsys, monkeypatch):
     steps = [f"step {n} of 20" for n in (5, 10, 15, 20)]
     places = [out.index(f"pgd20, images 1 to {N} of {N}, {step}") for step in steps]
     assert places == sorted(places) and out.rindex("pgd20@linf") > places[-1]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 30])
+def test_workers_find_together_what_one_finds_alone(make_network, toy, count):
+    """Every image keeps its place, and with it its draws; a share may be empty."""
+    x, y = toy
+    engine, whole = Engine(make_network(), batch_size=4), np.zeros(len(x), bool)
+    alone = engine.correct((x, y), "pgd3", seed=5)
+    for index in range(count):
+        share = Share((x, y), index, count)
+        whole[index::count] = engine.correct(share, "pgd3", seed=5)
+    np.testing.assert_array_equal(whole, alone)
+    assert alone.sum() > 0
+
+
+def test_shares_of_a_split_read_their_own_images_alone(make_network, toy):
+    images = Images((255 * toy[0]).astype("uint8"), toy[1])
+    engine, whole = Engine(make_network(), batch_size=4), np.zeros(24, bool)
+    for index in range(3):
+        whole[index::3] = engine.correct(Share(images, index, 3), "pgd3")
+    np.testing.assert_array_equal(whole, engine.correct(images, "pgd3"))
+
+
+def test_devices_share_the_batches_of_an_evaluation(make_network, toy):
+    model = make_network()
+    several = Engine(model, batch_size=4, devices=("CPU:0", "CPU:0"))
+    found = several.correct(toy, "pgd3")
+    np.testing.assert_array_equal(found, Engine(model, batch_size=4).correct(toy, "pgd3"))

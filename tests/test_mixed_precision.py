@@ -11,7 +11,8 @@ from vfd_tf import AdversarialTrainer, InputError, TrainingOptions
 from vfd_tf.attacks import PGD
 from vfd_tf.models import precision
 from vfd_tf.models.architectures import ARCHITECTURES
-from vfd_tf.training.optimizers import SGD
+from vfd_tf.training.callbacks import StopOnDivergence
+from vfd_tf.training.optimizers import SGD, OneCycle
 
 pytestmark = pytest.mark.filterwarnings("ignore:This CPU has no units")
 HALF = "mixed_bfloat16", "mixed_float16"
@@ -166,6 +167,42 @@ def test_the_gradient_of_a_confident_image_survives_float16():
     np.testing.assert_allclose(found / size, expected / size, atol=0.01)
 
 
+def test_the_logits_stay_in_float32_beside_a_projection():
+    """Which VFD puts behind a student's layer for a wider teacher."""
+    wide = ARCHITECTURES["resnet8"](SHAPE, 10, 0.5)
+    vfd = vfd_tf.distillation.VFD(project=True)
+    options = TrainingOptions(precision="mixed_bfloat16")
+    made = AdversarialTrainer(
+        network(), "pgd-at", "pgd1", vfd, teacher=wide, options=options
+    )
+    with made.computing():
+        policies = {la.name: la.compute_dtype for la in made.network.layers}
+    assert policies["logits"] == "float32" and policies["layer3"] == "bfloat16"
+
+
+def test_an_epoch_that_overflowed_whole_is_an_error(toy):
+    made = trainer("mixed_float16")
+    made.optimizer.dynamic_scale.assign(2.0**120)
+    with pytest.raises(InputError, match="All 3 steps of epoch 1 overflowed"):
+        made.fit(*toy, batch_size=8, callbacks=[StopOnDivergence()], verbose=0)
+
+
+def test_a_network_with_nothing_between_its_ends_trains_in_float32(toy):
+    inputs = keras.Input(SHAPE)
+    model = keras.Model(inputs, L.Dense(10)(L.Flatten()(inputs)))
+    options = TrainingOptions(precision="mixed_bfloat16")
+    made = AdversarialTrainer(model, "pgd-at", "pgd1", options=options)
+    made.compile("sgd")
+    robust = vfd_tf.RobustAccuracy(toy, "pgd1")
+    logs = made.fit(*toy, batch_size=8, callbacks=[robust], verbose=0).history
+    assert "val_pgd1_accuracy" in logs
+
+
+def test_an_unknown_precision_is_refused(toy):
+    with pytest.raises(InputError, match="No precision 'bfloat16'"):
+        vfd_tf.evaluate(network(), toy, [], craft_precision="bfloat16")
+
+
 def test_what_has_no_layers_to_compute_in_16_bits_is_refused(toy):
     inputs = keras.Input(SHAPE)
     model = keras.Model(inputs, L.Dense(10)(L.Flatten()(inputs)))
@@ -188,3 +225,51 @@ def test_hardware_without_units_is_named():
         patch.setattr("vfd_tf.startup.has_cpu_units", lambda dtype: False)
         with pytest.warns(UserWarning, match="no units for bfloat16"):
             precision.warn_of_hardware("mixed_bfloat16")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return vfd_tf.load_data("digits")
+
+
+@pytest.fixture(scope="module")
+def vanilla(digits):
+    """A teacher for the digits."""
+    keras.utils.set_random_seed(7)
+    teacher = ARCHITECTURES["resnet8"](digits.input_shape, 10, 0.5)
+    plain = AdversarialTrainer(teacher, "natural")
+    plain.compile(SGD(OneCycle(0.2, 88), 0.9))
+    plain.fit(digits.train.floats(), digits.train.y, batch_size=64, epochs=4, verbose=0)
+    return teacher
+
+
+def accuracy(digits, teacher, policy, method, seed):
+    """(clean, PGD-5) accuracy on the test split after a short training."""
+    keras.utils.set_random_seed(seed)
+    student = ARCHITECTURES["resnet8"](digits.input_shape, 10, 0.5)
+    made = AdversarialTrainer(
+        student,
+        method,
+        PGD(0.1, steps=3),
+        "vfd",
+        teacher=teacher,
+        seed=seed,
+        options=TrainingOptions(precision=policy),
+    )
+    made.compile(SGD(OneCycle(0.2, 88), 0.9))
+    made.fit(digits.train.floats(), digits.train.y, batch_size=64, epochs=4, verbose=0)
+    result = vfd_tf.evaluate(student, digits.test, ["pgd5"], epsilon=0.1)
+    return result.clean.mean(), result.robust["pgd5"].mean()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["trades", "hat"])
+def test_bfloat16_reaches_the_accuracy_of_float32_within_noise(digits, vanilla, method):
+    found = {
+        policy: np.array([accuracy(digits, vanilla, policy, method, s) for s in range(3)])
+        for policy in ("float32", "mixed_bfloat16")
+    }
+    full, half = found.values()
+    assert full.mean(0).min() > 0.7 and not np.array_equal(full, half)
+    noise = 2 * np.sqrt((full.var(0, ddof=1) + half.var(0, ddof=1)) / 3)
+    assert (np.abs(full.mean(0) - half.mean(0)) <= np.maximum(noise, 0.02)).all(), found

@@ -537,7 +537,7 @@ def test_forward_passes_each_view_once_and_the_same_tensor_once():
         calls.append(training)
         return {"logits": x}
 
-    x, other = object(), object()
+    x, other = keras.ops.zeros(1), keras.ops.ones(1)
     student = network.Forward(model, {"clean": x, "adv": x, "more": other}, training=True)
     assert student["clean"] is student["adv"]
     assert student["more"]["logits"] is other

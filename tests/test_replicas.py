@@ -1,66 +1,77 @@
-"""One device and two replicas: the same noise, the same weights, the same accuracy."""
+"""One device, replicas, workers: the same noise, weights, logs and verdicts."""
 
-import os
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
+import processes
 import pytest
+import replicas
 
 SCRIPT = pathlib.Path(__file__).with_name("replicas.py")
-CASES = ["plain", "batch_norm", "weighted", "options"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
+EVERY = [*replicas.CASES]
+# Workers x replicas of each -> what they train.
+SHAPES = {(1, 2): EVERY, (2, 1): EVERY, (3, 1): ["trades"]}
+SHAPES[2, 2] = ["trades", "hat with batch norm"]
+pytestmark = pytest.mark.slow
+
+
+def trained(folder, workers, count, cases):
+    """What each of the workers saved of its training."""
+    ports = ",".join(map(str, processes.free_ports(workers)))
+    outs = [folder / f"{workers}x{count}-{i}.npz" for i in range(workers)]
+    started = [
+        processes.start(SCRIPT, i, ports, count, out, *cases) for i, out in enumerate(outs)
+    ]
+    for code, said in processes.ended(started):
+        assert code == 0, said
+    return [np.load(out) for out in outs]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """(replicas, case) -> what that run saved; each runs once."""
-    folder, runs = tmp_path_factory.mktemp("replicas"), {}
-
-    def get(replicas, case):
-        key = str(replicas), case
-        if key not in runs:
-            out = folder / f"{'-'.join(key)}.npz"
-            command = [sys.executable, SCRIPT, *key, out]
-            subprocess.run(command, check=True, capture_output=True, env=ENVIRONMENT)
-            runs[key] = np.load(out)
-        return runs[key]
-
-    return get
+def one(tmp_path_factory):
+    """What one device saved."""
+    return trained(tmp_path_factory.mktemp("one"), 1, 1, EVERY)[0]
 
 
-@pytest.mark.slow
-def test_replicas_draw_the_noise_of_their_place_in_the_global_batch(trained):
-    np.testing.assert_array_equal(
-        trained(1, "plain")["seeds"], trained(2, "plain")["seeds"]
-    )
+@pytest.mark.parametrize("shape", SHAPES, ids="{0[0]} x {0[1]}".format)
+def test_all_train_and_judge_as_one_device_does(tmp_path, one, shape):
+    workers = trained(tmp_path, *shape, SHAPES[shape])
+    seeds = np.concatenate([worker["seeds"] for worker in workers])
+    np.testing.assert_array_equal(one["seeds"], seeds)
+    for case in SHAPES[shape]:
+        for worker in workers:
+            check_weights(one, worker, case)
+            check_replicas(workers[0], worker, case)
+            check_logs(one, worker, case)
+            check_verdicts(one, worker, case)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
-def test_two_replicas_train_to_the_weights_of_one_device(trained, case):
-    one, two = trained(1, case), trained(2, case)
-    assert one["step"] == two["step"] == 10
-    np.testing.assert_allclose(one["loss"], two["loss"], rtol=1e-6)
-    np.testing.assert_allclose(one["gradient_norm"], two["gradient_norm"], rtol=1e-6)
-    np.testing.assert_allclose(one["weights"], two["weights"], atol=1e-10)
+def check_weights(one, worker, case):
+    assert one[f"{case}/step"] == worker[f"{case}/step"] == replicas.STEPS
+    weights = one[f"{case}/weights"], worker[f"{case}/weights"]
+    np.testing.assert_allclose(*weights, rtol=0, atol=1e-9, err_msg=case)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
-def test_replicas_stay_equal_and_count_a_ragged_rest_once(trained, case):
-    run = trained(2, case)
-    assert run["apart"] == 0
-    np.testing.assert_allclose(run["accuracy"], run["expected"], atol=1e-6)
+def check_replicas(chief, worker, case):
+    """They stay equal, and count a ragged rest once."""
+    assert worker[f"{case}/apart"] == 0
+    weights = chief[f"{case}/weights"], worker[f"{case}/weights"]
+    np.testing.assert_array_equal(*weights, err_msg=case)
+    accuracy = worker[f"{case}/log/val_accuracy"][-1]
+    np.testing.assert_allclose(accuracy, worker[f"{case}/expected"], atol=1e-6)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
-def test_every_metric_of_two_replicas_is_that_of_one_device(trained, case):
-    one, two = trained(1, case), trained(2, case)
-    logs = [name for name in one.files if name.startswith("log/")]
-    assert {"log/accuracy", "log/val_accuracy", "log/val_loss"} <= set(logs)
-    assert case != "weighted" or {"log/auc", "log/f1", "log/val_precision"} <= set(logs)
+def check_logs(one, worker, case):
+    """Every loss and metric, weighted ones too, is that of one device."""
+    logs = [name for name in one.files if name.startswith(f"{case}/log/")]
+    wanted = "loss", "gradient_norm", "accuracy", "val_accuracy", "val_loss", "auc", "f1"
+    wanted += "val_precision", "vfd_lambda", "val_pgd3_accuracy"
+    assert {f"{case}/log/{name}" for name in wanted} <= set(logs)
     for name in logs:
-        np.testing.assert_allclose(two[name], one[name], rtol=1e-6, err_msg=name)
+        np.testing.assert_allclose(worker[name], one[name], rtol=1e-6, err_msg=name)
+
+
+def check_verdicts(one, worker, case):
+    expected = one[f"{case}/verdicts"]
+    assert 0 < expected.mean() < 1, case
+    np.testing.assert_array_equal(worker[f"{case}/verdicts"], expected)

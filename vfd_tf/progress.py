@@ -1,5 +1,6 @@
 """How far something has come, on one line that fits the terminal."""
 
+import contextlib
 import re
 import shutil
 import sys
@@ -66,6 +67,33 @@ class Line:
     def _write(self, text):
         self.stream.write(text)
         self.stream.flush()
+
+
+@contextlib.contextmanager
+def labelled(label: str):
+    """Inside, every line of standard output and error begins with the label."""
+    out, err = (_Labelled(stream, label) for stream in (sys.stdout, sys.stderr))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        yield
+
+
+class _Labelled:
+    """A stream that is no terminal, and labels lines."""
+
+    def __init__(self, stream, label):
+        self.stream, self.label, self.begins = stream, label, True
+
+    def write(self, text):
+        for line in text.splitlines(keepends=True):
+            self.stream.write(self.label + line if self.begins else line)
+            self.begins = line.endswith("\n")
+        return len(text)
+
+    def flush(self):
+        self.stream.flush()
+
+    def isatty(self):
+        return False
 
 
 def wrapped(text: str) -> str:

@@ -16,6 +16,7 @@ from absl import flags
 from vfd_tf.attacks import ATTACKS, PGD
 from vfd_tf.attacks.attack import radius
 from vfd_tf.cli import recipes
+from vfd_tf.cli.strategies import STRATEGIES
 from vfd_tf.experiments.experiment import EvaluationPlan, Experiment, Recipe
 from vfd_tf.hyperparameters import LARGEST, InputError, check_range, choose, name_of, read
 from vfd_tf.training.distillation import DISTILLATIONS
@@ -37,7 +38,6 @@ SECTIONS = {
     "plot": ("plot",),
 }
 _ELSEWHERE = {"plot": ("eval_epsilon", "eval_norm", "max_images")}
-STRATEGIES = ("one_device", "mirrored")
 _LARGEST = LARGEST[int]
 
 
@@ -130,7 +130,12 @@ def _define_run(values):
     text("workdir", None, "run directory; default: named by the flags, in --runs", **own)
     help_ = "run of fewer epochs and else the same flags, to train longer from there"
     text("continue_from", None, help_, **own)
-    flags.DEFINE_enum("strategy", "one_device", STRATEGIES, "replicas", **own)
+    help_ = "what trains: one device, all GPUs of this machine, or several workers"
+    flags.DEFINE_enum("strategy", "auto", list(STRATEGIES), help_, **own)
+    help_ = "XLA: auto compiles on a single GPU alone"
+    flags.DEFINE_enum("jit_compile", "auto", ["auto", "true", "false"], help_, **own)
+    help_ = "steps between two looks of the progress bar and other callbacks"
+    integer("steps_per_execution", 1, help_, 1, _LARGEST, **own)
     help_ = "epochs between panels of images in TensorBoard; 0: none"
     integer("panel_every", 5, help_, 0, _LARGEST, **own)
     text("data_dir", None, "folder of tensorflow-datasets", **of("data"))

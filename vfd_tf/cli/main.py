@@ -1,7 +1,8 @@
 """The command line: flags -> experiments -> train -> evaluate -> one table.
 
-Exit codes: 0 done; 1 stopped by Ctrl-C, or by an error nobody expected, whose traceback is
-in a file that is named; 2 bad input, or a file or folder that can't be read or written.
+Exit codes: 0 done; 1 stopped by Ctrl-C, by the end of another worker, or by an error that
+nobody expected, whose traceback is in a file that is named; 2 bad input, or a file or a
+folder that can't be read or written.
 """
 
 import difflib
@@ -22,6 +23,7 @@ import vfd_tf
 from vfd_tf import files
 from vfd_tf.cli import evaluate, flags, idle_flags, info, plot, recipes, train
 from vfd_tf.hyperparameters import InputError, choose
+from vfd_tf.training.cluster import is_lost_worker
 
 USAGE = """Adversarial training with Vanilla Feature Distillation.
 
@@ -71,6 +73,10 @@ def main(argv: list[str] | None = None) -> int:
         except OSError as error:
             return _refused(f"{files.sentence(error)}, and the same command continues.")
         except Exception as error:
+            if "TF_CONFIG" in os.environ and is_lost_worker(error):
+                why = str(error).strip().split("\n")[0][:200]
+                print(f"error: {LOST_WORKER} ({why})", file=sys.stderr, flush=True)
+                return 1
             sentence = _full(error) or _of_a_pipeline(error)
             if sentence:
                 return _refused(sentence)
@@ -209,6 +215,10 @@ MODES = {
     "info": _other("info", info.show),
     "plot": _other("plot", plot.plot),
 }
+LOST_WORKER = (
+    "Another worker has stopped, and this one with it: see what that one says; started "
+    "again, all of them continue after the last whole epoch."
+)
 INTERRUPTED = {
     "train": "the same command continues after the last whole epoch",
     "evaluate": "the same command continues: the attacks that were finished are kept",

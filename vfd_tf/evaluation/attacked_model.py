@@ -25,7 +25,7 @@ class AttackedModel:
         self.network = network.tap(model)
         self.classifier = network.classifier(model)
         self.source = self.network if source is None else network.tap(source)
-        self.craft = precision.checked(self.source, craft)
+        self.craft = craft
         self.bounds = contract.checked_bounds(bounds)
         self.dtype = precision.dtype_of(self.classifier)
         self.fixed_size = network.batch_size_of(self.classifier)

@@ -1,5 +1,7 @@
 """Functions of images, compiled once and run batch by batch, in few batch sizes."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -15,12 +17,14 @@ class BatchRunner:
         batch_size: Images that go through the network at once: sets the memory.
         fixed_size: The only batch size that the model takes, or None.
         eager: Compiles nothing.
+        devices: Names of devices that share the batches; without any TensorFlow chooses.
     """
 
-    def __init__(self, batch_size=128, fixed_size=None, eager=False):
+    def __init__(self, batch_size=128, fixed_size=None, eager=False, devices=()):
         batch_size = 128 if batch_size is None else batch_size
         self.batch_size = fixed_size or checked_batch_size(batch_size)
         self.fixed_size, self.eager, self._compiled = fixed_size, eager, {}
+        self.devices = tuple(devices) or (None,)
 
     def run(self, key, function, arrays, options=()) -> dict[str, np.ndarray]:
         """The results {name: [n, ...]} of a function, the images of all batches.
@@ -36,17 +40,42 @@ class BatchRunner:
         """
         flat = keras.tree.flatten(arrays)
         key = key, tuple(array.shape[1:] for array in flat)
-        if key not in self._compiled:
-            self._compiled[key] = function if self.eager else _compiled(function)
-        count, found = len(flat[0]), []
-        for start in range(0, count, self.batch_size):
-            index = np.arange(start, min(start + self.batch_size, count))
-            size = self.fixed_size or bucket(len(index), self.batch_size)
-            filled = np.resize(index, size)
-            tensors = keras.tree.map_structure(tf.convert_to_tensor, take(arrays, filled))
-            results = self._compiled[key](*options, **tensors)
-            found.append({k: np.asarray(v)[: len(index)] for k, v in results.items()})
+        count, lanes = len(flat[0]), len(self.devices)
+        starts = range(0, count, self.batch_size)
+        found = [None] * len(starts)
+
+        def lane(number):
+            """Every `lanes`-th batch, on a device of its own."""
+            compiled = self._on(self.devices[number], key, function)
+            for i in range(number, len(starts), lanes):
+                index = np.arange(starts[i], min(starts[i] + self.batch_size, count))
+                found[i] = self._batch(compiled, arrays, index, options)
+
+        busy = range(min(lanes, len(starts)))
+        if len(busy) == 1:
+            lane(0)
+        else:
+            with ThreadPoolExecutor(len(busy)) as pool:
+                list(pool.map(lane, busy))
         return {k: np.concatenate([each[k] for each in found]) for k in found[0]}
+
+    def _on(self, device, key, function):
+        """The function on a device, compiled once."""
+        if (device, key) not in self._compiled:
+
+            def placed(*options, **tensors):
+                with tf.device(device):
+                    return function(*options, **tensors)
+
+            self._compiled[device, key] = placed if self.eager else _compiled(placed)
+        return self._compiled[device, key]
+
+    def _batch(self, compiled, arrays, index, options):
+        size = self.fixed_size or bucket(len(index), self.batch_size)
+        filled = np.resize(index, size)
+        tensors = keras.tree.map_structure(tf.convert_to_tensor, take(arrays, filled))
+        results = compiled(*options, **tensors)
+        return {k: np.asarray(v)[: len(index)] for k, v in results.items()}
 
 
 def bucket(count: int, batch_size: int) -> int:

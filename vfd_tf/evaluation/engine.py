@@ -63,6 +63,7 @@ class Engine:
             go through all iterations; results are the same.
         bounds: The range of images that the model takes; attacks work in [0, 1].
         source: A surrogate that examples are made on.
+        devices: Names of devices that share the batches; default: what TensorFlow chooses.
         craft: Precision that examples are made in, one of `precision.POLICIES`.
         strict: Refuse probabilities and images outside the bounds; else
             `windows.objections` holds what is wrong with them.
@@ -83,11 +84,13 @@ class Engine:
         source: Any = None,
         strict: bool = True,
         craft: str = "float32",
+        devices: tuple[str, ...] = (),
     ):
         self.model = AttackedModel(model, bounds, source, craft)
         eager = getattr(self.model.classifier, "run_eagerly", False)
-        self.runner = BatchRunner(batch_size, self.model.fixed_size, eager)
-        self.windows = Windows(self.model, self.logits, self.runner.batch_size, strict)
+        self.runner = BatchRunner(batch_size, self.model.fixed_size, eager, devices)
+        size, lanes = self.runner.batch_size, len(self.runner.devices)
+        self.windows = Windows(self.model, self.logits, size, strict, lanes)
         self.early_stop, self.undefined = early_stop, 0
 
     def correct(self, data: Any, attack: Any = None, seed: int = 0) -> np.ndarray:
@@ -105,7 +108,7 @@ class Engine:
             if attack is not None:
                 robust = self.attacked(attack, window).robust
             found.append(robust)
-        return np.concatenate(found)
+        return np.concatenate([*found, np.zeros(0, bool)])  # a share may be empty
 
     def logits(self, x: np.ndarray, source: Any = False) -> np.ndarray:
         """Logits [n, c] of images in [0, 1], in inference mode.

@@ -42,6 +42,7 @@ def evaluate(
     strict: bool = True,
     journal: Journal | None = None,
     examples: bool = False,
+    devices: tuple[str, ...] = (),
 ) -> EvaluationResult:
     """Accuracy of any Keras classifier, clean and under attack.
 
@@ -71,10 +72,12 @@ def evaluate(
             scored on `model`: black-box columns "transfer-<attack>", and its own
             accuracy, `surrogate_clean`.
         referees: Repeat FGSM, PGD and MIM with cleverhans and report differences.
-        craft_precision: None, or "mixed_bfloat16" to make the examples in; what counts is
-            always a float32 forward of them.
+        craft_precision: None, or "mixed_bfloat16" or "mixed_float16" to make the examples
+            in; what counts is always a float32 forward of them.
         strict: Refuse probabilities and images outside the bounds, instead of a warning.
         journal: A `Journal` to go on from and to write to.
+        devices: Names of devices that share the batches, such as those of a strategy in
+            whose scope the model was loaded; default: what TensorFlow chooses.
         examples: Keep x_adv of every attack in the result, in the range of `bounds`.
 
     Returns:
@@ -93,7 +96,9 @@ def evaluate(
         referee.check()
     model = precision.in_float32(classifiers.as_model(model))
     options = {"batch_size": batch_size, "bounds": bounds, "strict": strict}
+    options["devices"] = tuple(devices)
     craft = craft_precision or "float32"
+    precision.check_computes(model, craft)
     engine = Engine(model, early_stop=early_stop, craft=craft, **options)
     engines, other = dict.fromkeys(plan, engine), None
     if surrogate is not None:

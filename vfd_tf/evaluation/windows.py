@@ -1,6 +1,7 @@
 """Windows of a data set: images that are checked, with labels, clean logits and seeds."""
 
 import dataclasses
+from typing import Any
 
 import keras
 import numpy as np
@@ -8,6 +9,7 @@ import tensorflow as tf
 
 from vfd_tf import losses, noise
 from vfd_tf.data.batching import arrays_of, batches
+from vfd_tf.data.splits import Split
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import contract, network
 
@@ -40,6 +42,23 @@ class Window:
         return Window(**self.take(index))
 
 
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """What one of several workers evaluates of a data set: every `count`-th image.
+
+    Verdicts are those of the whole: an image keeps its place, which decides its draws.
+
+    Attributes:
+        data: The whole.
+        index: The worker, from 0.
+        count: How many workers share it.
+    """
+
+    data: Any
+    index: int
+    count: int
+
+
 class Windows:
     """Reads data sets for an attacked model, in windows.
 
@@ -49,11 +68,12 @@ class Windows:
         batch_size: Images a batch; windows are multiples of it.
         strict: Refuse probabilities and images outside the bounds; else `objections`
             holds what is wrong with them.
+        devices: How many share a window's batches.
     """
 
-    def __init__(self, model, logits, batch_size, strict=True):
+    def __init__(self, model, logits, batch_size, strict=True, devices=1):
         self.model, self.logits, self.batch_size = model, logits, batch_size
-        self.strict, self.objections = strict, []
+        self.strict, self.objections, self.devices = strict, [], devices
 
     def check(self, data) -> None:
         """Raises `InputError` for what `read` would refuse in the first batch."""
@@ -69,7 +89,25 @@ class Windows:
         Of what isn't in memory as a whole, that in a later window when it comes.
         """
         position, shape, model = 0, None, self.model
-        for x, y in regrouped(batches(data, self.batch_size), self._per_window):
+        first = True
+        share = data if isinstance(data, Share) else Share(data, 0, 1)
+        data, every = share.data, share.count
+        if every > 1 and isinstance(data, Split):  # of which others needn't be read
+            data, every = data[share.index :: share.count], 1
+
+        def size(x):
+            return every * self.devices * self._per_window(x)
+
+        for x, y in regrouped(batches(data, self.batch_size), size):
+            places = np.arange(position, position + len(x))
+            position += len(x)
+            if every == 1:
+                places = share.index + share.count * places
+            else:
+                own = places % every == share.index
+                x, y, places = x[own], y[own], places[own]
+            if not len(x):
+                continue
             x = model.channels_last(model.inside(x))
             if self._holds(contract.check_images, x):
                 x = np.clip(x, 0, 1)  # rounding errors of a normalisation
@@ -78,15 +116,14 @@ class Windows:
                 contract.check_shape(model.classifier, model.outside(x[:1]))
                 shape = x.shape[1:]
             logits = self.logits(x)
-            if position == 0:
+            if first:
                 self._check_logits(x, logits)
                 self._check_whole(data, logits.shape[-1])
             y = contract.class_indices(y, logits.shape[-1])
-            places = position + tf.range(len(x))
-            seeds = noise.example_seeds(seed, 0, places).numpy()
+            seeds = noise.example_seeds(seed, 0, tf.constant(places, tf.int32)).numpy()
+            first = False
             yield Window(x, y, logits, seeds)
-            position += len(x)
-        if not position:
+        if first and share.count == 1:
             raise InputError("The data set is empty.")
 
     def check_source(self, window, logits) -> None:

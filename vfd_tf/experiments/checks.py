@@ -21,6 +21,13 @@ def check_recipe(experiment: Experiment, session: Session) -> None:
             "choose a smaller batch_size."
         )
     check_divides(size, replicas, recipe.accumulate_steps)
+    workers = session.cluster.count
+    for images, name in ((data.validation, "validation"), (session.test, "test")):
+        if len(images) < workers:
+            raise InputError(
+                f"{len(images)} {name} images can't be shared by {workers} workers: take "
+                "more images, or fewer workers."
+            )
     learning_rate(recipe, 1)
     if recipe.schedule == "piecewise" and max(recipe.lr_milestones, default=0) >= (
         recipe.epochs

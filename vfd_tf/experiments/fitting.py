@@ -10,6 +10,7 @@ from vfd_tf.experiments.session import Session
 from vfd_tf.models import architectures, initial, network
 from vfd_tf.progress import ProgressBar
 from vfd_tf.training import callbacks, curves
+from vfd_tf.training.cluster import by_worker
 from vfd_tf.training.distillation import VFD
 from vfd_tf.training.image_panel import ImagePanel
 from vfd_tf.training.optimizers import SGD, learning_rate
@@ -49,8 +50,33 @@ def make_trainer(
             **given,
         )
         rate = learning_rate(recipe, steps)
-        trainer.compile(SGD(rate, recipe.momentum, recipe.nesterov, recipe.weight_decay))
+        trainer.compile(
+            SGD(rate, recipe.momentum, recipe.nesterov, recipe.weight_decay),
+            jit_compile=session.jit_compile,
+            steps_per_execution=session.steps_per_execution,
+        )
     return trainer
+
+
+def training_batches(experiment, session, first_step):
+    """The batches of a run from a step on, each replica's share on its device."""
+    data, recipe = session.data, experiment.recipe
+    augmentation = data.augmentation if recipe.augment else datasets.Augmentation()
+    augmentation = augmentation.replace(cutout=recipe.cutout, cutmix=recipe.cutmix)
+
+    def share_of(share):
+        return data.train.train_batches(
+            recipe.batch_size,
+            experiment.seed,
+            augmentation,
+            first_step=first_step,
+            num_classes=data.num_classes,
+            share=share,
+        )
+
+    if session.strategy.num_replicas_in_sync == 1:
+        return share_of(None)
+    return by_worker(session.strategy, recipe.batch_size, share_of)
 
 
 def train(experiment, session, directory, trainer, extra=()) -> None:
@@ -63,18 +89,10 @@ def train(experiment, session, directory, trainer, extra=()) -> None:
     state = directory.restore(trainer)
     print(f"{directory.path}: from epoch {state.epoch} to {recipe.epochs}")
     steps = len(data.train) // recipe.batch_size
-    augmentation = data.augmentation if recipe.augment else datasets.Augmentation()
-    augmentation = augmentation.replace(cutout=recipe.cutout, cutmix=recipe.cutmix)
     if session.verbose:
         trainer.say_layers()
     trainer.fit(
-        data.train.train_batches(
-            recipe.batch_size,
-            experiment.seed,
-            augmentation,
-            first_step=state.epoch * steps,
-            num_classes=data.num_classes,
-        ),
+        training_batches(experiment, session, state.epoch * steps),
         steps_per_epoch=steps,
         epochs=recipe.epochs,
         initial_epoch=state.epoch,
@@ -107,6 +125,8 @@ def callbacks_of(experiment, session, directory, state):
     listed.append(directory.saver(monitor, state))
     # Behind the saver: the history of a run doesn't depend on how fast it was.
     listed.append(callbacks.Throughput(recipe.batch_size))
+    if not session.cluster.chief:
+        return [*listed, ProgressBar(session.verbose)]
     if importlib.util.find_spec("tensorboard"):
         events = f"{directory.path}/tensorboard"
         listed.append(curves.Curves(events, experiment.hyperparameters()))

@@ -78,8 +78,18 @@ class Runner:
         path = self._workdir or f"{self.session.root}/{name}"
         return RunDirectory(path, label="+".join(labels[2:]))
 
+    def share(self) -> None:
+        """Gives all workers the directory of the chief, and those of prerequisites."""
+        for runner in self.prerequisites.values():
+            runner.share()
+        self.session.cluster.copy_folder(self.directory.path)
+
     def check(self) -> None:
         """Raises `InputError` for what would fail later, before anything is trained."""
+        cluster = self.session.cluster
+        # The chief first, which may download what it starts from.
+        cluster.check_same(cluster.in_turn(self._facts))
+        self.share()
         experiment, data = self.experiment, self.session.data
         for role, path in self._given.items():
             checks.check_prerequisite(network.load(path), role, path, data)
@@ -87,12 +97,16 @@ class Runner:
             self.source.check(experiment, data.digest, self.keys)
         checks.check_recipe(experiment, self.session)
         stand_ins = {role: self._stand_in(role) for role in roles.WANTED}
-        student = fitting.network_of(experiment, data)
+        student = cluster.in_turn(lambda: fitting.network_of(experiment, data))
         roles.assemble(student, stand_ins, experiment.method, experiment.distillation)
         self._check_directories()
         for runner in self.prerequisites.values():
             runner.plan()
         self.plan(student, stand_ins)
+
+    def _facts(self):
+        """What all workers must agree on: the run, and the files of its networks."""
+        return {"run (files of --init, --arch, ...)": key(self.identity), **self.keys}
 
     def _stand_in(self, role):
         """The network of a role as far as it is known before anything is trained."""
@@ -146,6 +160,7 @@ class Runner:
             networks[role] = runner.directory.student("best")
         directory = self.directory
         with directory.owned(wait=wait):
+            self.session.cluster.copy_folder(directory.path)
             directory.check_owner(self.identity, self.experiment.fields())
             if directory.complete:
                 print(f"{directory.path}: complete")
@@ -169,6 +184,25 @@ class Runner:
             extra = [forecast.Forecast(work, left, session.pending.values())]
         fitting.train(experiment, session, directory, trainer, extra)
 
+    def _verdicts(self, path, attacks):
+        """Column -> bool [n] of a student; replicas and workers share the images."""
+        session, plan = self.session, self.session.plan
+        with session.strategy.scope():
+            student = network.load(path)
+        result = evaluation.evaluate(
+            student,
+            session.cluster.share(session.test),
+            attacks,
+            epsilon=plan.epsilon,
+            norm=plan.norm,
+            batch_size=plan.batch_size,
+            devices=session.cluster.devices,
+        )
+        for warning in result.warnings:
+            print(f"Warning: {warning}")
+        own = result.verdicts()
+        return {name: session.cluster.whole(own[name], len(session.test)) for name in own}
+
     def _flags(self):
         """The flags that repeat the run."""
         describe, source = self.session.describe, self.source
@@ -189,18 +223,9 @@ class Runner:
                     directory.add_verdicts(which, threat, count, {})
                 continue
             print(f"{directory.path}: evaluating {which}.keras on {len(test)} test images")
-            result = evaluation.evaluate(
-                network.load(directory.student(which)),
-                test,
-                missing,
-                epsilon=plan.epsilon,
-                norm=plan.norm,
-                batch_size=plan.batch_size,
-            )
-            for warning in result.warnings:
-                print(f"Warning: {warning}")
-            directory.add_verdicts(which, threat, count, result.verdicts())
-            if importlib.util.find_spec("tensorboard"):
+            verdicts = self._verdicts(directory.student(which), missing)
+            directory.add_verdicts(which, threat, count, verdicts)
+            if session.cluster.chief and importlib.util.find_spec("tensorboard"):
                 known = directory.accuracies(which, threat, count)
                 events = f"{directory.path}/tensorboard"
                 curves.write_accuracies(events, which, f"{threat} {count}", known)

@@ -1,6 +1,7 @@
 """A session: what all runs of one command share."""
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from vfd_tf.data import datasets
 from vfd_tf.experiments import forecast
 from vfd_tf.experiments.experiment import EvaluationPlan, Experiment
 from vfd_tf.experiments.run_directory import RunDirectory
+from vfd_tf.training.cluster import Cluster
 
 
 @dataclasses.dataclass
@@ -24,6 +26,8 @@ class Session:
     strategy: tf.distribute.Strategy = dataclasses.field(
         default_factory=tf.distribute.get_strategy
     )
+    jit_compile: bool | str = "auto"
+    steps_per_execution: int = 1
     panel_every: int = 5  # epochs between TensorBoard panels of images; 0: none
     describe: Callable[[Experiment], str] | None = None  # the flags that repeat a run
     verbose: int = dataclasses.field(
@@ -31,6 +35,11 @@ class Session:
     )
     # Path -> work of what is still to be trained, as far as it was checked.
     pending: dict[str, forecast.Work] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def cluster(self) -> Cluster:
+        """The workers that train together."""
+        return Cluster(self.strategy)
 
     @property
     def test(self) -> datasets.Split:

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import tensorflow as tf
 from keras import layers
 
 from vfd_tf import files
@@ -173,10 +172,7 @@ def _conv(x, channels, kernel=3, stride=1, use_bias=False):
 
 
 def _bn(x, name=None):
-    # On several replicas the statistics are those of the global batch, as on one device;
-    # on one, Keras's synchronised formula would only be less exact.
-    several = tf.distribute.get_strategy().num_replicas_in_sync > 1
-    return layers.BatchNormalization(**_BATCH_NORM, synchronized=several, name=name)(x)
+    return layers.BatchNormalization(**_BATCH_NORM, name=name)(x)
 
 
 def _relu(x, name=None):

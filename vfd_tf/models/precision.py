@@ -25,8 +25,8 @@ def computing(models, policy: str):
 
     Images in float32 reach the first layer with weights, which with all before it stays in
     float32, as do the last one and all behind it, the logits; BatchNorm keeps its
-    statistics in float32 by itself. A step of 2/255 is one of two roundings of bfloat16
-    near 1. Layers that compute in another dtype than float32 keep it.
+    statistics in float32 by itself. The values of bfloat16 near 1 are 1/256 apart, half a
+    step of 2/255. Layers that compute in another dtype than float32 keep it.
 
     Args:
         models: Networks; None is passed over.
@@ -47,23 +47,26 @@ def computing(models, policy: str):
                 layer.dtype_policy = own
 
 
-def checked(model, policy: str) -> str:
-    """The policy, where a model has layers that can compute in it.
+def check_computes(model: keras.Model, policy: str) -> None:
+    """Raises `InputError` for an unknown policy, or where no layer would compute in it.
 
-    Raises:
-        InputError: It has none: a function, an exported model, a single layer.
+    A function, an exported model or a single layer has none that would.
     """
+    if policy not in POLICIES:
+        raise InputError(f"No precision {policy!r}: there are {', '.join(POLICIES)}.")
     if policy != "float32" and not _inner_layers(model):
         raise InputError(
             f"The model {model.name!r} has no layers between the first and the last one "
             f"that could compute in {policy}: leave the precision at float32."
         )
-    return policy
 
 
 def _inner_layers(model):
-    """The layers between the first and the last one with weights, in float32 by now."""
-    leaves = _leaves(model)
+    """The layers between the first and the last one with weights, in float32 by now.
+
+    Those of a network that lie on no way to its logits are not among them.
+    """
+    leaves = _leaves(network.classifier(model))
     weighted = [
         i
         for i, la in enumerate(leaves)
@@ -78,7 +81,7 @@ def _inner_layers(model):
 
 
 def _leaves(model):
-    """The layers that hold no others, in the order of their calls if it is known."""
+    """The layers that hold no others: in the order of their calls, or of their making."""
     graph = network.graph_of(model) if isinstance(model, keras.Model) else None
     if graph is None:
         own = [la for la in layers_of(model) if not isinstance(la, keras.Model)]
@@ -110,7 +113,8 @@ def without_underflow(logits_fn):
         def exit_(logits):
             def back(gradient):
                 top = tf.reduce_max(tf.abs(gradient), -1, keepdims=True)
-                scale.append(tf.where(top > 0, _TOP / top, 1.0))
+                least = tf.constant(1e-36, top.dtype)  # whose inverse is finite
+                scale.append(_TOP / tf.maximum(top, least))
                 return gradient * scale[-1]
 
             return tf.identity(logits), back
@@ -143,46 +147,6 @@ def warn_of_hardware(policy: str) -> None:
         )
 
 
-def in_precision(model: keras.Model, policy: str) -> keras.Model:
-    """A copy of a functional model that computes in another precision.
-
-    `policy` is a Keras dtype policy: "float32", or "mixed_bfloat16": float32 weights,
-    computation in bfloat16, except for normalisation at the input and the last layer.
-
-    Raises:
-        InputError: A subclassed model, or layers that Keras can't copy.
-    """
-    plain = network.graph_of(network.classifier(model))
-    if plain is None:
-        raise InputError(
-            f"The subclassed model {model.name!r} can't be copied in {policy}: write it as "
-            "a functional model in float32, and leave craft_precision out."
-        )
-    last = plain.layers[-1].name
-
-    def copy(layer):
-        if isinstance(layer, keras.Model):
-            return keras.models.clone_model(layer, clone_function=copy)
-        config = layer.get_config()
-        if isinstance(layer, keras.Layer):  # else an operation such as +, in any dtype
-            keeps = isinstance(layer, _EXACT) or layer.name == last
-            config["dtype"] = "float32" if keeps else policy
-        return type(layer).from_config(config)
-
-    try:
-        with _default(policy):
-            other = keras.models.clone_model(plain, clone_function=copy)
-        other.set_weights(plain.get_weights())
-        finalize(other)
-    except (TypeError, ValueError, NotImplementedError) as error:
-        reason = str(error).strip().split("\n")[0][:160]
-        raise InputError(
-            f"The model {model.name!r} can't be copied in {policy} ({reason}): build it "
-            "again in float32 with these weights, and leave craft_precision out."
-        ) from error
-    return other
-
-
 def in_float32(model: keras.Model) -> keras.Model:
     """The model, or where it computes in 16 bits a copy that computes in float32.
 
@@ -191,19 +155,45 @@ def in_float32(model: keras.Model) -> keras.Model:
     """
     if not _computes_in_half(model):
         return model
-    if network.graph_of(network.classifier(model)) is None:
+    plain = network.graph_of(network.classifier(model))
+    if plain is None:
         raise InputError(
             f"The subclassed model {model.name!r} computes in 16 bits; verdicts need "
             "float32: call keras.config.set_dtype_policy('float32'), build it again and "
             "give it these weights."
         )
-    copy = in_precision(model, "float32")
+    copy = _copy_in_float32(plain)
     if _computes_in_half(copy):
         raise InputError(
             f"The model {model.name!r} computes in 16 bits whatever its policy is; "
             "verdicts need float32: build it without casts to float16 or bfloat16."
         )
     return copy
+
+
+def _copy_in_float32(plain):
+    """A copy of a functional model with the same weights."""
+
+    def copy(layer):
+        if isinstance(layer, keras.Model):
+            return keras.models.clone_model(layer, clone_function=copy)
+        config = layer.get_config()
+        if isinstance(layer, keras.Layer):  # else an operation such as +, in any dtype
+            config["dtype"] = "float32"
+        return type(layer).from_config(config)
+
+    try:
+        with _default("float32"):
+            other = keras.models.clone_model(plain, clone_function=copy)
+        other.set_weights(plain.get_weights())
+        finalize(other)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        reason = str(error).strip().split("\n")[0][:160]
+        raise InputError(
+            f"The model {plain.name!r} computes in 16 bits and can't be copied in float32 "
+            f"({reason}): build it again in float32 with these weights."
+        ) from error
+    return other
 
 
 def dtype_of(model: keras.Model) -> str:

@@ -1,6 +1,7 @@
 """Batches larger than memory: their parts go through the networks one after the other."""
 
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
@@ -11,21 +12,23 @@ def in_parts(function: Callable, count: int, *arrays) -> list:
     """The results of a function of each of `count` equal parts of arrays [n, ...].
 
     Each part waits for the one before it, so that the memory of one part is enough. An
-    array that is None is None in every part.
+    array that is None is None in every part; one that comes twice is one tensor in each.
     """
     if count == 1:
         return [function(*arrays)]
-    results, divided = [], [a if a is None else tf.split(a, count) for a in arrays]
+    results, divided = [], {id(a): tf.split(a, count) for a in arrays if a is not None}
     for i in range(count):
         before = [t for t in tf.nest.flatten(results[-1:]) if tf.is_tensor(t)]
         with tf.control_dependencies(before):
-            part = [None if a is None else tf.identity(a[i]) for a in divided]
-        results.append(function(*part))
+            part = {key: tf.identity(parts[i]) for key, parts in divided.items()}
+        results.append(function(*(part.get(id(a)) for a in arrays)))
     return results
 
 
 def mean_gradients(parts: list[list]) -> list:
     """The mean of the gradients of parts, None where there is none."""
+    if len(parts) == 1:
+        return parts[0]
     means = []
     for gradients in zip(*parts, strict=True):
         known = [g if g is None else tf.convert_to_tensor(g) for g in gradients]
@@ -34,9 +37,11 @@ def mean_gradients(parts: list[list]) -> list:
     return means
 
 
-def joined(parts: list[dict]) -> dict:
-    """Per-example tensors [n / count] of the parts as those of the batch [n]."""
-    return {name: tf.concat([part[name] for part in parts], 0) for name in parts[0]}
+def joined(parts: list) -> Any:
+    """Tensors [n / count, ...] of the parts, or dicts of them, as those of the batch."""
+    if len(parts) == 1:
+        return parts[0]
+    return tf.nest.map_structure(lambda *tensors: tf.concat(tensors, 0), *parts)
 
 
 def check_divides(size: int, replicas: int, parts: int) -> None:
@@ -45,10 +50,10 @@ def check_divides(size: int, replicas: int, parts: int) -> None:
     if size % step == 0:
         return
     near = [n for n in (size // step * step, -(-size // step) * step) if n]
-    shares = f"{replicas} replicas" if replicas > 1 else ""
-    divided = f"in {parts} parts (accumulate_steps)" if parts > 1 else ""
+    shares = [f"{replicas} replicas"] if replicas > 1 else []
+    shares += [f"{parts} parts (accumulate_steps)"] if parts > 1 else []
     raise InputError(
-        f"A global batch of {size} can't be shared equally by "
-        f"{' '.join(filter(None, (shares, divided)))}; the nearest sizes that can are "
+        f"A global batch of {size} can't be shared equally by {' of '.join(shares)}; the "
+        f"nearest that can {'is' if len(near) == 1 else 'are'} "
         f"{' and '.join(map(str, near))}."
     )

@@ -14,6 +14,7 @@ from vfd_tf import evaluation
 from vfd_tf.data import batching, fit_data
 from vfd_tf.hyperparameters import InputError, choose
 from vfd_tf.models import contract
+from vfd_tf.training.cluster import Cluster
 from vfd_tf.training.options import TrainingOptions
 from vfd_tf.training.schedules import Delay, LambdaSchedule
 from vfd_tf.training.trainer import AdversarialTrainer
@@ -191,8 +192,17 @@ class Throughput(keras.callbacks.Callback):
 class StopOnDivergence(keras.callbacks.Callback):
     """Raises `InputError` at the end of an epoch whose losses are not finite.
 
-    First in the list, it keeps every file of the epoch before.
+    Or whose steps were all skipped, in float16. First in the list, it keeps every file of
+    the epoch before.
     """
+
+    def on_epoch_begin(self, epoch: int, logs=None) -> None:
+        scaling = getattr(self.model, "loss_scaling", None)
+        self.skipped = int(scaling.skipped.numpy()) if scaling else 0
+        self.steps = 0
+
+    def on_train_batch_end(self, batch: int, logs=None) -> None:
+        self.steps = batch + 1
 
     def on_epoch_end(self, epoch: int, logs=None) -> None:
         lost = [n for n, value in (logs or {}).items() if not math.isfinite(float(value))]
@@ -200,6 +210,12 @@ class StopOnDivergence(keras.callbacks.Callback):
             raise InputError(
                 f"Training diverged in epoch {epoch + 1}: {', '.join(lost)} not finite; "
                 f"lower the learning rate; what was saved after epoch {epoch} is kept."
+            )
+        skipped = (logs or {}).get("skipped_steps", 0) - self.skipped
+        if self.steps and skipped >= self.steps:
+            raise InputError(
+                f"All {self.steps} steps of epoch {epoch + 1} overflowed in float16: train "
+                "in mixed_bfloat16 or float32."
             )
 
 
@@ -210,9 +226,11 @@ class RobustAccuracy(keras.callbacks.Callback):
 
     Where the trainer averages weights, that of the averaged student too, as
     `val_average_<attack>_accuracy`. Examples are made in the precision of the training,
-    and count as float32 sees them. Every image counts once, whatever its weight; one of
-    weight 0 not at all. In the own `fit` of a plain model `EarlyStopping` and
-    `ModelCheckpoint` need mode="max" to monitor it; `AdversarialTrainer.fit` tells them.
+    and count as float32 sees them; replicas and workers share the images. Every image
+    counts once, whatever its weight; one of weight 0 not at all.
+
+    In the own `fit` of a plain model `EarlyStopping` and `ModelCheckpoint` need mode="max"
+    to monitor it; `AdversarialTrainer.fit` tells them.
 
     Args:
         dataset: Validation images: arrays (x, y), a tf.data set of batches, ...
@@ -248,7 +266,9 @@ class RobustAccuracy(keras.callbacks.Callback):
         super().set_model(model)
         student = getattr(model, "student", model)
         options = getattr(model, "options", TrainingOptions())
-        self.engine = evaluation.Engine(student, craft=options.precision)
+        self.cluster = Cluster(model.distribute_strategy)
+        devices = self.cluster.devices
+        self.engine = evaluation.Engine(student, craft=options.precision, devices=devices)
 
     def on_train_begin(self, logs=None) -> None:
         self.engine.windows.check(self.dataset)
@@ -263,5 +283,7 @@ class RobustAccuracy(keras.callbacks.Callback):
                 logs[f"val_average_{self.metric[4:]}"] = self._accuracy()
 
     def _accuracy(self):
-        robust = self.engine.correct(self.dataset, self.attack, seed=self.seed)
-        return float(robust.mean())
+        share = self.cluster.share(self.dataset)
+        robust = self.engine.correct(share, self.attack, seed=self.seed)
+        hits, images = self.cluster.sum([robust.sum(), len(robust)])
+        return float(hits) / float(images)

@@ -9,7 +9,7 @@ import keras
 
 _GROUPS = (
     ("schedule", r"learning_rate|.*_weight|vfd_lambda|attack_scale|awp_gamma"),
-    ("speed", r".*_per_second"),
+    ("speed", r".*_per_second|skipped_steps|loss_scale"),
     ("vfd", r"vfd_.*|.*_distance_.*"),
     ("loss", r"(.*_)?loss|.*_share|gradient_norm"),
     ("accuracy", r"(.*_)?acc(uracy)?|catastrophic_overfitting"),

@@ -10,22 +10,22 @@ from vfd_tf.models.keras_graph import layers_of
 
 
 def batch_norms(models: list[keras.Model]) -> list[keras.layers.BatchNormalization]:
-    """The BatchNorm layers of models that see their own replica's share of a batch."""
+    """The BatchNorm layers of models."""
     layers = [layer for model in models for layer in layers_of(model)]
-    norms = [la for la in layers if isinstance(la, keras.layers.BatchNormalization)]
-    return [layer for layer in norms if not layer.synchronized]
+    return [la for la in layers if isinstance(la, keras.layers.BatchNormalization)]
 
 
 @contextlib.contextmanager
-def synchronized(layers: list[keras.layers.BatchNormalization]):
-    """Inside, these layers see the batches of all replicas; their files don't say so."""
-    for layer in layers:
-        layer.synchronized = True
+def synchronized(norms: list[keras.layers.BatchNormalization]):
+    """Inside, BatchNorm layers see the batches of all replicas; files don't say so."""
+    changed = [norm for norm in norms if not norm.synchronized]
+    for norm in changed:
+        norm.synchronized = True
     try:
         yield
     finally:
-        for layer in layers:
-            layer.synchronized = False
+        for norm in changed:
+            norm.synchronized = False
 
 
 def summed(gradients):

@@ -66,9 +66,10 @@ class Step:
         Returns:
             Gradients, per-example terms {name: [n]}, clean logits [n, c].
         """
-        parts = self.options.accumulate_steps
-        attack = self.compiled_attack(self.adversarial)
-        x_adv = tf.concat(in_parts(attack, parts, x, y, seeds), 0)  # eq. 1
+        parts, x_adv = self.options.accumulate_steps, x
+        if self.method.adversarial:  # else x' is x itself, and shares its passes
+            attack = self.compiled_attack(self.adversarial)
+            x_adv = joined(in_parts(attack, parts, x, y, seeds))  # eq. 1
         batch, shifts = (x, x_adv, y, weight), None
         if self.options.awp_gamma:
             gradients = in_parts(self.compiled(self.ascent), parts, *batch)
@@ -77,7 +78,7 @@ class Step:
             shifts = awp.worst_shifts(ascent, self.variables, gamma, self.model)
         descent = functools.partial(self.compiled(self.descent), shifts)
         gradients, terms, logits = zip(*in_parts(descent, parts, *batch), strict=True)
-        return mean_gradients(gradients), joined(terms), tf.concat(logits, 0)
+        return mean_gradients(gradients), joined(terms), joined(logits)
 
     def adversarial(self, x, y, seeds):
         """Eq. 1: x_adv [n, h, w, c], with the state of all layers left as it was."""

@@ -1,6 +1,7 @@
 """Keras's face of a trainer: `fit`, `evaluate` and files; the step is `trainer`'s."""
 
 import contextlib
+import warnings
 
 import keras
 import tensorflow as tf
@@ -11,7 +12,10 @@ from vfd_tf.models import contract, network
 from vfd_tf.progress import with_progress
 from vfd_tf.training import checks, saving
 from vfd_tf.training.accumulation import check_divides
+from vfd_tf.training.cluster import Cluster, distributed
 from vfd_tf.training.dispatch import Dispatch, shares
+
+_DATA_SETS = tf.data.Dataset, tf.distribute.DistributedDataset
 
 
 class Trainable(keras.Model):
@@ -80,19 +84,26 @@ class Trainable(keras.Model):
             say=print if verbose else None,
         )
         self._check_validation(validation_data)
+        strategy = self.distribute_strategy
+        data, validation_data = (
+            distributed(strategy, part) for part in (data, validation_data)
+        )
+        verbose = verbose if Cluster(strategy).chief else 0
         # Arrays are one endless set, of which an epoch is so many steps.
         self._steps = steps_per_epoch if batching.is_arrays(x) else None
         if verbose:
             self.say_layers()
             callbacks = with_progress(callbacks, verbose)
-        with contract.as_input_errors():
+        with contract.as_input_errors(), warnings.catch_warnings():
+            if steps_per_epoch is None:  # nothing is missing where a set ends
+                warnings.filterwarnings("ignore", "Your input ran out of data")
             history = super().fit(
                 data,
                 epochs=epochs,
                 verbose=0,
                 callbacks=callbacks,
                 validation_data=validation_data,
-                shuffle=bool(shuffle) and not isinstance(data, tf.data.Dataset),
+                shuffle=bool(shuffle) and not isinstance(data, _DATA_SETS),
                 initial_epoch=initial_epoch,
                 steps_per_epoch=steps_per_epoch,
                 validation_steps=validation_steps,
@@ -116,7 +127,10 @@ class Trainable(keras.Model):
         """As `keras.Model.evaluate`: clean cross-entropy and metrics, exact on any rest."""
         if not kwargs.get("_use_cached_eval_dataset"):
             x = self._validation(x, y, sample_weight, batch_size, steps)
-        with contract.as_input_errors():
+            x = distributed(self.distribute_strategy, x)
+        with contract.as_input_errors(), warnings.catch_warnings():
+            if steps is None:  # nothing is missing where a set ends that hasn't said when
+                warnings.filterwarnings("ignore", "Your input ran out of data")
             return super().evaluate(
                 x,
                 verbose=verbose,
@@ -172,15 +186,19 @@ class Trainable(keras.Model):
     def _fills_batches(self) -> bool:
         """Whether validation comes in batches of one size, the last one filled up."""
         fixed = network.batch_size_of(self.student)
-        return fixed is not None or self.distribute_strategy.num_replicas_in_sync > 1
+        return fixed is not None or self._replicas > 1
 
     def _validation(self, x, y=None, weight=None, batch_size=None, steps=None):
-        replicas = self.distribute_strategy.num_replicas_in_sync
+        replicas = self._replicas
         fixed = network.batch_size_of(self.student)
         self._check_arrays(x, y)
         return fit_data.for_validation(x, y, weight, batch_size, steps, replicas, fixed)
 
     _steps = _label_kind = None
+
+    @property
+    def _replicas(self):
+        return self.distribute_strategy.num_replicas_in_sync
 
     def _check_validation(self, data):
         """Holds the first batch for validation to the input contract, where it can be read
@@ -246,8 +264,8 @@ class Trainable(keras.Model):
         return Dispatch(step, results, *own, check, scope, one_size)
 
     def _check_training(self, data):
-        size = sum(shares(self.distribute_strategy, data))
-        replicas = len(shares(self.distribute_strategy, data))
+        own, replicas = shares(self.distribute_strategy, data), self._replicas
+        size = sum(own) * replicas // len(own)  # of all workers
         check_divides(size, replicas, self.options.accumulate_steps)
         self._check(data)
 

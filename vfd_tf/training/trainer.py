@@ -233,6 +233,7 @@ class AdversarialTrainer(Trainable):
         replicas.average_statistics(self._trained())
         if scaling:
             finite = scaling.settle(gradients, state)
+            clean_logits = tf.where(finite, clean_logits, tf.zeros_like(clean_logits))
         self.iteration.assign_add(1)
         self.fitted.compute_metrics(x, given, clean_logits, weight)
         self._track(terms, weight, finite)
@@ -250,10 +251,11 @@ class AdversarialTrainer(Trainable):
 
     @property
     def _synchronized(self):
-        """The BatchNorm layers that see the whole batch, of several replicas."""
-        several = self.distribute_strategy.num_replicas_in_sync > 1
-        wanted = several and self.options.sync_batch_norm
-        return replicas.batch_norms(self._trained()) if wanted else []
+        """The BatchNorm layers that see the batches of several replicas in training."""
+        if self.distribute_strategy.num_replicas_in_sync == 1:
+            return []
+        norms = replicas.batch_norms(self._trained())
+        return [n for n in norms if n.synchronized or self.options.sync_batch_norm]
 
     def _make_step(self):
         count = self.distribute_strategy.num_replicas_in_sync
