@@ -34,11 +34,9 @@ def vfd(options, x, y):
 
     model, facts = _keras(options)
     from vfd_tf import evaluation, noise
-    from vfd_tf.models.precision import in_precision
 
-    precision = options.craft_precision
-    craft = in_precision(model, precision) if precision else None
-    engine = evaluation.Engine(model, len(x), early_stop=False, source=craft)
+    craft = options.craft_precision or "float32"
+    engine = evaluation.Engine(model, len(x), early_stop=False, craft=craft)
     names = {"pgd": f"pgd{options.steps}:step_size={STEP_SIZE}"}
     names["cw"] = f"cw:steps={options.steps}:early_stop=false"
     protocol = evaluation.protocol(names[options.attack], EPSILON)

@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks import machine, step, timing, worker
 from vfd_tf import datasets
 from vfd_tf.evaluation import Engine, protocol
-from vfd_tf.models import network, precision
+from vfd_tf.models import network
 
 
 def images(options):
@@ -41,8 +41,8 @@ def measure(options, model, x, y):
     if not options.alone:
         engines["to the end"] = Engine(model, options.batch_size, early_stop=False)
     if options.craft_precision:
-        craft = precision.in_precision(model, options.craft_precision)
-        engines[options.craft_precision] = Engine(model, options.batch_size, source=craft)
+        craft = options.craft_precision
+        engines[craft] = Engine(model, options.batch_size, craft=craft)
     epsilon = 8 / 255 if options.model else 1e-6
     attack, verdicts = protocol(options.attack, epsilon), {}
 

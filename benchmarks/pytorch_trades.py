@@ -31,11 +31,13 @@ def start(options, stack) -> dict:
     flags = [f"--{name}={getattr(options, name)}" for name in names]
     begin = stack.enter_context
     workers = {OURS: begin(worker.Worker(sys.executable, "tensorflow_worker", flags))}
+    workers[OURS].facts  # noqa: B018
     for variant in VARIANTS:
         arguments = [*flags, f"--variant={variant}"]
         workers[f"PyTorch {variant}"] = begin(
             worker.Worker(options.torch_python, "pytorch_worker", arguments)
         )
+        workers[f"PyTorch {variant}"].facts  # noqa: B018  waits until it is ready
     for what in ("device", "weights"):
         values = {name: process.facts[what] for name, process in workers.items()}
         if len(set(values.values())) > 1:

@@ -6,6 +6,7 @@ module imports no framework: both ends use it.
 """
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -19,15 +20,16 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 class Worker:
-    """The asking end: starts the process and waits until it is ready; a call is a step.
+    """The asking end: starts the process; a call is a step, once it is ready.
 
     Args:
         python: Interpreter that has the framework.
         module: Name of a module in `benchmarks` whose main calls `serve`.
         arguments: Its command line.
+        environment: What its environment has beside that of this process.
     """
 
-    def __init__(self, python, module, arguments):
+    def __init__(self, python, module, arguments, environment=()):
         self.module = module
         self.process = subprocess.Popen(
             [python, "-m", f"benchmarks.{module}", *arguments],
@@ -35,9 +37,15 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", **dict(environment)},
         )
-        self.facts = json.loads(self._line())
+
+    @functools.cached_property
+    def facts(self) -> dict:
+        """What it says once it is ready; waits for that, past what its libraries say."""
+        while not (line := self._line()).startswith("{"):
+            pass
+        return json.loads(line)
 
     def __enter__(self):
         return self
@@ -49,8 +57,17 @@ class Worker:
 
     def __call__(self) -> float:
         """Seconds of one step."""
+        self.ask()
+        return self.answer()
+
+    def ask(self) -> None:
+        """Begins one step, once it is ready."""
+        self.facts  # noqa: B018
         self.process.stdin.write("run\n")
         self.process.stdin.flush()
+
+    def answer(self) -> float:
+        """Seconds of the step that was asked for."""
         return float(self._line())
 
     def _line(self):
