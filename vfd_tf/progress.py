@@ -1,6 +1,7 @@
 """How far something has come, on one line that fits the terminal."""
 
 import contextlib
+import functools
 import re
 import shutil
 import sys
@@ -94,6 +95,12 @@ class _Labelled:
 
     def isatty(self):
         return False
+
+
+@functools.cache
+def say_once(text: str) -> None:
+    """Prints a text, the first time it is to be said in this process."""
+    print(text)
 
 
 def wrapped(text: str) -> str:

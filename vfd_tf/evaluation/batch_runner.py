@@ -67,7 +67,8 @@ class BatchRunner:
                 with tf.device(device):
                     return function(*options, **tensors)
 
-            self._compiled[device, key] = placed if self.eager else _compiled(placed)
+            own = function if device is None else placed
+            self._compiled[device, key] = own if self.eager else _compiled(own)
         return self._compiled[device, key]
 
     def _batch(self, compiled, arrays, index, options):

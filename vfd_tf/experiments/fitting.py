@@ -10,8 +10,8 @@ from vfd_tf.experiments.session import Session
 from vfd_tf.models import architectures, initial, network
 from vfd_tf.progress import ProgressBar
 from vfd_tf.training import callbacks, curves
-from vfd_tf.training.cluster import by_worker
 from vfd_tf.training.distillation import VFD
+from vfd_tf.training.distributed_data import by_worker
 from vfd_tf.training.image_panel import ImagePanel
 from vfd_tf.training.optimizers import SGD, learning_rate
 from vfd_tf.training.trainer import AdversarialTrainer

@@ -14,6 +14,7 @@ from vfd_tf.models.keras_graph import (
     layers_of,
     own_weights,
 )
+from vfd_tf.progress import say_once
 
 
 def build(
@@ -74,7 +75,9 @@ def _head(path, graph, num_classes):
             f"{name!r} is no Dense layer that could be replaced: save the model with "
             f"{num_classes} classes."
         )
-    _say(f"{path} has {classes} classes: its last layer {name!r} is made for {num_classes}")
+    say_once(
+        f"{path} has {classes} classes: its last layer {name!r} is made for {num_classes}"
+    )
     return head
 
 
@@ -93,8 +96,3 @@ def _keep_unmoved(graph, new):
                 if variable.shape == value.shape:
                     variable.assign(value)
     finalize(new)
-
-
-@functools.cache  # a run builds its network several times
-def _say(text):
-    print(text)

@@ -19,6 +19,7 @@ from vfd_tf import files
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import backbones, network
 from vfd_tf.models.keras_graph import finalize, graph_of, layer_of, layers_of, own_weights
+from vfd_tf.progress import say_once
 
 IMAGENET = "imagenet"
 HELP = (
@@ -71,7 +72,7 @@ def start(model: keras.Model, init: str, arch: str, width: float = 1.0) -> None:
         given = _arrays(_weights_of(backbones.imagenet(arch, shape, width)))
     else:
         given = _read(_local(init))
-    _say(_take(model, given, init, arch))
+    say_once(_take(model, given, init, arch))
 
 
 def _take(model, given, init, arch) -> str:
@@ -224,8 +225,3 @@ def _download(address):
 
 def _local(init) -> str:
     return _download(init) if _is_address(init) else init
-
-
-@functools.cache  # a run builds its network several times
-def _say(text):
-    print(text)

@@ -15,7 +15,6 @@ from vfd_tf.data import batching, fit_data
 from vfd_tf.hyperparameters import InputError, choose
 from vfd_tf.models import contract
 from vfd_tf.training.cluster import Cluster
-from vfd_tf.training.options import TrainingOptions
 from vfd_tf.training.schedules import Delay, LambdaSchedule
 from vfd_tf.training.trainer import AdversarialTrainer
 from vfd_tf.training.vfd_callback import VFDCallback
@@ -265,10 +264,11 @@ class RobustAccuracy(keras.callbacks.Callback):
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         student = getattr(model, "student", model)
-        options = getattr(model, "options", TrainingOptions())
+        trains = isinstance(model, AdversarialTrainer)
+        craft = model.options.precision if trains else "float32"
         self.cluster = Cluster(model.distribute_strategy)
         devices = self.cluster.devices
-        self.engine = evaluation.Engine(student, craft=options.precision, devices=devices)
+        self.engine = evaluation.Engine(student, craft=craft, devices=devices)
 
     def on_train_begin(self, logs=None) -> None:
         self.engine.windows.check(self.dataset)

@@ -12,8 +12,9 @@ from vfd_tf.models import contract, network
 from vfd_tf.progress import with_progress
 from vfd_tf.training import checks, saving
 from vfd_tf.training.accumulation import check_divides
-from vfd_tf.training.cluster import Cluster, distributed
+from vfd_tf.training.cluster import Cluster
 from vfd_tf.training.dispatch import Dispatch, shares
+from vfd_tf.training.distributed_data import distributed
 
 _DATA_SETS = tf.data.Dataset, tf.distribute.DistributedDataset
 
