@@ -227,3 +227,13 @@ def test_the_averaged_student_has_a_robust_accuracy_of_its_own(make_network, toy
     with trainer.averaged() as student:
         expected = evaluation.evaluate(student, toy, ["pgd2"], epsilon=0.05).accuracies()
     assert logs["val_average_pgd2_accuracy"][-1] == pytest.approx(expected["pgd2"] / 100)
+
+
+def test_a_plain_model_may_have_options_of_its_own(make_network, toy):
+    network = make_network()
+    model = keras.Model(network.input, network.output["logits"])
+    model.options = {"precision": "mine"}
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    robust = RobustAccuracy(toy, "pgd1")
+    logs = model.fit(*toy, callbacks=[robust], verbose=0).history
+    assert "val_pgd1_accuracy" in logs

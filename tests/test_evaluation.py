@@ -322,10 +322,12 @@ def test_workers_find_together_what_one_finds_alone(make_network, toy, count):
 
 def test_shares_of_a_split_read_their_own_images_alone(make_network, toy):
     images = Images((255 * toy[0]).astype("uint8"), toy[1])
-    engine, whole = Engine(make_network(), batch_size=4), np.zeros(24, bool)
+    windows = Engine(make_network(), batch_size=4).windows
+    (alone,) = windows.read(images, seed=5)
     for index in range(3):
-        whole[index::3] = engine.correct(Share(images, index, 3), "pgd3")
-    np.testing.assert_array_equal(whole, engine.correct(images, "pgd3"))
+        (own,) = windows.read(Share(images, index, 3), seed=5)
+        np.testing.assert_array_equal(own.x, alone.x[index::3])
+        np.testing.assert_array_equal(own.seeds, alone.seeds[index::3])
 
 
 def test_devices_share_the_batches_of_an_evaluation(make_network, toy):

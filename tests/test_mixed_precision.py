@@ -40,7 +40,8 @@ def trainer(policy, student=None, method="trades", **options):
 
 def plain():
     inputs = keras.Input(SHAPE)
-    x = L.Conv2D(4, 3, name="first")(L.Rescaling(2.0)(inputs))
+    x = L.ZeroPadding2D()(L.Rescaling(2.0)(inputs))  # in 16 bits it would round images
+    x = L.Conv2D(4, 3, name="first")(x)
     x = L.Conv2D(4, 3, name="second")(x)
     x = L.ReLU(name="layer1")(L.BatchNormalization()(x))
     x = L.Dense(10)(L.Flatten()(x))
@@ -63,6 +64,15 @@ def test_only_the_layers_between_the_first_and_the_last_compute_in_16_bits(polic
     assert logits.dtype == "float32"
     assert {la.compute_dtype for la in model.layers} == {"float32"}
     assert {v.dtype for v in model.variables} == {"float32"}
+
+
+def test_an_end_that_is_called_twice_stays_in_float32():
+    inputs, first = keras.Input(SHAPE), L.Conv2D(3, 3, padding="same", name="first")
+    x = L.Conv2D(4, 3, name="second")(first(L.ReLU()(first(inputs))))
+    model = keras.Model(inputs, L.Dense(10)(L.Flatten()(x)))
+    with precision.computing([model], "mixed_bfloat16"):
+        assert model.get_layer("first").compute_dtype == "float32"
+        assert model.get_layer("second").compute_dtype == "bfloat16"
 
 
 @pytest.mark.parametrize("policy", HALF)

@@ -47,7 +47,7 @@ def test_every_recipe_opens_with_its_command_hours_and_accuracy():
     for name, path in found.items():
         head = "".join(re.findall(r"^#.*\n", path.read_text(), re.M))
         assert head.startswith(f"# python run.py --recipe={name}"), name
-        assert "Hours:" in head, name
+        assert "Hours:" in head and "Precision: float32" in head, name
         assert name == "demo" or re.search(r"Published|Measured", head), name
 
 
