@@ -27,17 +27,47 @@ DAMAGED = (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, TypeE
 DAMAGED += (NotImplementedError, MemoryError)  # a header's bits turned
 
 
+PART = ".part"
+
+
 @contextlib.contextmanager
-def replaced(path: str, ending: str = ".part"):
-    """A path beside `path` to write to, which takes its place if nothing is raised."""
+def replaced(path: str, ending: str = PART):
+    """A path beside `path` to write to, which takes its place if nothing is raised.
+
+    Both the file and its name are on the disk then: after a power cut there is either the
+    older file or the whole new one.
+    """
     part = path + ending
     try:
         yield part
+        _flush(part)
         os.replace(part, path)
+        _flush(os.path.dirname(path) or ".")
     except BaseException:
         with contextlib.suppress(OSError):
             os.remove(part)
         raise
+
+
+def _flush(path):
+    """Waits until a file, or the names in a folder, are on the disk."""
+    if os.name == "nt" and os.path.isdir(path):
+        return  # Windows opens no folders
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF):  # file systems without
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def remove_parts(folder: str) -> None:
+    """Removes what a process that was killed had half written into this folder."""
+    for name in os.listdir(folder):
+        if PART in name and os.path.isfile(os.path.join(folder, name)):
+            os.remove(os.path.join(folder, name))
 
 
 def sha256(path: str) -> str:
@@ -90,12 +120,12 @@ def read_json(path: str, remedy: str) -> dict:
         return found
 
 
-def read_arrays(path: str, remedy: str) -> dict[str, np.ndarray]:
-    """All arrays of an .npz file, read to the end; {} where there is no file."""
+def read_arrays(path: str, remedy: str, name: str | None = None):
+    """All arrays of an .npz file, or the one of a name; {} where there is no file."""
     if not os.path.lexists(path):
         return {}
     with read_or_refused(path, remedy), np.load(path, allow_pickle=False) as saved:
-        return {name: saved[name] for name in saved.files}
+        return saved[name] if name else {each: saved[each] for each in saved.files}
 
 
 def sentence(error: OSError) -> str:

@@ -136,6 +136,12 @@ def _define_run(values):
     flags.DEFINE_enum("jit_compile", "auto", ["auto", "true", "false"], help_, **own)
     help_ = "steps between two looks of the progress bar and other callbacks"
     integer("steps_per_execution", 1, help_, 1, _LARGEST, **own)
+    help_ = "minutes between two checkpoints in the middle of an epoch"
+    flags.DEFINE_float("checkpoint_minutes", 10.0, help_, 0.01, **own)
+    help_ = "steps between two checkpoints as well; none: minutes alone"
+    integer("checkpoint_steps", None, help_, 1, _LARGEST, **own)
+    help_ = "signal that stops and saves, as SIGTERM and Ctrl-C do, such as USR1"
+    text("stop_signal", None, help_, **own)
     help_ = "epochs between panels of images in TensorBoard; 0: none"
     integer("panel_every", 5, help_, 0, _LARGEST, **own)
     text("data_dir", None, "folder of tensorflow-datasets", **of("data"))

@@ -1,8 +1,9 @@
 """The command line: flags -> experiments -> train -> evaluate -> one table.
 
-Exit codes: 0 done; 1 stopped by Ctrl-C, by the end of another worker, or by an error that
-nobody expected, whose traceback is in a file that is named; 2 bad input, or a file or a
-folder that can't be read or written.
+Exit codes: 0 done; 1 stopped at once by a second Ctrl-C, by the end of another worker, or
+by an error that nobody expected, whose traceback is in a file that is named; 2 bad input,
+or a file or a folder that can't be read or written; 75 stopped by SIGTERM, Ctrl-C or
+--stop_signal, and saved: the same command continues.
 """
 
 import difflib
@@ -23,6 +24,7 @@ import vfd_tf
 from vfd_tf import files
 from vfd_tf.cli import evaluate, flags, idle_flags, info, plot, recipes, train
 from vfd_tf.hyperparameters import InputError, choose
+from vfd_tf.training import signals
 from vfd_tf.training.cluster import is_lost_worker
 
 USAGE = """Adversarial training with Vanilla Feature Distillation.
@@ -60,12 +62,17 @@ def main(argv: list[str] | None = None) -> int:
             if words and words[0] in MODES and not values["mode"].present:
                 values.mode = words.pop(0)
             mode = values.mode
-            choose(MODES, mode, "mode")(values, words, argv)
+            run, more = choose(MODES, mode, "mode"), values.stop_signal
+            with signals.Signals((*signals.NAMES, more) if more else signals.NAMES):
+                run(values, words, argv)
             return 0
+        except signals.Stopped as stopped:
+            print(f"\nStopped by {stopped.signal}; {INTERRUPTED.get(mode, NOTHING)}.")
+            return stopped.code
         except InputError as error:
             return _refused(str(error))
         except KeyboardInterrupt:
-            print(f"\nStopped; {INTERRUPTED.get(mode, 'nothing had begun')}.")
+            print(f"\nStopped; {INTERRUPTED.get(mode, NOTHING)}.")
             return 1
         except BrokenPipeError:  # of `| head`
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
@@ -215,12 +222,13 @@ MODES = {
     "info": _other("info", info.show),
     "plot": _other("plot", plot.plot),
 }
+NOTHING = "nothing had begun"
 LOST_WORKER = (
     "Another worker has stopped, and this one with it: see what that one says; started "
-    "again, all of them continue after the last whole epoch."
+    "again, all of them continue from its last checkpoint."
 )
 INTERRUPTED = {
-    "train": "the same command continues after the last whole epoch",
+    "train": "the same command continues from the last checkpoint",
     "evaluate": "the same command continues: the attacks that were finished are kept",
     "info": "nothing was being changed",
     "plot": "nothing is lost, the same command begins again",

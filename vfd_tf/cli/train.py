@@ -59,6 +59,8 @@ def _session(values, first, plan):
             jit_compile={"true": True, "false": False}.get(values.jit_compile, "auto"),
             steps_per_execution=values.steps_per_execution,
             panel_every=values.panel_every,
+            checkpoint_minutes=values.checkpoint_minutes,
+            checkpoint_steps=values.checkpoint_steps,
             describe=flags.flagfile,
             **({"verbose": verbose} if verbose else {}),
         )

@@ -1,6 +1,7 @@
 """What Keras's `fit` and `evaluate` take, of whatever users pass to ours."""
 
 import collections.abc
+import dataclasses
 import math
 import warnings
 
@@ -17,19 +18,17 @@ from vfd_tf.data.batching import (
     is_endless,
 )
 from vfd_tf.data.splits import untuned
+from vfd_tf.data.training_batches import TrainingBatches
 from vfd_tf.hyperparameters import InputError
 
 FILLER = float("nan")  # weight of an image that only fills a batch up
 
 
-def for_training(
-    data, batch_size, steps, shuffle, seed, first_step, fixed_size=None, say=None
-):
-    """(what Keras's `fit` takes as x, steps_per_epoch) of the arguments of a `fit`.
+def for_training(data, batch_size, steps, shuffle, seed, fixed_size=None, say=None):
+    """(what the batches of a `fit` are made of, steps_per_epoch) of its arguments.
 
-    Arrays are batched here: the order of an epoch depends on `seed` and on the step at
-    which it begins, so that a loop of fits sees what one fit of as many epochs sees. The
-    rest of an epoch that fills no batch is left out, other images each time.
+    Arrays become `ArrayBatches`, which like `TrainingBatches` can begin at any step; other
+    data sets stay as Keras takes them.
 
     Args:
         data: (x, y, sample_weight) as in `keras.Model.fit`.
@@ -37,14 +36,14 @@ def for_training(
         steps: `steps_per_epoch` of Keras, or None.
         shuffle: Whether arrays are shuffled.
         seed: Seed of the order.
-        first_step: Called where an iterator begins, which callbacks that resume a fit come
-            before: steps that the trainer has done.
         fixed_size: The only batch size that the model takes, or None.
         say: Called with the sentence on what shuffled epochs leave out, or None.
 
     Raises:
         InputError: A data set without an end, or arrays that don't belong together.
     """
+    if isinstance(data[0], TrainingBatches):
+        return data[0], steps or data[0].steps
     if not is_arrays(data[0]):
         return _as_fit_takes_it(*data, steps), steps
     arrays = checked_arrays(*data)
@@ -64,10 +63,8 @@ def for_training(
         )
     batch_size = min(batch_size, count)
     _say_left_out(count, batch_size, shuffle, say)
-    seed = seed if shuffle else None
-    return _endless_batches(arrays, batch_size, seed, first_step), (
-        steps or count // batch_size
-    )
+    batches = ArrayBatches(arrays, batch_size, seed if shuffle else None)
+    return batches, steps or batches.steps
 
 
 def _as_fit_takes_it(x, y, weight, steps):
@@ -98,28 +95,55 @@ def _say_left_out(count, batch_size, shuffle, say):
         say(f"Every epoch leaves out {rest} of {count} images, others each time.")
 
 
-def _endless_batches(arrays, batch_size, seed, first_step):
-    """Batches of arrays, epoch after epoch, in order or (with a seed) shuffled."""
-    count = len(arrays[0])
-    steps = count // batch_size
-    with tf.device("CPU"):
-        tensors = [tf.constant(array) for array in arrays]
+@dataclasses.dataclass(frozen=True, eq=False)
+class ArrayBatches:
+    """Batches of arrays, epoch after epoch, in order or (with a seed) shuffled.
 
-    def batch(before, step):
-        epoch, first = step // steps, (step % steps) * batch_size
-        index = tf.cast(first, tf.int32) + tf.range(batch_size)
-        if seed is not None:
-            # The step at which an epoch begins names its order.
-            key = tf.cast(tf.stack([seed, before + epoch * steps]), tf.int32)
-            index = tf.random.experimental.index_shuffle(index, key, count - 1)
-        return tuple(tf.gather(tensor, index) for tensor in tensors)
+    The order of an epoch depends on the seed and on the step at which it begins, so that a
+    loop of fits sees what one fit of as many epochs sees. The rest of an epoch that fills
+    no batch is left out, other images each time. See `TrainingBatches`.
+    """
 
-    start = tf.data.Dataset.from_generator(
-        lambda: iter([first_step()]), output_signature=tf.TensorSpec((), tf.int64)
-    )
-    every = tf.data.Dataset.range(np.iinfo(np.int64).max)
-    data = start.flat_map(lambda first: every.map(lambda step: (first, step)))
-    return untuned(data.map(batch).prefetch(2))
+    arrays: tuple
+    batch_size: int
+    seed: int | None
+
+    @property
+    def steps(self) -> int:
+        return len(self.arrays[0]) // self.batch_size
+
+    def begin(self, since, done, share=None):
+        """See `TrainingBatches.begin`; `since` is called where an iterator begins, which
+        callbacks that resume a fit come before."""
+        first, count = share or (0, self.batch_size)
+        with tf.device("CPU"):
+            tensors = [tf.constant(array) for array in self.arrays]
+
+        def batch(since, step):
+            index = self._order(since, step, first + tf.range(count))
+            return tuple(tf.gather(tensor, index) for tensor in tensors)
+
+        start = tf.data.Dataset.from_generator(
+            lambda: iter([since()]), output_signature=tf.TensorSpec((), tf.int64)
+        )
+        every = tf.data.Dataset.range(done, np.iinfo(np.int64).max)
+        data = start.flat_map(lambda since: every.map(lambda step: (since, step)))
+        return untuned(data.map(batch).prefetch(2))
+
+    def index(self, since, done):
+        """See `TrainingBatches.index`."""
+        places = tf.constant(since, tf.int64), tf.constant(done, tf.int64)
+        return self._order(*places, tf.range(self.batch_size)).numpy()
+
+    def _order(self, since, step, position):
+        epoch, first = step // self.steps, (step % self.steps) * self.batch_size
+        index = tf.cast(first, tf.int32) + position
+        if self.seed is None:
+            return index
+        # The step at which an epoch begins names its order.
+        key = tf.cast(tf.stack([self.seed, since + epoch * self.steps]), tf.int32)
+        count = len(self.arrays[0])
+        return tf.random.experimental.index_shuffle(index, key, count - 1)
 
 
 def for_validation(x, y, weight, batch_size, steps, replicas=1, fixed_size=None):

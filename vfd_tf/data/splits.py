@@ -115,7 +115,7 @@ class Split:
                 other = partners(_seeds(seed, step, position), position, batch_size)
                 position, place = tf.unique(tf.concat([position, other], 0))
                 partner = place[count:]
-            index = self._order(seed, step, position, batch_size)
+            index = self.order(seed, step, position, batch_size)
             seeds = _seeds(seed, step, position)
             x, y = pixels(index), tf.gather(labels, index)
             x, y = augment(x, y, seeds, augmentation, fill, num_classes, partner)
@@ -139,7 +139,7 @@ class Split:
         shape = self.held if augmentation.crop else self.shape
         augmentation.check(shape, batch_size, num_classes)
 
-    def _order(self, seed, step, position, batch_size):
+    def order(self, seed, step, position, batch_size):
         """Which images stand at these positions of the global batch of a step."""
         steps = len(self) // batch_size
         epoch, first = step // steps, (step % steps) * batch_size

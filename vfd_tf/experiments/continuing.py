@@ -28,7 +28,7 @@ class Source:
         self.epoch = self.directory.state().epoch
         if not self.epoch:
             raise InputError(
-                f"--continue_from={path} has no resume.npz of a whole epoch: leave the "
+                f"--continue_from={path} has no checkpoint of a whole epoch: leave the "
                 "flag out to train from the beginning."
             )
         self.epochs = self.owner["fields"].get("recipe", {}).get("epochs", 0)

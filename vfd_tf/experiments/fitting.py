@@ -5,13 +5,13 @@ import importlib.util
 import keras
 
 from vfd_tf.data import datasets
+from vfd_tf.data.training_batches import TrainingBatches
 from vfd_tf.experiments.experiment import Experiment
 from vfd_tf.experiments.session import Session
 from vfd_tf.models import architectures, initial, network
 from vfd_tf.progress import ProgressBar
 from vfd_tf.training import callbacks, curves
 from vfd_tf.training.distillation import VFD
-from vfd_tf.training.distributed_data import by_worker
 from vfd_tf.training.image_panel import ImagePanel
 from vfd_tf.training.optimizers import SGD, learning_rate
 from vfd_tf.training.trainer import AdversarialTrainer
@@ -58,25 +58,13 @@ def make_trainer(
     return trainer
 
 
-def training_batches(experiment, session, first_step):
-    """The batches of a run from a step on, each replica's share on its device."""
+def training_batches(experiment: Experiment, session: Session) -> TrainingBatches:
+    """The batches of a run."""
     data, recipe = session.data, experiment.recipe
     augmentation = data.augmentation if recipe.augment else datasets.Augmentation()
     augmentation = augmentation.replace(cutout=recipe.cutout, cutmix=recipe.cutmix)
-
-    def share_of(share):
-        return data.train.train_batches(
-            recipe.batch_size,
-            experiment.seed,
-            augmentation,
-            first_step=first_step,
-            num_classes=data.num_classes,
-            share=share,
-        )
-
-    if session.strategy.num_replicas_in_sync == 1:
-        return share_of(None)
-    return by_worker(session.strategy, recipe.batch_size, share_of)
+    own = recipe.batch_size, experiment.seed, augmentation, data.num_classes
+    return TrainingBatches(data.train, *own)
 
 
 def train(experiment, session, directory, trainer, extra=()) -> None:
@@ -86,27 +74,22 @@ def train(experiment, session, directory, trainer, extra=()) -> None:
         extra: More callbacks, behind the others.
     """
     data, recipe = session.data, experiment.recipe
-    state = directory.restore(trainer)
-    print(f"{directory.path}: from epoch {state.epoch} to {recipe.epochs}")
-    steps = len(data.train) // recipe.batch_size
     if session.verbose:
         trainer.say_layers()
     trainer.fit(
-        training_batches(experiment, session, state.epoch * steps),
-        steps_per_epoch=steps,
+        training_batches(experiment, session),
         epochs=recipe.epochs,
-        initial_epoch=state.epoch,
         validation_data=data.validation.batches(
             recipe.batch_size, data.num_classes if recipe.cutmix else None
         ),
-        callbacks=[*callbacks_of(experiment, session, directory, state), *extra],
+        callbacks=[*callbacks_of(experiment, session, directory), *extra],
         verbose=0,  # the bar is among the callbacks
     )
     directory.finish(recipe.epochs, experiment.seed, session.strategy)
 
 
-def callbacks_of(experiment, session, directory, state):
-    """What happens at the end of an epoch, in this order."""
+def callbacks_of(experiment, session, directory):
+    """What happens at the end of an epoch, in this order; the saver comes last."""
     data, recipe = session.data, experiment.recipe
     listed = [callbacks.StopOnDivergence(), callbacks.TermShares()]
     listed += _schedules(experiment)
@@ -120,25 +103,25 @@ def callbacks_of(experiment, session, directory, state):
     if experiment.method.adversarial:
         robust = callbacks.RobustAccuracy(data.validation, **threat)
         monitor = robust.metric
-        alarm = callbacks.CatastrophicOverfitting(monitor, best=state.best)
-        listed += [robust, alarm]
-    listed.append(directory.saver(monitor, state))
-    # Behind the saver: the history of a run doesn't depend on how fast it was.
+        listed += [robust, callbacks.CatastrophicOverfitting(monitor)]
     listed.append(callbacks.Throughput(recipe.batch_size))
-    if not session.cluster.chief:
-        return [*listed, ProgressBar(session.verbose)]
-    if importlib.util.find_spec("tensorboard"):
-        events = f"{directory.path}/tensorboard"
-        listed.append(curves.Curves(events, experiment.hyperparameters()))
-        if experiment.method.adversarial and session.panel_every:
-            every, names = session.panel_every, data.class_names
-            panel = ImagePanel(
-                data.validation, events, **threat, every=every, class_names=names
-            )
-            listed.append(panel)
-    else:
+    if session.cluster.chief:
+        listed += _curves(experiment, session, directory, threat)
+    when = {"minutes": session.checkpoint_minutes, "steps": session.checkpoint_steps}
+    saver = directory.saver(monitor, **when)
+    return [*listed, ProgressBar(session.verbose), saver]
+
+
+def _curves(experiment, session, directory, threat):
+    """Callbacks that write for TensorBoard."""
+    if not importlib.util.find_spec("tensorboard"):
         print("TensorBoard is not installed (pip install tensorboard): no curves.")
-    return [*listed, ProgressBar(session.verbose)]
+        return
+    events, data = f"{directory.path}/tensorboard", session.data
+    yield curves.Curves(events, experiment.hyperparameters())
+    if experiment.method.adversarial and session.panel_every:
+        every, names = session.panel_every, data.class_names
+        yield ImagePanel(data.validation, events, **threat, every=every, class_names=names)
 
 
 def _schedules(experiment):

@@ -94,7 +94,7 @@ class Forecast(keras.callbacks.Callback):
         self.steps, self.since, self.told = 0, None, False
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.told:
+        if self.told or self.model.train_function.passing:
             return
         self.steps += 1
         now = time.perf_counter()

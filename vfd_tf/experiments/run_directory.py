@@ -5,10 +5,11 @@ run.json          what the result depends on
 history.csv       one row an epoch; metrics.jsonl: the same as JSON lines
 best.keras        student of the epoch chosen on validation; last.keras: of the last
 average.keras     the last epoch's averaged student, where weights are averaged
-resume.npz        weights, optimizer, step, history: the end of the last whole epoch
+checkpoint-*.npz  weights, optimizer, step, metrics, history: what training goes on from
 tensorboard/      events
 verdicts.npz      which test images each student got right, under each attack
 results.json      accuracies on the test split, versions, commit, seed, wall time
+journal/          only during an evaluation: the windows of images it has finished
 lock.json         only while a process has the directory: which, where, since when
 """
 
@@ -17,7 +18,6 @@ import csv
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import platform
 import shutil
@@ -28,32 +28,20 @@ import keras
 import numpy as np
 
 from vfd_tf import files
-from vfd_tf.evaluation import accuracies
+from vfd_tf.checkpoints import Checkpoints, State
+from vfd_tf.evaluation import Journal, accuracies
 from vfd_tf.hyperparameters import InputError
-from vfd_tf.models.keras_graph import random_states
+from vfd_tf.training.checkpoint import Checkpoint
 
 # What a damaged file is answered with.
 REMEDIES = {
     "run.json": "restore it from a copy, or choose another --workdir",
-    "resume.npz": "restore it from a copy, or remove it to train again from the first "
-    "epoch; best.keras and last.keras are good until that epoch ends",
     "results.json": "remove it, and the same command makes it again",
     "verdicts.npz": "remove it, and the same command evaluates again",
 }
 _OWN = {files.LOCK}  # what a directory that is claimed by nobody may hold
 _PROGRESS = ("best.keras", "last.keras", "average.keras", "history.csv", "metrics.jsonl")
-_PROGRESS += ("resume.npz",)
-
-
-@dataclasses.dataclass
-class State:
-    """How far a run has come."""
-
-    epoch: int = 0
-    best: float = -math.inf
-    best_epoch: int = 0
-    seconds: float = 0.0
-    history: list[dict] = dataclasses.field(default_factory=list)
+_CLOCK = ("images_per_second",)  # no part of the history: it depends on the machine
 
 
 class RunDirectory:
@@ -132,57 +120,23 @@ class RunDirectory:
 
     def adopt(self, source: "RunDirectory") -> None:
         """Copies what another run has come to, to go on from there; its state last."""
-        for name in _PROGRESS:
-            if os.path.exists(source.file(name)):
+        whole = source.checkpoints.whole_epoch()
+        for name in (*_PROGRESS, os.path.basename(whole or "")):
+            if name and os.path.exists(source.file(name)):
                 with files.replaced(self.file(name)) as partial:
                     shutil.copyfile(source.file(name), partial)
 
-    def save(self, trainer, state: State) -> None:
-        """Writes what `restore` needs to go on after this epoch."""
-        arrays = {f"v{i}": v.numpy() for i, v in enumerate(_variables(trainer))}
-        arrays["state"] = np.array(json.dumps(dataclasses.asdict(state)))
-        with (
-            files.replaced(self.file("resume.npz")) as partial,
-            open(partial, "wb") as file,
-        ):
-            np.savez(file, **arrays)
+    @property
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.path)
 
     def state(self) -> State:
         """How far the run has come; epoch 0 where nothing was saved."""
-        return self._saved()[0]
+        return self.checkpoints.state()
 
-    def restore(self, trainer) -> State:
-        """Puts a saved state, if there is one, into the trainer."""
-        state, saved = self._saved()
-        if not saved:
-            return state
-        variables = _variables(trainer)
-        shapes = [saved[name].shape for name in saved]
-        if shapes != [tuple(v.shape) for v in variables] or "v0" not in saved:
-            raise InputError(
-                f"{self.path} was begun by another version: its resume.npz has other "
-                "variables. Remove the directory to start again."
-            )
-        for i, variable in enumerate(variables):
-            variable.assign(saved[f"v{i}"])
-        return state
-
-    def _saved(self):
-        """The state and the arrays of resume.npz."""
-        path, remedy = self.file("resume.npz"), REMEDIES["resume.npz"]
-        saved = files.read_arrays(path, remedy)
-        if not saved:
-            return State(), {}
-        with files.read_or_refused(path, remedy):
-            return State(**json.loads(str(saved.pop("state")))), saved
-
-    def saver(self, monitor: str, state: State) -> "Saver":
+    def saver(self, monitor: str, **when) -> "Saver":
         """Callback that keeps this directory up to date; `monitor` chooses the best."""
-        return Saver(self, monitor, state)
-
-    def save_student(self, student, which: str) -> None:
-        with files.replaced(self.student(which), ".part.keras") as partial:
-            student.save(partial)
+        return Saver(self, monitor, **when)
 
     def write_history(self, history: list[dict]) -> None:
         lines = "".join(json.dumps(row) + "\n" for row in history)
@@ -245,7 +199,10 @@ class RunDirectory:
         return files.read_arrays(path, REMEDIES["verdicts.npz"])
 
     def add_verdicts(self, which, threat, count, verdicts) -> None:
-        """Adds columns of verdicts, and the accuracies they amount to."""
+        """Adds columns of verdicts, and the accuracies they amount to.
+
+        What an evaluation kept on the way, its journal, is removed.
+        """
         everything = self._verdicts()
         new = {f"{which}|{threat} {count}|{name}": v for name, v in verdicts.items()}
         with (
@@ -257,6 +214,18 @@ class RunDirectory:
         row = known.setdefault(which, {}).setdefault(f"{threat} {count}", {})
         row.update(accuracies(self.verdicts(which, threat, count)))
         self._merge(accuracies=known)
+        shutil.rmtree(self.file("journal"), ignore_errors=True)
+
+    def journal(self, which: str, plan: dict[str, str]) -> Journal:
+        """What an evaluation of a student goes on from, if this version began it."""
+        known = provenance()
+        owner = {name: known[name] for name in ("vfd_tf", "tensorflow", "keras", "numpy")}
+        owner |= {"student": files.sha256(self.student(which))}
+        try:
+            return Journal(self.file("journal"), owner, plan)
+        except InputError:
+            shutil.rmtree(self.file("journal"))
+            return Journal(self.file("journal"), owner, plan)
 
     def _merge(self, **entries) -> None:
         results = {**self.results, **entries}
@@ -270,32 +239,37 @@ class RunDirectory:
             file.write(text)
 
 
-class Saver(keras.callbacks.Callback):
-    """Saves students, state and history at the end of every epoch."""
+class Saver(Checkpoint):
+    """Saves a run: checkpoints, and at the end of every epoch students and history.
 
-    def __init__(self, directory: RunDirectory, monitor: str, state: State):
-        super().__init__()
-        self.directory, self.monitor, self.state = directory, monitor, state
-        self.since = time.time()
+    Behind what writes curves: those of an epoch that is run again are written again.
+    """
 
-    def on_epoch_end(self, epoch, logs=None):
+    private = True  # every worker has a directory of its own
+
+    def __init__(self, directory: RunDirectory, monitor: str, **when):
+        super().__init__(directory.path, monitor=monitor, **when)
+        self.directory = directory
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        state, end = self.state, self.params["epochs"]
+        done = f", step {state.step}" if state.step else ""
+        print(f"{self.directory.path}: from epoch {state.epoch}{done} to {end}")
+
+    def row(self, logs):
         rate = self.model.optimizer.learning_rate
-        logs["learning_rate"] = float(keras.ops.convert_to_numpy(rate))
-        row = {name: float(value) for name, value in logs.items()}
-        state = self.state
-        state.epoch = epoch + 1
-        state.seconds += time.time() - self.since
-        self.since = time.time()
-        state.history.append({"epoch": epoch + 1, **row})
-        if row[self.monitor] > state.best:
-            state.best, state.best_epoch = row[self.monitor], epoch + 1
-            self.directory.save_student(self.model.student, "best")
-        self.directory.save_student(self.model.student, "last")
-        if self.model.average is not None and self.model.average.started:
-            with self.model.averaged() as student:
-                self.directory.save_student(student, "average")
-        self.directory.write_history(state.history)
-        self.directory.save(self.model, state)
+        rate = float(keras.ops.convert_to_numpy(rate))
+        known = {**super().row(logs), "learning_rate": rate}
+        return {name: value for name, value in known.items() if name not in _CLOCK}
+
+    def files_of_epoch(self):
+        self.save_student("last")
+        average = self.model.average
+        if average is not None and average.started:
+            with self.model.averaged():
+                self.save_student("average")
+        self.directory.write_history(self.state.history)
 
 
 def differences(owner: dict, identity: dict, fields: dict[str, dict]) -> list[str]:
@@ -317,11 +291,6 @@ def differences(owner: dict, identity: dict, fields: dict[str, dict]) -> list[st
         if known.get(name) != identity.get(name)
     ]
     return sorted(other)
-
-
-def _variables(trainer):
-    """Everything of a trainer that training moves; its teachers are not among them."""
-    return [*trainer.weights, *trainer.optimizer.variables, *random_states(trainer)]
 
 
 def key(identity: dict) -> str:

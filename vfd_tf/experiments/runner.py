@@ -160,6 +160,7 @@ class Runner:
             networks[role] = runner.directory.student("best")
         directory = self.directory
         with directory.owned(wait=wait):
+            files.remove_parts(directory.path)
             self.session.cluster.copy_folder(directory.path)
             directory.check_owner(self.identity, self.experiment.fields())
             if directory.complete:
@@ -184,11 +185,18 @@ class Runner:
             extra = [forecast.Forecast(work, left, session.pending.values())]
         fitting.train(experiment, session, directory, trainer, extra)
 
-    def _verdicts(self, path, attacks):
-        """Column -> bool [n] of a student; replicas and workers share the images."""
-        session, plan = self.session, self.session.plan
+    def _verdicts(self, which, attacks):
+        """Column -> bool [n] of a student; replicas and workers share the images.
+
+        A single process goes on from the windows of images that were finished before.
+        """
+        session, plan, journal = self.session, self.session.plan, None
         with session.strategy.scope():
-            student = network.load(path)
+            student = network.load(self.directory.student(which))
+        if session.cluster.count == 1:
+            threat = plan.epsilon, plan.norm
+            described = {a: evaluation.protocol(a, *threat).describe() for a in attacks}
+            journal = self.directory.journal(which, described)
         result = evaluation.evaluate(
             student,
             session.cluster.share(session.test),
@@ -197,6 +205,7 @@ class Runner:
             norm=plan.norm,
             batch_size=plan.batch_size,
             devices=session.cluster.devices,
+            journal=journal,
         )
         for warning in result.warnings:
             print(f"Warning: {warning}")
@@ -223,12 +232,13 @@ class Runner:
                     directory.add_verdicts(which, threat, count, {})
                 continue
             print(f"{directory.path}: evaluating {which}.keras on {len(test)} test images")
-            verdicts = self._verdicts(directory.student(which), missing)
-            directory.add_verdicts(which, threat, count, verdicts)
+            verdicts = self._verdicts(which, missing)
             if session.cluster.chief and importlib.util.find_spec("tensorboard"):
-                known = directory.accuracies(which, threat, count)
+                both = evaluation.accuracies({**known, **verdicts})
                 events = f"{directory.path}/tensorboard"
-                curves.write_accuracies(events, which, f"{threat} {count}", known)
+                curves.write_accuracies(events, which, f"{threat} {count}", both)
+            # Last: an evaluation that has verdicts is not made again.
+            directory.add_verdicts(which, threat, count, verdicts)
 
 
 def warn_without_gpu(experiment: Experiment, session: Session) -> None:

@@ -29,6 +29,8 @@ class Session:
     jit_compile: bool | str = "auto"
     steps_per_execution: int = 1
     panel_every: int = 5  # epochs between TensorBoard panels of images; 0: none
+    checkpoint_minutes: float = 10.0  # between two checkpoints in an epoch
+    checkpoint_steps: int | None = None  # steps between two of them as well
     describe: Callable[[Experiment], str] | None = None  # the flags that repeat a run
     verbose: int = dataclasses.field(
         default_factory=lambda: 1 if sys.stdout.isatty() else 2

@@ -14,6 +14,7 @@ from vfd_tf import evaluation
 from vfd_tf.data import batching, fit_data
 from vfd_tf.hyperparameters import InputError, choose
 from vfd_tf.models import contract
+from vfd_tf.training.checkpoint import Checkpoint
 from vfd_tf.training.cluster import Cluster
 from vfd_tf.training.schedules import Delay, LambdaSchedule
 from vfd_tf.training.trainer import AdversarialTrainer
@@ -22,6 +23,7 @@ from vfd_tf.training.vfd_callback import VFDCallback
 __all__ = [
     "Anneal",
     "CatastrophicOverfitting",
+    "Checkpoint",
     "Delay",
     "LambdaSchedule",
     "RobustAccuracy",
@@ -118,6 +120,8 @@ class CatastrophicOverfitting(keras.callbacks.Callback):
         best: The best accuracy before, of a fit that is continued.
     """
 
+    remembered = "best", "alarmed"  # of `Checkpoint`
+
     def __init__(
         self,
         monitor: str = "val_pgd10_accuracy",
@@ -178,10 +182,13 @@ class Throughput(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs=None) -> None:
         self.start = self.last = time.perf_counter()
-        self.images = 0
+        self.images = self.behind = 0
 
     def on_train_batch_end(self, batch: int, logs=None) -> None:
-        self.last, self.images = time.perf_counter(), (batch + 1) * self.batch_size
+        self.last = time.perf_counter()
+        if getattr(self.model.train_function, "passing", False):  # of a fit that goes on
+            self.start, self.behind = self.last, batch + 1
+        self.images = (batch + 1 - self.behind) * self.batch_size
 
     def on_epoch_end(self, epoch: int, logs=None) -> None:
         if logs is not None and self.last > self.start:

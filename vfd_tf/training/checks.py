@@ -10,6 +10,7 @@ import tensorflow as tf
 from vfd_tf import losses
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import contract
+from vfd_tf.training.checkpoint import Checkpoint
 
 _ENOUGH = 16  # images that tell a network from chance
 
@@ -72,6 +73,8 @@ def prepared_callbacks(callbacks) -> list:
     What monitors an accuracy or a loss and leaves the direction to Keras, which knows no
     metric of another callback, is told it: accuracies rise.
 
+    `Checkpoint` comes last, behind all that add to the logs.
+
     Raises:
         InputError: TensorBoard where tensorboard isn't installed. Keras notices only after
             the first epoch.
@@ -91,7 +94,7 @@ def prepared_callbacks(callbacks) -> list:
                 callback.mode = "max"
             elif monitor.endswith("loss"):
                 callback.mode = "min"
-    return listed
+    return sorted(listed, key=lambda callback: isinstance(callback, Checkpoint))
 
 
 def warn_of_chance(model, role: str, x, y) -> None:

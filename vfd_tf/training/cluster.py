@@ -110,6 +110,16 @@ class Cluster:
         own = tf.where(leads, values, tf.zeros_like(values))
         return context.all_reduce("SUM", own)
 
+    def gather(self, values: np.ndarray) -> list[np.ndarray]:
+        """The arrays, of one shape and kind, that all workers pass in, bit by bit."""
+        values = np.ascontiguousarray(values)
+        if self.count == 1:
+            return [values]
+        rows = np.zeros((self.count, values.nbytes), "uint8")
+        rows[self.index] = np.frombuffer(values.tobytes(), "uint8")
+        rows = self.sum(rows).astype("uint8")
+        return [np.frombuffer(r.tobytes(), values.dtype).reshape(values.shape) for r in rows]
+
     def from_chief(self, data: bytes = b"") -> bytes:
         """What the chief passes in."""
         if self.count == 1:

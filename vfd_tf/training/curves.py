@@ -6,6 +6,9 @@ import re
 import time
 
 import keras
+import tensorflow as tf
+
+from vfd_tf import files
 
 _GROUPS = (
     ("schedule", r"learning_rate|.*_weight|vfd_lambda|attack_scale|awp_gamma"),
@@ -101,21 +104,9 @@ class _Writer:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        there = glob.glob(os.path.join(glob.escape(folder), "*.tfevents.*"))
-        self._event, self._file = Event, EventFileWriter(folder)
         if first is not None:
-            self._take_over(sorted(there), first)
-
-    def _take_over(self, paths, first):
-        """Copies the events before a step out of files that go on to later ones."""
-        for path in paths:
-            events = list(_events(path))
-            if any(event.step >= first for event in events):
-                for event in events:
-                    if event.step < first and not event.HasField("file_version"):
-                        self._file.add_event(event)
-                self._file.flush()
-                os.remove(path)
+            remove_from(folder, first)
+        self._event, self._file = Event, EventFileWriter(folder)
 
     def scalar(self, tag, value, step):
         from tensorboard.plugins.scalar.summary_v2 import scalar_pb
@@ -131,6 +122,21 @@ class _Writer:
 
     def close(self):
         self._file.close()
+
+
+def remove_from(folder: str, first: int) -> None:
+    """Takes the events of a step and all later ones out of the files of a folder."""
+    if not os.path.isdir(folder):
+        return
+    files.remove_parts(folder)
+    for path in glob.glob(os.path.join(glob.escape(folder), "*.tfevents.*")):
+        events = list(_events(path))
+        kept = [e for e in events if e.step < first]
+        if len(kept) == len(events):
+            continue
+        with files.replaced(path) as partial, tf.io.TFRecordWriter(partial) as file:
+            for event in kept:
+                file.write(event.SerializeToString())
 
 
 def _events(path):

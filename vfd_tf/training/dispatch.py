@@ -56,19 +56,38 @@ class Dispatch:
         Args:
             steps: Those of an epoch of a set without an end; None: the set tells.
         """
-        self.steps, self.taken = steps, 0
+        self.steps, self.taken, self.behind = steps, 0, 0
         self.checked, self.logs, self.ahead = False, None, []
         self.seen = collections.Counter()
         self.dropped_batches = self.dropped_images = 0
 
+    def continue_at(self, behind, logs, begun):
+        """The fit goes on in the middle of an epoch.
+
+        Args:
+            behind: Steps of the epoch that were run before; no batch is read for them.
+            logs: Those of the last one.
+            begun: Called before the first step that is run.
+        """
+        if behind:
+            self.behind, self.logs, self.begun = behind, dict(logs), begun
+
+    @property
+    def passing(self) -> bool:
+        """Whether the last call only came past steps that were run before."""
+        return self.taken <= self.behind
+
     def __call__(self, iterator):
         done = False
         if self.taken == self.steps:
-            self.taken = 0
+            self.taken = self.behind = 0
         for _ in range(self.model.steps_per_execution):
             if self.taken == self.steps:
                 break
             self.taken += 1
+            if self.passing:
+                done = True
+                continue
             try:
                 data = self._next(iterator)
             except StopIteration:
@@ -109,6 +128,8 @@ class Dispatch:
             if not self.checked:
                 self.check(data)
                 self.checked = True
+                if self.behind:
+                    self.begun()
             self.logs = self.one_step(data)
 
     def _drop(self, images):

@@ -11,6 +11,7 @@ import tensorflow as tf
 from vfd_tf import evaluation, losses, noise
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import contract, network
+from vfd_tf.training import curves
 
 _ROWS = ("clean", "perturbation", "adversarial")
 _BATCH = 128
@@ -96,6 +97,10 @@ class ImagePanel(keras.callbacks.Callback):
                 "classes of the model; name every class."
             )
         return classes
+
+    def on_epoch_begin(self, epoch: int, logs=None) -> None:
+        if self.epoch < 0:  # of a fit that goes on: no panel twice
+            curves.remove_from(self.log_dir, epoch + 1)
 
     def on_epoch_end(self, epoch: int, logs=None) -> None:
         self.epoch = epoch

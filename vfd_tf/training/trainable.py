@@ -12,9 +12,10 @@ from vfd_tf.models import contract, network
 from vfd_tf.progress import with_progress
 from vfd_tf.training import checks, saving
 from vfd_tf.training.accumulation import check_divides
+from vfd_tf.training.checkpoint import Checkpoint
 from vfd_tf.training.cluster import Cluster
 from vfd_tf.training.dispatch import Dispatch, shares
-from vfd_tf.training.distributed_data import distributed
+from vfd_tf.training.distributed_data import by_worker, distributed
 
 _DATA_SETS = tf.data.Dataset, tf.distribute.DistributedDataset
 
@@ -80,22 +81,26 @@ class Trainable(keras.Model):
             steps_per_epoch,
             shuffle,
             self.seed,
-            lambda: int(self.iteration.numpy()),
             network.batch_size_of(self.student),
             say=print if verbose else None,
         )
         self._check_validation(validation_data)
         strategy = self.distribute_strategy
-        data, validation_data = (
-            distributed(strategy, part) for part in (data, validation_data)
-        )
+        validation_data = distributed(strategy, validation_data)
+        checkpoint = next((c for c in callbacks if isinstance(c, Checkpoint)), None)
+        seekable = hasattr(data, "begin")
+        # One endless set, of which an epoch is so many steps.
+        self._steps = steps_per_epoch if seekable else None
+        if checkpoint:
+            state = checkpoint.restore(self, seekable)
+            initial_epoch = epochs if state.stopped else max(initial_epoch, state.epoch)
+        data = self._begun(data, checkpoint)
         verbose = verbose if Cluster(strategy).chief else 0
-        # Arrays are one endless set, of which an epoch is so many steps.
-        self._steps = steps_per_epoch if batching.is_arrays(x) else None
         if verbose:
             self.say_layers()
             callbacks = with_progress(callbacks, verbose)
-        with contract.as_input_errors(), warnings.catch_warnings():
+        around = checkpoint.around(callbacks) if checkpoint else contextlib.nullcontext()
+        with contract.as_input_errors(), warnings.catch_warnings(), around:
             if steps_per_epoch is None:  # nothing is missing where a set ends
                 warnings.filterwarnings("ignore", "Your input ran out of data")
             history = super().fit(
@@ -112,6 +117,26 @@ class Trainable(keras.Model):
             )
         self.train_function.say_dropped()
         return history
+
+    def _begun(self, data, checkpoint):
+        """Batches from where training stands; each replica gets its share."""
+        strategy = self.distribute_strategy
+        if not hasattr(data, "begin"):
+            return distributed(strategy, data)
+
+        def stands():
+            return int(self.iteration.numpy())
+
+        since, done = stands, 0
+        if checkpoint:
+            begun = checkpoint.state.since
+            since, done = (lambda: begun), stands() - begun
+        if self._replicas == 1:
+            return data.begin(since, done)
+        check_divides(data.batch_size, self._replicas, self.options.accumulate_steps)
+        return by_worker(
+            strategy, data.batch_size, lambda share: data.begin(since, done, share)
+        )
 
     def evaluate(
         self,
@@ -140,6 +165,12 @@ class Trainable(keras.Model):
                 return_dict=return_dict,
                 **kwargs,
             )
+
+    def get_metrics_result(self):
+        """As in Keras; {} in an epoch whose steps were all run before it was resumed."""
+        metrics = self._compile_metrics
+        built = metrics is None or metrics.built
+        return super().get_metrics_result() if built else {}
 
     def say_layers(self):
         """Prints which layers a distillation reads, where it leaves the choice to us."""

@@ -1,0 +1,199 @@
+"""Checkpoints in a folder: checked files, of which the newest that is whole counts.
+
+    checkpoint-<whole epochs>-<steps of the next one>.npz
+
+A file holds arrays and, as its "manifest", the JSON of everything else: the state, the
+versions that wrote it, and the SHA-256 of all of it.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import re
+
+import numpy as np
+
+from vfd_tf import files
+from vfd_tf.hyperparameters import InputError
+
+FORMAT = "vfd_tf checkpoint 1"
+REMEDY = "restore it from a copy, or remove it to go on from the one before"
+_NAME = re.compile(r"checkpoint-(\d+)-(\d+)\.npz")
+
+
+@dataclasses.dataclass
+class State:
+    """How far a training has come.
+
+    Attributes:
+        epoch: Whole epochs, with their validation.
+        step: Steps of the next one.
+        since: The trainer's step at which all of this began.
+        stopped: Whether a callback has ended training.
+        best, best_epoch: Of the value that is monitored.
+        seconds: Spent so far.
+        history: What was logged, one row an epoch.
+        logs: Metrics and losses of the steps of the next epoch, so far.
+        passed_over: Steps of the whole training whose batches are left out.
+        callbacks: What other callbacks know from epoch to epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    since: int = 0
+    stopped: bool = False
+    best: float = -math.inf
+    best_epoch: int = 0
+    seconds: float = 0.0
+    history: list[dict] = dataclasses.field(default_factory=list)
+    logs: dict[str, float] = dataclasses.field(default_factory=dict)
+    passed_over: list[int] = dataclasses.field(default_factory=list)
+    callbacks: dict[str, dict] = dataclasses.field(default_factory=dict)
+
+
+class Checkpoints:
+    """The checkpoints in a folder.
+
+    Args:
+        folder: Made when the first is written.
+        keep: How many of the newest stay; the newest between two epochs stays as well.
+    """
+
+    def __init__(self, folder: str, keep: int = 2):
+        self.folder, self.keep = os.fspath(folder), keep
+
+    def paths(self) -> list[str]:
+        """All checkpoints, the newest first."""
+        names = os.listdir(self.folder) if os.path.isdir(self.folder) else ()
+        places = {name: _place(name) for name in names if _NAME.fullmatch(name)}
+        ordered = sorted(places, key=places.get, reverse=True)
+        return [os.path.join(self.folder, name) for name in ordered]
+
+    def whole_epoch(self) -> str | None:
+        """The newest checkpoint between two epochs."""
+        places = ((path, _place(os.path.basename(path))) for path in self.paths())
+        return next((path for path, (_, step) in places if not step), None)
+
+    def path(self, state: State) -> str:
+        """The file of a state."""
+        name = f"checkpoint-{state.epoch:05d}-{state.step:08d}.npz"
+        return os.path.join(self.folder, name)
+
+    def write(self, state: State, arrays: dict[str, np.ndarray]) -> None:
+        """Writes a checkpoint, whole or not at all; then removes old ones."""
+        os.makedirs(self.folder, exist_ok=True)
+        manifest = {"format": FORMAT, "versions": _versions()}
+        manifest["state"] = dataclasses.asdict(state)
+        manifest["sha256"] = _sha256(manifest, arrays)
+        text = np.array(json.dumps(manifest))
+        with (
+            files.replaced(self.path(state)) as partial,
+            open(partial, "wb") as file,
+        ):
+            np.savez(file, manifest=text, **arrays)
+        self._prune()
+
+    def _prune(self):
+        for path in self.paths()[self.keep :]:
+            if path != self.whole_epoch():
+                os.remove(path)
+
+    def remove_after(self, epoch: int, step: int) -> None:
+        """Removes what is newer than a place."""
+        for path in self.paths():
+            if _place(os.path.basename(path)) > (epoch, step):
+                os.remove(path)
+
+    def newest(self, fits=lambda arrays: True) -> tuple[State, dict] | None:
+        """(state, arrays) of the newest checkpoint that is whole, or None without any.
+
+        Args:
+            fits: arrays -> whether they are those of this training.
+
+        Raises:
+            InputError: There are checkpoints, and none can be used.
+        """
+        refusals = []
+        for path in self.paths():
+            try:
+                state, arrays = self._read(path)
+                if not fits(arrays):
+                    raise InputError(f"{path} is of another network, optimizer or version.")
+            except InputError as error:
+                refusals.append(str(error).split(": ")[0].rstrip("."))
+                continue
+            for refusal in refusals:
+                print(f"Note: {refusal}; training goes on from {path}.", flush=True)
+            return state, arrays
+        if refusals:
+            raise InputError(
+                f"No checkpoint can be used: {'; '.join(refusals)}. Restore one from a "
+                f"copy, or remove them from {self.folder} to train from the first epoch."
+            )
+        return None
+
+    def _read(self, path):
+        arrays = files.read_arrays(path, REMEDY)
+        with files.read_or_refused(path, REMEDY):
+            manifest = json.loads(str(arrays.pop("manifest")))
+            known = manifest.pop("sha256")
+            if manifest["format"] != FORMAT or known != _sha256(manifest, arrays):
+                raise ValueError("its checksum is another")
+            state = State(**manifest["state"])
+        _say_versions(path, manifest["versions"])
+        return state, arrays
+
+    def state(self) -> State:
+        """How far training has come, of the newest file that tells; its arrays are not read.
+
+        Raises:
+            InputError: None tells.
+        """
+        refusal = None
+        for path in self.paths():
+            try:
+                manifest = json.loads(str(files.read_arrays(path, REMEDY, "manifest")))
+                return State(**manifest["state"])
+            except InputError as error:
+                refusal = error
+            except (ValueError, TypeError, KeyError) as error:
+                reason = str(error).split("\n")[0][:120]
+                refusal = InputError(f"{path} can't be read ({reason}): {REMEDY}.")
+        if refusal:
+            raise refusal
+        return State()
+
+
+def _place(name):
+    epoch, step = _NAME.fullmatch(name).groups()
+    return int(epoch), int(step)
+
+
+def _sha256(manifest, arrays):
+    sha = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        sha.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        sha.update(np.ascontiguousarray(array).reshape(-1).view("uint8"))
+    return sha.hexdigest()
+
+
+def _versions():
+    import keras
+    import tensorflow as tf
+
+    import vfd_tf
+
+    modules = {"vfd_tf": vfd_tf, "tensorflow": tf, "keras": keras, "numpy": np}
+    return {name: module.__version__ for name, module in modules.items()}
+
+
+def _say_versions(path, versions):
+    now = _versions()
+    other = [f"{n} {v} (now {now.get(n)})" for n, v in versions.items() if now.get(n) != v]
+    if other:
+        print(
+            f"Note: {path} was written with {', '.join(other)}; what follows may differ in "
+            "the last digits from an unbroken run."
+        )
