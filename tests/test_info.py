@@ -1,13 +1,11 @@
 """`vfd info` says what the files say, of finished and unfinished runs, and changes none."""
 
-import dataclasses
 import hashlib
 import json
 import re
 import shutil
 
 import keras
-import numpy as np
 import pytest
 
 from vfd_tf import InputError
@@ -124,13 +122,13 @@ def test_files_with_sizes_and_the_command_that_repeats_it(run):
 def test_a_run_that_is_being_trained(run):
     (run / "results.json").unlink()
     state = run_directory.State(epoch=2, best=0.2, best_epoch=1, seconds=90.0)
-    np.savez(run / "resume.npz", state=json.dumps(dataclasses.asdict(state)))
+    run_directory.RunDirectory(run).checkpoints.write(state, {})
     (run / "history.csv").write_text("".join(HISTORY.splitlines(True)[:3]))
     known = facts(info.describe(str(run)))
     assert known["epochs"] == "2 of 3, not complete"
     assert known["best epoch"] == "1" and known["wall time"] == "1.5 min"
     assert known["epoch"].split() == ["1", "2"] and "commit" not in known
-    for name in ("resume.npz", "history.csv"):
+    for name in ("checkpoint-00002-00000000.npz", "history.csv"):
         (run / name).unlink()
     known = facts(info.describe(str(run)))
     assert known["epochs"] == "0 of 3, not complete" and "curves" not in known
@@ -216,15 +214,18 @@ def test_results_that_are_none_are_skipped_with_a_note(
     assert notes[0].startswith(f"Skipped: {odd}/results.json is damaged")
 
 
+CHECKPOINT = "checkpoint-00003-00000000.npz"
+
+
 def test_what_is_broken_is_skipped_with_a_note(run, tmp_path, capsys):
     assert main.main(["run.py", "info", str(run)]) == 0
     whole = capsys.readouterr().out
     broken = []
-    for name in ("run.json", "results.json", "history.csv", "resume.npz", "identity"):
+    for name in ("run.json", "results.json", "history.csv", CHECKPOINT, "identity"):
         broken.append(run.parent / f"broken-{name}")
         shutil.copytree(run, broken[-1])
         (broken[-1] / name).write_text("epoch,loss\n1,high\n")
-    (broken[3] / "results.json").unlink()  # what resume.npz is read for
+    (broken[3] / "results.json").unlink()  # what checkpoints are read for
     owner = json.loads((run / "run.json").read_text())
     del owner["identity"]["dataset"]
     (broken[4] / "run.json").write_text(json.dumps(owner))

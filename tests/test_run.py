@@ -54,7 +54,7 @@ def test_a_run_leaves_what_resumes_replays_and_cites_it(finished):
     names = {p.name for p in path.iterdir()}
     assert names == {
         "best.keras", "last.keras", "flags.txt", "history.csv", "metrics.jsonl",
-        "resume.npz", "results.json", "run.json", "tensorboard",
+        "checkpoint-00002-00000000.npz", "results.json", "run.json", "tensorboard",
         "verdicts.npz",
     }  # fmt: skip
     results = json.loads((path / "results.json").read_text())

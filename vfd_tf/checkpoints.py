@@ -100,6 +100,12 @@ class Checkpoints:
             if path != self.whole_epoch():
                 os.remove(path)
 
+    def keep_whole_epoch(self) -> None:
+        """Removes all but the newest checkpoint between two epochs."""
+        for path in self.paths():
+            if path != self.whole_epoch():
+                os.remove(path)
+
     def remove_after(self, epoch: int, step: int) -> None:
         """Removes what is newer than a place."""
         for path in self.paths():
@@ -146,7 +152,7 @@ class Checkpoints:
         return state, arrays
 
     def state(self) -> State:
-        """How far training has come, of the newest file that tells; its arrays are not read.
+        """How far training has come, of the newest file that tells, without its arrays.
 
         Raises:
             InputError: None tells.

@@ -15,14 +15,12 @@ lock.json         only while a process has the directory: which, where, since wh
 
 import contextlib
 import csv
-import dataclasses
 import hashlib
 import json
 import os
 import platform
 import shutil
 import subprocess
-import time
 
 import keras
 import numpy as np
@@ -162,6 +160,7 @@ class RunDirectory:
                 f"{self.path}: training ended after {state.epoch} of {epochs} epochs, and "
                 "the run is not complete; the same command continues it."
             )
+        self.checkpoints.keep_whole_epoch()
         self._merge(
             seed=seed,
             best_epoch=state.best_epoch,
@@ -250,6 +249,11 @@ class Saver(Checkpoint):
     def __init__(self, directory: RunDirectory, monitor: str, **when):
         super().__init__(directory.path, monitor=monitor, **when)
         self.directory = directory
+
+    def restore(self, trainer, seekable=True):
+        state = super().restore(trainer, seekable)
+        state.stopped = False  # a run is complete after its last epoch, not before
+        return state
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)

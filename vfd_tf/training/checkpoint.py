@@ -8,6 +8,7 @@ import io
 import json
 import os
 import time
+import warnings
 from typing import Any
 
 import keras
@@ -134,7 +135,9 @@ class Checkpoint(keras.callbacks.Callback):
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         if not hasattr(model, "iteration"):
-            raise InputError("Checkpoint needs an AdversarialTrainer: wrap the model in one.")
+            raise InputError(
+                "Checkpoint needs an AdversarialTrainer; wrap the model in one."
+            )
 
     def on_train_begin(self, logs=None) -> None:
         self._fresh, self._since, self._saved = True, time.time(), time.time()
@@ -231,8 +234,9 @@ class Checkpoint(keras.callbacks.Callback):
                 f"Checkpoint can't monitor {self.monitor!r}: the logs have "
                 f"{', '.join(sorted(row))}."
             )
-        if self.sign * row[self.monitor] > self.state.best:
-            self.state.best, self.state.best_epoch = self.sign * row[self.monitor], epoch + 1
+        value, state = self.sign * row[self.monitor], self.state
+        if value > state.best:
+            state.best, state.best_epoch = value, epoch + 1
             if self.writes:
                 self.save_student("best")
 
@@ -261,13 +265,28 @@ class Checkpoint(keras.callbacks.Callback):
         self._wait()
         if self.writes:
             state = copy.deepcopy(self.state)
-            self._writing = self._writer.submit(self.store.write, state, arrays | more)
+            writing = self._writer.submit(self.store.write, state, arrays | more)
+            self._writing = writing, state.step
 
     def _wait(self):
-        """Until what is being written is on the disk; raises what went wrong with it."""
-        writing, self._writing = self._writing, None
-        if writing is not None:
+        """Until what is being written is on the disk.
+
+        Raises:
+            OSError: It couldn't be written, and no other one comes before the next epoch.
+        """
+        (writing, step), self._writing = self._writing or (None, 0), None
+        if writing is None:
+            return
+        try:
             writing.result()
+        except OSError as error:
+            if not step:
+                raise
+            warnings.warn(
+                f"A checkpoint is not written ({files.sentence(error)}); training goes on "
+                "to the next one.",
+                stacklevel=2,
+            )
 
     def on_train_end(self, logs=None) -> None:
         if self._fresh:  # no epoch was left to train

@@ -118,7 +118,8 @@ class Cluster:
         rows = np.zeros((self.count, values.nbytes), "uint8")
         rows[self.index] = np.frombuffer(values.tobytes(), "uint8")
         rows = self.sum(rows).astype("uint8")
-        return [np.frombuffer(r.tobytes(), values.dtype).reshape(values.shape) for r in rows]
+        kind, shape = values.dtype, values.shape
+        return [np.frombuffer(row.tobytes(), kind).reshape(shape) for row in rows]
 
     def from_chief(self, data: bytes = b"") -> bytes:
         """What the chief passes in."""
