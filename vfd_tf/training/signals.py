@@ -58,26 +58,29 @@ class Signals:
     def __init__(self, names: tuple[str, ...] = NAMES):
         self.numbers = [getattr(signal, named(name)) for name in names]
         self.asked, self.waits, self._before = None, False, {}
+        self._thrown = None
 
     def __enter__(self):
         if Signals.active is None and threading.current_thread() is threading.main_thread():
-            Signals.active, self.asked = self, None
+            Signals.active, self.asked, self._thrown = self, None, None
             self._before = {n: signal.signal(n, self._handle) for n in self.numbers}
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, kind, error, traceback):
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if Signals.active is self:
             Signals.active = None
+        # Inside a library's C code an exception may come out as another one.
+        if self._thrown and isinstance(error, Exception):
+            raise self._thrown from error
 
     def _handle(self, number, frame):
         again = self.asked is not None and number == signal.SIGINT
         self.asked = self.asked or signal.Signals(number).name
-        if again:
-            raise KeyboardInterrupt
-        if not self.waits:
-            raise Stopped(self.asked)
+        if again or not self.waits:
+            self._thrown = KeyboardInterrupt() if again else Stopped(self.asked)
+            raise self._thrown
         # Not `print`, which a signal may have interrupted.
         os.write(2, f"\n{self.asked}: stopping behind this step\n".encode())
 
