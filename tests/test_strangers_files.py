@@ -541,6 +541,35 @@ def test_a_member_longer_than_it_says_takes_little_memory(finished, bounded):
         network.load("a.keras")
 
 
+@pytest.mark.parametrize("ending", ["keras", "h5"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_layer_larger_than_the_file_is_refused_before_it_is_made(ending, nested, bounded):
+    layers = [L.Conv2D(2, 3, name="large"), L.Conv2D(2, 1)]
+    model = tiny.model(keras.Sequential(layers)) if nested else tiny.model(*layers)
+    model.save(f"a.{ending}")
+    whole = keras.Layer.add_weight
+    path, wide = pathlib.Path(f"a.{ending}"), {"filters": 10**9}
+
+    def enlarge(entry):
+        if isinstance(entry, dict):
+            if entry.get("name") == "large":
+                entry |= wide
+            entry = list(entry.values())
+        for each in entry if isinstance(entry, list) else ():
+            enlarge(each)
+
+    if ending == "keras":
+        reconfigured(path, enlarge)
+    else:
+        with h5py.File(path, "a") as file:
+            config = json.loads(file.attrs["model_config"])
+            enlarge(config)
+            file.attrs["model_config"] = json.dumps(config)
+    with pytest.raises(InputError, match="it asks for more weights than the [0-9]+ in it"):
+        network.load(str(path))
+    assert keras.Layer.add_weight is whole
+
+
 def weights_with(change):
     """The file of net.keras's weights, changed as an h5py file."""
 

@@ -143,9 +143,13 @@ def _check_length(archive, member):
             raise ValueError(f"{member.filename[:80]} has more than {size:,} bytes")
 
 
-def check_h5(file: h5py.File) -> None:
-    """Raises `ValueError` for an HDF5 file of anything but numbers of its own."""
-    names, total = [], 0
+def check_h5(file: h5py.File) -> int:
+    """How many numbers an HDF5 file holds.
+
+    Raises:
+        ValueError: It holds anything but numbers of its own.
+    """
+    names, count, total = [], 0, 0
     file.visit_links(names.append)
     for name in names:
         if not isinstance(file.get(name, getlink=True), h5py.HardLink):
@@ -156,14 +160,16 @@ def check_h5(file: h5py.File) -> None:
                 raise ValueError(f"{name[:80]} is in another file")
             if found.dtype.hasobject:
                 raise ValueError(f"{name[:80]} holds something other than numbers")
+            count += math.prod(found.shape or ())
             total += math.prod(found.shape or ()) * found.dtype.itemsize
     _check_total(total, file.id.get_filesize())
+    return count
 
 
-def check_h5_bytes(data: bytes) -> None:
+def check_h5_bytes(data: bytes) -> int:
     """As `check_h5`, of a file in memory."""
     with h5py.File(io.BytesIO(data), "r") as file:
-        check_h5(file)
+        return check_h5(file)
 
 
 def read_json(text: str | bytes) -> dict:

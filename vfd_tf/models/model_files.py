@@ -1,6 +1,9 @@
 """What a model file of a stranger may hold: checked before Keras builds anything of it."""
 
+import contextlib
+import math
 import os
+import threading
 import zipfile
 
 import h5py
@@ -15,30 +18,57 @@ CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 _OF_KERAS = {"activations", "constraints", "dtype_policies", "initializers", "layers"}
 _OF_KERAS |= {"losses", "metrics", "models", "ops", "optimizers", "quantizers", "random"}
 _OF_KERAS |= {"regularizers", "src"}  # of `src` Keras takes layers and the like alone
+_ROOM = 2**20  # weights that are in no file
 _NOWHERE = None, "", "builtins", "keras"
 # Operations of TensorFlow that no classifier needs.
 _OF_FILES = {"ReadFile", "WriteFile", "MatchingFiles", "PrintV2"}
 _OF_FILES |= {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
 
 
-def check(path: str) -> None:
-    """Raises `ValueError`, or what a damaged file raises, for a file not to be loaded.
+def check(path: str) -> int:
+    """How many numbers the weights in a file are.
 
     Args:
         path: A `.keras` archive, or an HDF5 file of a whole model.
+
+    Raises:
+        ValueError, or what a damaged file raises: It is not to be loaded.
     """
     if path.endswith(".keras"):
         with zipfile.ZipFile(path) as archive:
             archives.check_folder(archive)
             text = archives.read_member(archive, CONFIG, archives.LARGEST_JSON)
             check_config(archives.read_json(text))
-            archives.check_h5_bytes(archives.read_member(archive, WEIGHTS))
-    else:
-        with h5py.File(path, "r") as file:
-            archives.check_h5(file)
-            config = file.attrs.get("model_config")
-        if config is not None:
-            check_config(archives.read_json(config))
+            return archives.check_h5_bytes(archives.read_member(archive, WEIGHTS))
+    with h5py.File(path, "r") as file:
+        count, config = archives.check_h5(file), file.attrs.get("model_config")
+    if config is not None:
+        check_config(archives.read_json(config))
+    return count
+
+
+@contextlib.contextmanager
+def no_more_weights(count: int):
+    """Inside, layers of this thread that ask for more numbers in all are refused.
+
+    A configuration of a few bytes may ask for any size, and Keras makes the weights before
+    it looks for those in the file.
+    """
+    whole, left, own = keras.Layer.add_weight, count + _ROOM, threading.get_ident()
+
+    def counted(layer, shape=None, *args, **kwargs):
+        nonlocal left
+        if threading.get_ident() == own:
+            left -= math.prod(shape or ())
+            if left < 0:
+                raise ValueError(f"it asks for more weights than the {count:,} in it")
+        return whole(layer, shape, *args, **kwargs)
+
+    keras.Layer.add_weight = counted
+    try:
+        yield
+    finally:
+        keras.Layer.add_weight = whole
 
 
 def check_config(config: dict) -> None:

@@ -154,9 +154,9 @@ def load(path: str) -> keras.Model:
             f"{path} is damaged or cut short: copy it again, or train it anew."
         )
     try:
-        if path.endswith((".keras", ".h5", ".hdf5")):  # Keras refuses others
-            model_files.check(path)
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        kept = path.endswith((".keras", ".h5", ".hdf5"))  # Keras refuses others
+        with model_files.no_more_weights(model_files.check(path) if kept else 0):
+            return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:
         raise InputError(f"{path} can't be read as a Keras model: {_why(error)}") from error
 
