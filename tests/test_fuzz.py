@@ -64,7 +64,7 @@ def copied(folder):
 
 def obeyed(*words):
     """Runs a command; the law that it has to obey."""
-    out, error = io.StringIO(), io.StringIO()
+    out, error = io.TextIOWrapper(io.BytesIO(), "utf8"), io.StringIO()
     with (
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(error),
@@ -121,6 +121,11 @@ PATHS = st.lists(st.sampled_from(["run", "net.keras", "data.npz", ".", "none", "
 
 
 @cases(150)
+@example([], ["--method="], [])
+@example([], ["--distill=\n"], [])
+@example(["evaluate"], ["--eval_dir=\0"], [])
+@example(["evaluate"], ["--eval_dir=\udc80"], [])
+@example(["info"], [], ["\udc80"])
 @given(MODES, st.lists(flag(), max_size=4), PATHS | st.just([]))
 def test_flags(whole, mode, words, paths):
     """Training is left out: whether a run is refused is decided before."""
@@ -314,6 +319,7 @@ CELL = "accuracies", "last", "linf:0.1 n=8", "fgsm"
 @example(("run.json", (reworded, ("identity", "helpers"), GONE)), "plot", False)
 @example(("run.json", (reworded, ("identity", "dataset"), "$\\frac$")), "plot", False)
 @example(("run.json", (reworded, ("identity", "arch"), {"a": 1})), "plot", False)
+@example(("run.json", (reworded, ("identity", "dataset"), "\ud800")), "info", False)
 @example(("run.json", (reworded, ("fields", "recipe"), None)), "continue", False)
 @example(("run.json", (reworded, ("fields", "recipe"), 1.5)), "train", False)
 @example(("run.json", (reworded, ("fields", "recipe", "epochs"), "x")), "continue", False)
@@ -342,6 +348,7 @@ OF_RESULTS = ["results.json", "verdicts.npz", "journal/owner.json", JOURNAL]
 @example(("verdicts.npz", (rearranged, 0.0, "empty")))
 @example(("results.json", (reworded, ("rows", 0, "accuracy"), 10**400)))
 @example(("results.json", (reworded, ("rows", 0, "table"), GONE)))
+@example(("results.json", (reworded, ("rows", 0, "attack"), "\ud800")))
 @example((JOURNAL, (rearranged, 0.99, "larger")))
 def test_results(whole, file):
     name, damage = file

@@ -359,6 +359,21 @@ def test_keys_with_slashes_are_keys(copy):
 
 
 @pytest.mark.parametrize(
+    "names",
+    [
+        np.array([b"\xff", b"a", b"b"]),
+        np.array([0xD800, 97, 98], "<u4").view("<U1"),
+        np.array([0xFFFFFFFF, 97, 98], "<u4").view("<U1"),
+    ],
+    ids=["bytes", "half a pair", "no character"],
+)
+def test_names_of_classes_are_texts(names):
+    np.savez("a.npz", **tiny.arrays(), class_names=names)
+    with pytest.raises(InputError, match="class_names of a.npz can't be read"):
+        image_archives.read_npz("a.npz")
+
+
+@pytest.mark.parametrize(
     "name", ["../canary", "/canary", "assets/../../canary", "..\\canary", "C:/canary"]
 )
 def test_members_of_a_model_stay_in_it(finished, name):

@@ -176,11 +176,12 @@ def read_json(text: str | bytes) -> dict:
     """The object of a JSON text.
 
     Raises:
-        ValueError: It is too long, or no object.
+        ValueError: It is too long, no object, or has texts that can't be written.
     """
     if len(text) > LARGEST_JSON:
         raise ValueError(f"more than {LARGEST_JSON:,} bytes")
     found = json.loads(text)
     if not isinstance(found, dict):
         raise ValueError(f"a {type(found).__name__} instead of an object")
+    json.dumps(found, ensure_ascii=False).encode()  # half a surrogate pair is no text
     return found

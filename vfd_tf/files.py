@@ -26,7 +26,7 @@ LOCK = "lock.json"
 # What NumPy and zipfile raise for a file that was cut short, damaged or is another's.
 DAMAGED = (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, TypeError)
 DAMAGED += (NotImplementedError, MemoryError)  # a header's bits turned
-DAMAGED += (RuntimeError, AttributeError, OverflowError)  # h5py's, a stranger's text
+DAMAGED += (RuntimeError, AttributeError, OverflowError, SystemError)  # of h5py, NumPy
 
 
 @contextlib.contextmanager

@@ -135,7 +135,10 @@ def _labels(y, count, name):
 
 def _class_names(arrays, y, path):
     if "class_names" in arrays:
-        return [str(name) for name in np.ravel(arrays["class_names"]).astype(str)]
+        with files.read_or_refused(f"class_names of {path}", "save it as strings"):
+            names = [str(name) for name in np.ravel(arrays["class_names"]).astype(str)]
+            "".join(names).encode()
+            return names
     used = np.unique(y)
     if len(used) != used[-1] + 1 or len(used) < 2:
         raise InputError(

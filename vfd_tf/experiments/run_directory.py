@@ -27,7 +27,7 @@ import time
 import keras
 import numpy as np
 
-from vfd_tf import files
+from vfd_tf import archives, files
 from vfd_tf.evaluation import accuracies
 from vfd_tf.experiments import sound
 from vfd_tf.hyperparameters import InputError
@@ -180,7 +180,7 @@ class RunDirectory:
         if not saved:
             return State(), {}
         with files.read_or_refused(path, remedy):
-            state = State(**json.loads(str(saved.pop("state"))))
+            state = State(**archives.read_json(str(saved.pop("state"))))
             if not sound.is_state(state):
                 raise ValueError("its state is none")
             return state, saved
