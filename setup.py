@@ -39,7 +39,7 @@ setup(
         "scikit-learn",
     ],
     extras_require={
-        "dev": ["pytest", "pytest-xdist", "ruff", "setuptools", "wheel"],
+        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "setuptools", "wheel"],
         "docs": ["pdoc"],
         "bench": ["foolbox", "adversarial-robustness-toolbox"],
         "bench-torch": ["torch", "torchattacks"],

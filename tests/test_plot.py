@@ -233,3 +233,11 @@ def test_another_format_or_no_run_is_refused(runs, capsys):
     assert ".png, .pdf, .svg" in capsys.readouterr().err
     assert main.main(["run.py", "plot"]) == 2
     assert "Name the run directories" in capsys.readouterr().err
+
+
+def test_runs_that_continue_others_have_a_place_in_the_plot(tmp_path, capsys):
+    before = {"run": "03f2e1d5", "epoch": 5, "teacher_epochs": 5}
+    paths = [trades(tmp_path, 6.0, 80.0, 50.0)]
+    paths += [trades(tmp_path, 6.0, 81.0, 51.0, continues=before)]
+    assert plot(tmp_path, *paths) == 0
+    assert {cells[0] for cells in table(capsys.readouterr().out).values()} >= {"80.00"}

@@ -15,7 +15,7 @@ import re
 
 import numpy as np
 
-from vfd_tf import files
+from vfd_tf import archives, files
 from vfd_tf.hyperparameters import InputError
 
 FORMAT = "vfd_tf checkpoint 1"
@@ -51,6 +51,25 @@ class State:
     logs: dict[str, float] = dataclasses.field(default_factory=dict)
     passed_over: list[int] = dataclasses.field(default_factory=list)
     callbacks: dict[str, dict] = dataclasses.field(default_factory=dict)
+
+    def checked(self) -> "State":
+        """This one, from a file that may be a stranger's.
+
+        Raises:
+            ValueError: A value is not what it is declared to be.
+        """
+        counts = [self.epoch, self.step, self.since, self.best_epoch, *self.passed_over]
+        numbers = [self.best, self.seconds, *self.logs.values()]
+        numbers += [value for row in self.history for value in row.values()]
+        known = [value for each in self.callbacks.values() for value in each.values()]
+        if not (
+            all(type(n) is int and 0 <= n < 2**63 for n in counts)
+            and all(type(n) is float or type(n) is int and abs(n) < 2**63 for n in numbers)
+            and not any(isinstance(value, (dict, list)) for value in known)
+            and type(self.stopped) is bool
+        ):
+            raise ValueError("its state is none")
+        return self
 
 
 class Checkpoints:
@@ -143,11 +162,11 @@ class Checkpoints:
     def _read(self, path):
         arrays = files.read_arrays(path, REMEDY)
         with files.read_or_refused(path, REMEDY):
-            manifest = json.loads(str(arrays.pop("manifest")))
+            manifest = archives.read_json(str(arrays.pop("manifest")))
             known = manifest.pop("sha256")
             if manifest["format"] != FORMAT or known != _sha256(manifest, arrays):
                 raise ValueError("its checksum is another")
-            state = State(**manifest["state"])
+            state = State(**manifest["state"]).checked()
         _say_versions(path, manifest["versions"])
         return state, arrays
 
@@ -160,13 +179,11 @@ class Checkpoints:
         refusal = None
         for path in self.paths():
             try:
-                manifest = json.loads(str(files.read_arrays(path, REMEDY, "manifest")))
-                return State(**manifest["state"])
+                text = str(files.read_array(path, REMEDY, "manifest"))
+                with files.read_or_refused(path, REMEDY):
+                    return State(**archives.read_json(text)["state"]).checked()
             except InputError as error:
                 refusal = error
-            except (ValueError, TypeError, KeyError) as error:
-                reason = str(error).split("\n")[0][:120]
-                refusal = InputError(f"{path} can't be read ({reason}): {REMEDY}.")
         if refusal:
             raise refusal
         return State()

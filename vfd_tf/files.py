@@ -14,6 +14,7 @@ import zlib
 
 import numpy as np
 
+from vfd_tf import archives
 from vfd_tf.hyperparameters import InputError
 
 try:
@@ -25,6 +26,7 @@ LOCK = "lock.json"
 # What NumPy and zipfile raise for a file that was cut short, damaged or is another's.
 DAMAGED = (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, TypeError)
 DAMAGED += (NotImplementedError, MemoryError)  # a header's bits turned
+DAMAGED += (RuntimeError, AttributeError, OverflowError, SystemError)  # of h5py, NumPy
 
 
 PART = ".part"
@@ -113,19 +115,33 @@ def read_json(path: str, remedy: str) -> dict:
     """The object in a JSON file; {} where there is no file."""
     if not os.path.lexists(path):
         return {}
-    with read_or_refused(path, remedy), open(path) as file:
-        found = json.load(file)
-        if not isinstance(found, dict):
-            raise ValueError(f"a {type(found).__name__} instead of an object")
-        return found
+    with read_or_refused(path, remedy):
+        _check_plain(path)
+        with open(path, "rb") as file:
+            return archives.read_json(file.read(archives.LARGEST_JSON + 1))
 
 
-def read_arrays(path: str, remedy: str, name: str | None = None):
-    """All arrays of an .npz file, or the one of a name; {} where there is no file."""
-    if not os.path.lexists(path):
-        return {}
-    with read_or_refused(path, remedy), np.load(path, allow_pickle=False) as saved:
-        return saved[name] if name else {each: saved[each] for each in saved.files}
+def read_arrays(path: str, remedy: str) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file, read to the end; {} where there is no file."""
+    return _read_npz(path, remedy) if os.path.lexists(path) else {}
+
+
+def read_array(path: str, remedy: str, name: str) -> np.ndarray:
+    """One array of an .npz file."""
+    with read_or_refused(path, remedy):
+        return _read_npz(path, remedy, {name})[name]
+
+
+def _read_npz(path, remedy, names=None):
+    with read_or_refused(path, remedy):
+        _check_plain(path)
+        return archives.read_npz(path, names)
+
+
+def _check_plain(path):
+    """A pipe or a device would be read for ever."""
+    if not os.path.isfile(path):
+        raise ValueError("no plain file")
 
 
 def sentence(error: OSError) -> str:

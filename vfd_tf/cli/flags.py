@@ -218,6 +218,9 @@ def _help(field):
 
 def experiments(values: flags.FlagValues) -> list[Experiment]:
     """One experiment for every pair of --method and --distill."""
+    for axis in ("method", "distill"):
+        if not values[axis].value:
+            raise InputError(f"--{axis} names none: choose of {', '.join(_AXES[axis])}.")
     shared = {
         "attack": _part(
             values, TRAINING_ATTACKS, "attack", values.attack, threat_model=True

@@ -137,7 +137,7 @@ def _written_down(error, values) -> str:
     for folder in (*runs, ".", tempfile.gettempdir()):
         path = os.path.join(folder, name)
         try:
-            with open(path, "w") as file:
+            with open(path, "w", errors="backslashreplace") as file:
                 file.write(text)
         except OSError:
             continue
@@ -177,7 +177,7 @@ def _told(values, words: list[str]) -> bool:
 def _parsed(values, argv: list[str]) -> list[str]:
     """Reads the flags; the words that are none."""
     try:
-        return values(argv)[1:]
+        words = values(argv)[1:]
     except absl.flags.UnrecognizedFlagError as error:
         near = difflib.get_close_matches(error.flagname, list(values), n=1)
         hint = f"the nearest name is --{near[0]}" if near else "--help lists all"
@@ -192,6 +192,10 @@ def _parsed(values, argv: list[str]) -> list[str]:
         raise InputError(f"The --flagfile can't be opened: {reason}.") from error
     except absl.flags.Error as error:
         raise InputError(f"{str(error).rstrip('.')}.") from error
+    for text in (*words, *(str(values[name].value) for name in values)):
+        if "\0" in text or text != text.encode(errors="replace").decode():
+            raise InputError(f"{text!a} is no text: rename the file or folder.")
+    return words
 
 
 def _train(values, words, argv):

@@ -63,6 +63,8 @@ class Point:
         components = {name: record.parameters(name) for name in record.fields}
         components["helpers"] = record.identity["helpers"]
         plain = {n: v for n, v in record.identity.items() if n not in components}
+        # What a run continues, for one, is an entry of several.
+        plain = {n: str(v) if isinstance(v, (dict, list)) else v for n, v in plain.items()}
         components["experiment"] = plain
         settings = {
             (p, n): v for p, values in components.items() for n, v in values.items()
@@ -167,13 +169,15 @@ def draw(series: list[Series], names, images: int, title: str, path: str) -> Non
     axes = figure.subplots()
     for number, each in enumerate(series):
         _draw_series(axes, each, images, number)
-    axes.set_xlabel(f"{names[0]} accuracy (%)")
-    axes.set_ylabel(f"{names[1]} accuracy (%)")
-    axes.set_title(title, fontsize=9)
+    # Names are the user's, and a $ in them begins no formula.
+    axes.set_xlabel(f"{names[0]} accuracy (%)", parse_math=False)
+    axes.set_ylabel(f"{names[1]} accuracy (%)", parse_math=False)
+    axes.set_title(title, fontsize=9, parse_math=False)
     axes.margins(0.12)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    for label in axes.legend(frameon=False, fontsize=8).get_texts():
+        label.set_parse_math(False)
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     figure.savefig(path)
 
@@ -203,6 +207,7 @@ def _draw_series(axes, series, images, number):
         "va": va,
         "fontsize": 7,
         "color": color,
+        "parse_math": False,
     }
     for point in series.points:
         axes.annotate(series.label(point), (point.x, point.y), side, **style)

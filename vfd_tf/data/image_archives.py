@@ -2,11 +2,11 @@
 
 import os
 import zipfile
-import zlib
 
 import numpy as np
 
-from vfd_tf.hyperparameters import InputError, reason
+from vfd_tf import archives, files
+from vfd_tf.hyperparameters import InputError
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -69,25 +69,22 @@ def _arrays(path):
         raise InputError(f"There is no file {path}; {how}.")
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is not an .npz archive; {how}.")
-    with np.load(path, allow_pickle=False) as archive:
-        alone = not {"x_train", "y_train"} & set(archive.files)
-        wanted = ARRAYS[2:] if alone and "x_test" in archive.files else ARRAYS
-        missing = [name for name in wanted if name not in archive.files]
-        if missing:
-            raise InputError(
-                f"{path} has no {', '.join(missing)}; save {', '.join(ARRAYS)} in it, or "
-                "x_test and y_test alone to evaluate on them."
-            )
-        arrays = {}
-        for name in archive.files:
-            if name in (*ARRAYS, "class_names"):
-                try:
-                    arrays[name] = archive[name]
-                except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-                    raise InputError(
-                        f"{name} of {path} can't be read ({reason(error)}); save an array "
-                        "of numbers, or of strings for class_names, not of objects."
-                    ) from error
+    with files.read_or_refused(path, how):
+        known = archives.names_of_npz(path)
+    alone = not {"x_train", "y_train"} & set(known)
+    wanted = ARRAYS[2:] if alone and "x_test" in known else ARRAYS
+    missing = [name for name in wanted if name not in known]
+    if missing:
+        raise InputError(
+            f"{path} has no {', '.join(missing)}; save {', '.join(ARRAYS)} in it, or "
+            "x_test and y_test alone to evaluate on them."
+        )
+    remedy = "save an array of numbers, or of strings for class_names, not of objects"
+    arrays = {}
+    for name in (*ARRAYS, "class_names"):
+        if name in known:
+            with files.read_or_refused(f"{name} of {path}", remedy):
+                arrays |= archives.read_npz(path, {name})
     return arrays
 
 
@@ -138,7 +135,10 @@ def _labels(y, count, name):
 
 def _class_names(arrays, y, path):
     if "class_names" in arrays:
-        return [str(name) for name in np.ravel(arrays["class_names"]).astype(str)]
+        with files.read_or_refused(f"class_names of {path}", "save it as strings"):
+            names = [str(name) for name in np.ravel(arrays["class_names"]).astype(str)]
+            "".join(names).encode()
+            return names
     used = np.unique(y)
     if len(used) != used[-1] + 1 or len(used) < 2:
         raise InputError(

@@ -12,6 +12,7 @@ from vfd_tf.evaluation.windows import Window
 from vfd_tf.hyperparameters import InputError
 
 _PROGRESS = "robust_so_far", "x_adv", "attempted"
+_REMEDY = "remove its folder, or choose another --eval_dir"
 
 
 def made(folder: str) -> str:
@@ -47,7 +48,7 @@ class Journal:
         made(folder)
         path = os.path.join(folder, "owner.json")
         if os.path.exists(path):
-            known = _read(path)
+            known = files.read_json(path, _REMEDY)
             other = [
                 f"{k} {_short(known.get(k))} (now {_short(value)})"
                 for k, value in owner.items()
@@ -79,10 +80,9 @@ class Journal:
         if not os.path.exists(path):
             return None
         try:
-            with np.load(path, allow_pickle=False) as saved:
-                known = {name: saved[name] for name in saved.files}
-            return _saved(known, len(window))
-        except (*files.DAMAGED, OSError):
+            known = files.read_arrays(path, "remove it")
+            return _saved(known, window)
+        except files.DAMAGED:
             print(f"Note: {path} is damaged; {name} begins anew on these images.")
             return None
 
@@ -105,8 +105,8 @@ class Journal:
             np.savez(file, **arrays)
 
 
-def _saved(known, count):
-    """(`Progress`, sizes, seconds) of the arrays of a file, those of `count` images.
+def _saved(known, window):
+    """(`Progress`, sizes, seconds) of the arrays of a file, those of a window.
 
     Raises:
         KeyError, ValueError: They are not.
@@ -117,10 +117,15 @@ def _saved(known, count):
         int(known["runs_done"]),
         after,
     )
-    sizes, images = known.get("sizes"), [known["robust_so_far"], *after.values()]
-    images += [a for a in (progress.x_adv, progress.attempted) if a is not None]
-    unfinished = sizes is None and progress.x_adv is None
-    if unfinished or any(len(array) != count for array in images):
+    sizes, masks = known.get("sizes"), [known["robust_so_far"], *after.values()]
+    masks += [] if progress.attempted is None else [progress.attempted]
+    alike = all(mask.shape == (len(window),) and mask.dtype == bool for mask in masks)
+    if progress.x_adv is not None:
+        alike &= progress.x_adv.shape == np.shape(window.x)
+        alike &= progress.x_adv.dtype == window.x.dtype
+    if sizes is not None:
+        alike &= sizes.ndim == 1 and sizes.dtype.kind == "f" and bool(after)
+    if not alike or sizes is None and progress.x_adv is None:
         raise ValueError("arrays of other images")
     return progress, sizes, float(known["seconds"])
 
@@ -128,14 +133,3 @@ def _saved(known, count):
 def _short(value):
     text = str(value)
     return text if len(text) <= 40 else f"{text[:12]}..."
-
-
-def _read(path):
-    with open(path) as file:
-        try:
-            found = json.load(file)
-            if isinstance(found, dict):
-                return found
-        except ValueError:
-            pass
-    raise InputError(f"{path} is damaged; remove its folder, or choose another --eval_dir.")

@@ -14,6 +14,7 @@ verdicts.npz   "<title>|<attack>" -> which images the model got right: bool [n]
 
 import dataclasses
 import json
+import math
 import os
 
 import numpy as np
@@ -54,9 +55,16 @@ class Report:
         if not whole:
             return cls()
         titles, rows = whole.get("tables"), whole.get("rows")
-        if not isinstance(titles, dict) or not isinstance(rows, list):
-            raise InputError(f"{path} is of another version of vfd_tf: {remedy}.")
         verdicts = files.read_arrays(os.path.join(folder, "verdicts.npz"), remedy)
+        try:
+            fit = _are_tables(titles, rows) and _fit(verdicts, titles, rows)
+        except (AttributeError, KeyError, OverflowError, TypeError):
+            fit = False
+        if not fit:
+            raise InputError(
+                f"{path} and verdicts.npz don't fit each other, or are of another version "
+                f"of vfd_tf: {remedy}."
+            )
         return cls(titles, rows, verdicts)
 
     def add(self, title: str, table: dict, evaluation: EvaluationResult) -> list[str]:
@@ -136,3 +144,33 @@ class Report:
             with files.replaced(path) as part, open(part, "w") as file:
                 file.write(content)
         return text
+
+
+def _are_tables(titles, rows) -> bool:
+    """Whether this is what `Report.write` writes; may raise for what is not."""
+    texts, numbers = ("attack", "threat"), ("accuracy", "low", "high")
+    maybe = "mean_distance", "median_distance", "seconds"
+    return all(
+        isinstance(table["images"], int)
+        and all(isinstance(warning, str) for warning in table["warnings"])
+        for table in titles.values()
+    ) and all(
+        row["table"] in titles
+        and all(isinstance(row[name], str) for name in texts)
+        and all(math.isfinite(row[name]) for name in numbers)
+        and all(row[name] is None or math.isfinite(row[name]) for name in maybe)
+        and (row["mean_distance"] is None) == (row["median_distance"] is None)
+        for row in rows
+    )
+
+
+def _fit(verdicts, titles, rows) -> bool:
+    """Whether verdicts are those of rows, of all images of their table."""
+    known = {f"{row['table']}|{row['attack']}" for row in rows}
+    columns = {name: name.rpartition("|")[0] for name in verdicts}
+    return set(verdicts) <= known and all(
+        verdicts[name].dtype == bool
+        and verdicts[name].shape == (titles[title]["images"],)
+        and f"{title}|clean" in verdicts
+        for name, title in columns.items()
+    )

@@ -3,9 +3,7 @@
 import csv
 import dataclasses
 import functools
-import math
 import os
-import re
 
 import keras
 
@@ -34,10 +32,8 @@ class Record:
             )
         self.identity, self.fields = owner["identity"], owner["fields"]
         self.results = self.directory.results
-        if "dataset" not in self.identity:
-            raise damaged(self.file("run.json"), "it names no data set")
-        if not _are_accuracies(self.results.get("accuracies", {})):
-            raise damaged(self.file("results.json"), "its accuracies are none")
+        if not {"dataset", "helpers"} <= self.identity.keys():
+            raise damaged(self.file("run.json"), "it names no data set or no helpers")
 
     def file(self, name: str) -> str:
         return self.directory.file(name)
@@ -119,15 +115,3 @@ def damaged(path, error) -> InputError:
     """The refusal of a file or folder that can't be read."""
     reason = str(error).strip().split("\n")[0][:160] or type(error).__name__
     return InputError(f"{path} is damaged ({reason}); restore it or run again.")
-
-
-def _are_accuracies(students) -> bool:
-    """Whether this is student -> "<threat model> n=<images>" -> column -> number."""
-    try:
-        return all(
-            re.search(r":.* n=\d+$", key) and all(math.isfinite(v) for v in row.values())
-            for evaluations in students.values()
-            for key, row in evaluations.items()
-        )
-    except (AttributeError, TypeError):
-        return False

@@ -28,6 +28,7 @@ import numpy as np
 from vfd_tf import files
 from vfd_tf.checkpoints import Checkpoints, State
 from vfd_tf.evaluation import Journal, accuracies
+from vfd_tf.experiments import sound
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.training.checkpoint import Checkpoint
 
@@ -77,7 +78,10 @@ class RunDirectory:
     @property
     def results(self) -> dict:
         """What results.json says; {} without one."""
-        return self._json("results.json")
+        results = self._json("results.json")
+        if not sound.are_results(results):
+            raise self._damaged("results.json", "its accuracies or times are none")
+        return results
 
     @property
     def complete(self) -> bool:
@@ -107,6 +111,8 @@ class RunDirectory:
                     f"{self.file('run.json')} has no {name!r}, which names the run: "
                     f"{REMEDIES['run.json']}."
                 )
+        if owner and not sound.is_owner(owner["identity"], owner["fields"]):
+            raise self._damaged("run.json", "its fields are none")
         return owner
 
     def claim(self, identity: dict, fields: dict[str, dict], flags: str) -> None:
@@ -187,11 +193,15 @@ class RunDirectory:
     def verdicts(self, which: str, threat: str, count: str) -> dict[str, np.ndarray]:
         """Column -> bool [n] known for a student: which test images it got right."""
         prefix, everything = f"{which}|{threat} {count}|", self._verdicts()
-        return {
+        found = {
             name[len(prefix) :]: right
             for name, right in everything.items()
             if name.startswith(prefix)
         }
+        shape = (int(count.removeprefix("n=")),)
+        if any(right.dtype != bool or right.shape != shape for right in found.values()):
+            raise self._damaged("verdicts.npz", "its verdicts are of other images")
+        return found
 
     def _verdicts(self):
         path = self.file("verdicts.npz")
@@ -229,6 +239,9 @@ class RunDirectory:
     def _merge(self, **entries) -> None:
         results = {**self.results, **entries}
         self._write("results.json", json.dumps(results, indent=2) + "\n")
+
+    def _damaged(self, name: str, reason: str) -> InputError:
+        return InputError(f"{self.file(name)} is damaged ({reason}): {REMEDIES[name]}.")
 
     def _json(self, name: str) -> dict:
         return files.read_json(self.file(name), REMEDIES[name])

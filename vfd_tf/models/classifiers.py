@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from vfd_tf.hyperparameters import InputError
-from vfd_tf.models import network
+from vfd_tf.models import model_files, network
 
 
 class FunctionModel(keras.Model):
@@ -72,6 +72,7 @@ def from_path(path: str) -> keras.Model:
         return network.load(student)
     if os.path.exists(os.path.join(path, "saved_model.pb")):
         name = os.path.basename(os.path.normpath(path))
+        model_files.check_saved_model(path)
         return _of_saved_model(tf.saved_model.load(path), name)
     if os.path.isdir(path):
         raise InputError(

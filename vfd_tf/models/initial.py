@@ -15,7 +15,7 @@ import h5py
 import keras
 import numpy as np
 
-from vfd_tf import files
+from vfd_tf import archives, files
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import backbones, network
 from vfd_tf.models.keras_graph import finalize, graph_of, layer_of, layers_of, own_weights
@@ -124,6 +124,7 @@ def _read(path) -> dict[str, list[np.ndarray]]:
     """Layer -> arrays of a file of a model, which is loaded safely, or of weights."""
     if path.endswith(".h5"):
         with files.read_or_refused(path, _DAMAGED), h5py.File(path, "r") as file:
+            archives.check_h5(file)
             root = file.get("model_weights", file)
             return _of_old_format(root) if "layer_names" in root.attrs else _of_new(file)
     return _arrays(_weights_of(network.classifier(network.load(path))))

@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from vfd_tf.hyperparameters import InputError
-from vfd_tf.models import feature_layer
+from vfd_tf.models import feature_layer, model_files
 from vfd_tf.models.keras_graph import (
     functional,
     graph_of,
@@ -146,16 +146,17 @@ class Forward(dict):
 
 
 def load(path: str) -> keras.Model:
-    """The model in a `.keras` or `.h5` file, without its optimizer."""
-    if not os.path.exists(path):
+    """The model in a `.keras` or `.h5` file, without its optimizer; no code of it runs."""
+    if not os.path.isfile(path):
         raise InputError(f"There is no model file {path}.")
-    archive = path.endswith(".keras") and os.path.isfile(path)
-    if archive and not zipfile.is_zipfile(path):
+    if path.endswith(".keras") and not zipfile.is_zipfile(path):
         raise InputError(
             f"{path} is damaged or cut short: copy it again, or train it anew."
         )
     try:
-        return keras.saving.load_model(path, compile=False)
+        kept = path.endswith((".keras", ".h5", ".hdf5"))  # Keras refuses others
+        with model_files.no_more_weights(model_files.check(path) if kept else 0):
+            return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:
         raise InputError(f"{path} can't be read as a Keras model: {_why(error)}") from error
 
@@ -163,7 +164,7 @@ def load(path: str) -> keras.Model:
 def _why(error) -> str:
     """What keeps Keras from reading a file, and what to do."""
     text = str(error).strip()
-    unknown = re.search(r"Could not locate (?:class|function) '(\w+)'", text)
+    unknown = re.search(r"Could not locate (?:class|function) '([^']+)'", text)
     if unknown:
         return (
             f"it needs {unknown[1]!r}, which is not Keras's; load it in Python, where that "

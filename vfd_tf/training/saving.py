@@ -5,6 +5,7 @@ import os
 import h5py
 import numpy as np
 
+from vfd_tf import archives, files
 from vfd_tf.hyperparameters import InputError
 
 _GROUP = "vfd_tf_training"
@@ -28,7 +29,9 @@ def restore_state(path, variables) -> None:
     """
     if not _is_h5(path):
         return
-    with h5py.File(path, "r") as file:
+    remedy = "copy it again, or save it anew with save_weights"
+    with files.read_or_refused(path, remedy), h5py.File(path, "r") as file:
+        archives.check_h5(file)
         if _GROUP not in file:
             return
         values = [file[_GROUP][str(i)][()] for i in range(len(file[_GROUP]))]
