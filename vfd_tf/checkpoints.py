@@ -125,11 +125,23 @@ class Checkpoints:
             if path != self.whole_epoch():
                 os.remove(path)
 
-    def remove_after(self, epoch: int, step: int) -> None:
-        """Removes what is newer than a place."""
-        for path in self.paths():
-            if _place(os.path.basename(path)) > (epoch, step):
-                os.remove(path)
+    def roll_back(self, passed_over: list[int]) -> State:
+        """Goes back to the newest checkpoint between two epochs, and changes one thing.
+
+        Args:
+            passed_over: See `State`.
+
+        Returns:
+            Its state.
+        """
+        path = self.whole_epoch()
+        state, arrays = self._read(path)
+        state.passed_over = passed_over
+        self.write(state, arrays)
+        for newer in self.paths():
+            if newer == path:
+                return state
+            os.remove(newer)
 
     def newest(self, fits=lambda arrays: True) -> tuple[State, dict] | None:
         """(state, arrays) of the newest checkpoint that is whole, or None without any.

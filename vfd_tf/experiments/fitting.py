@@ -91,7 +91,7 @@ def train(experiment, session, directory, trainer, extra=()) -> None:
 def callbacks_of(experiment, session, directory):
     """What happens at the end of an epoch, in this order; the saver comes last."""
     data, recipe = session.data, experiment.recipe
-    listed = [callbacks.StopOnDivergence(), callbacks.TermShares()]
+    listed = [callbacks.TermShares()]
     listed += _schedules(experiment)
     if recipe.average == "swa":
         start = recipe.epochs // 2 if recipe.swa_start is None else recipe.swa_start
@@ -104,6 +104,7 @@ def callbacks_of(experiment, session, directory):
         robust = callbacks.RobustAccuracy(data.validation, **threat)
         monitor = robust.metric
         listed += [robust, callbacks.CatastrophicOverfitting(monitor)]
+        listed.append(callbacks.RobustOverfitting(monitor))
     listed.append(callbacks.Throughput(recipe.batch_size))
     if session.cluster.chief:
         listed += _curves(experiment, session, directory, threat)

@@ -3,7 +3,6 @@
 What writes into the epoch's logs stands before TensorBoard and ModelCheckpoint.
 """
 
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +15,7 @@ from vfd_tf.hyperparameters import InputError, choose
 from vfd_tf.models import contract
 from vfd_tf.training.checkpoint import Checkpoint
 from vfd_tf.training.cluster import Cluster
+from vfd_tf.training.divergence import StopOnDivergence
 from vfd_tf.training.schedules import Delay, LambdaSchedule
 from vfd_tf.training.trainer import AdversarialTrainer
 from vfd_tf.training.vfd_callback import VFDCallback
@@ -27,6 +27,7 @@ __all__ = [
     "Delay",
     "LambdaSchedule",
     "RobustAccuracy",
+    "RobustOverfitting",
     "StochasticWeightAverage",
     "StopOnDivergence",
     "TermShares",
@@ -120,7 +121,7 @@ class CatastrophicOverfitting(keras.callbacks.Callback):
         best: The best accuracy before, of a fit that is continued.
     """
 
-    remembered = "best", "alarmed"  # of `Checkpoint`
+    remembered = "best", "best_epoch", "alarmed"  # of `Checkpoint`
 
     def __init__(
         self,
@@ -131,27 +132,74 @@ class CatastrophicOverfitting(keras.callbacks.Callback):
     ):
         super().__init__()
         self.monitor, self.fall, self.stop = monitor, fall, stop
-        self.best_before, self.best, self.alarmed = best, best, False
+        self.best_before = best
+        self.on_train_begin()
 
     def on_train_begin(self, logs=None) -> None:
-        self.best, self.alarmed = self.best_before, False
+        self.best, self.best_epoch, self.alarmed = self.best_before, 0, False
 
     def on_epoch_end(self, epoch: int, logs=None) -> None:
         if logs is None or self.monitor not in logs:
             return
         robust = float(logs[self.monitor])
-        self.best = max(self.best, robust)
+        if robust >= self.best:
+            self.best, self.best_epoch = robust, epoch + 1
         fallen = robust < self.best - self.fall
         logs["catastrophic_overfitting"] = float(fallen)
         if fallen and not self.alarmed:
             self.alarmed = True
+            where = f" in epoch {self.best_epoch}" if self.best_epoch else ""
             print(
                 f"\nCatastrophic overfitting in epoch {epoch + 1}: {self.monitor} fell "
-                f"from {self.best:.3f} to {robust:.3f}. Keep the best student; train with "
-                "more attack steps, n-fgsm, or a smaller epsilon or learning rate."
+                f"from {self.best:.3f}{where} to {robust:.3f}. Keep the student of then; "
+                "train with more attack steps, n-fgsm, or a smaller epsilon or learning "
+                "rate."
             )
         if fallen and self.stop:
             self.model.stop_training = True
+
+
+class RobustOverfitting(keras.callbacks.Callback):
+    """Warns when robust accuracy has left its best epoch behind.
+
+    Robust accuracy on new images often falls from some epoch on, while that on training
+    images still rises: Rice et al. 2020, https://arxiv.org/abs/2002.11569. Warns once for
+    each best epoch, and names it. Behind `RobustAccuracy` in the list.
+
+    Args:
+        monitor: Name of the robust accuracy in the logs.
+        fall: How far below its best, as a share of all images.
+        patience: In how many epochs in a row.
+    """
+
+    remembered = "best", "best_epoch", "below"  # of `Checkpoint`
+
+    def __init__(
+        self, monitor: str = "val_pgd10_accuracy", fall: float = 0.05, patience: int = 2
+    ):
+        super().__init__()
+        self.monitor, self.fall, self.patience = monitor, fall, patience
+
+    def on_train_begin(self, logs=None) -> None:
+        self.best, self.best_epoch, self.below = 0.0, 0, 0
+
+    def on_epoch_end(self, epoch: int, logs=None) -> None:
+        if logs is None or self.monitor not in logs:
+            return
+        robust = float(logs[self.monitor])
+        if robust >= self.best:
+            self.best, self.best_epoch, self.below = robust, epoch + 1, 0
+        elif robust >= self.best - self.fall and self.below < self.patience:
+            self.below = 0
+        else:
+            self.below += 1
+            if self.below == self.patience:
+                print(
+                    f"\nRobust overfitting: {self.monitor} was {self.best:.3f} in epoch "
+                    f"{self.best_epoch} and is {robust:.3f} in epoch {epoch + 1}. Go back "
+                    f"to the student of epoch {self.best_epoch}, or stop there; an average "
+                    "of weights, VFD, AWP and CutMix delay it."
+                )
 
 
 class TermShares(keras.callbacks.Callback):
@@ -193,36 +241,6 @@ class Throughput(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs=None) -> None:
         if logs is not None and self.last > self.start:
             logs["images_per_second"] = self.images / (self.last - self.start)
-
-
-class StopOnDivergence(keras.callbacks.Callback):
-    """Raises `InputError` at the end of an epoch whose losses are not finite.
-
-    Or whose steps were all skipped, in float16. First in the list, it keeps every file of
-    the epoch before.
-    """
-
-    def on_epoch_begin(self, epoch: int, logs=None) -> None:
-        scaling = getattr(self.model, "loss_scaling", None)
-        self.skipped = int(scaling.skipped.numpy()) if scaling else 0
-        self.steps = 0
-
-    def on_train_batch_end(self, batch: int, logs=None) -> None:
-        self.steps = batch + 1
-
-    def on_epoch_end(self, epoch: int, logs=None) -> None:
-        lost = [n for n, value in (logs or {}).items() if not math.isfinite(float(value))]
-        if lost:
-            raise InputError(
-                f"Training diverged in epoch {epoch + 1}: {', '.join(lost)} not finite; "
-                f"lower the learning rate; what was saved after epoch {epoch} is kept."
-            )
-        skipped = (logs or {}).get("skipped_steps", 0) - self.skipped
-        if self.steps and skipped >= self.steps:
-            raise InputError(
-                f"All {self.steps} steps of epoch {epoch + 1} overflowed in float16: train "
-                "in mixed_bfloat16 or float32."
-            )
 
 
 class RobustAccuracy(keras.callbacks.Callback):

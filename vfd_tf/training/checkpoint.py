@@ -19,6 +19,14 @@ from vfd_tf.checkpoints import Checkpoints, State
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.training import training_state
 from vfd_tf.training.cluster import Cluster
+from vfd_tf.training.divergence import (
+    BEFORE,
+    ROLLBACKS,
+    Diverged,
+    RolledBack,
+    StopOnDivergence,
+    left_out,
+)
 from vfd_tf.training.signals import NAMES, Signals, Stopped
 
 _TALK = 1.0  # seconds between two agreements of workers
@@ -142,13 +150,42 @@ class Checkpoint(keras.callbacks.Callback):
     def on_train_begin(self, logs=None) -> None:
         self._fresh, self._since, self._saved = True, time.time(), time.time()
         self._seen, self._meeting = 0, 1
-        self.model.train_function.continue_at(
-            self.state.step, self.state.logs, self._restore_metrics
-        )
+        steps = self.model.train_function
+        steps.continue_at(self.state.step, self.state.logs, self._restore_metrics)
+        if self.state.passed_over:
+            steps.leave_out(self._leaves_out)
         if not self.seekable and self.params.get("verbose"):
             print(
                 "Checkpoint: a data set of your own is taken up again at the end of an "
                 "epoch; pass arrays or TrainingBatches for any step."
+            )
+
+    def _leaves_out(self):
+        """Whether the next step is left out; then it counts as made."""
+        step = int(self.model.iteration.numpy())
+        leaves_out = left_out(step, self.state.passed_over)
+        if leaves_out:
+            self.model.iteration.assign_add(1)
+        return leaves_out
+
+    def roll_back(self, lost: RolledBack) -> None:
+        """Makes the last whole epoch the newest checkpoint, and notes what to leave out.
+
+        Raises:
+            Diverged: It was the last of several times.
+        """
+        self._wait()
+        before = [*self.state.passed_over, lost.step]
+        if len(before) > ROLLBACKS:
+            raise Diverged(
+                f"{lost}; it was the {len(before)}th time: lower the learning rate.",
+                lost.step,
+            ) from lost
+        if self.writes:
+            state = self.store.roll_back(before)
+            print(
+                f"{lost}. It goes back to the end of epoch {state.epoch} and leaves out "
+                f"that step and the {BEFORE} before it."
             )
 
     def _restore_metrics(self):
@@ -163,6 +200,8 @@ class Checkpoint(keras.callbacks.Callback):
             if not self.state.step:
                 self._arrays = None
         self._listening.waits = self.seekable
+        if self.model.options.on_nan == "rollback" and not self.store.whole_epoch():
+            self._save()  # the beginning, to go back to
 
     @property
     def _listening(self):
@@ -255,7 +294,14 @@ class Checkpoint(keras.callbacks.Callback):
         """What else is written at the end of an epoch, before its checkpoint."""
 
     def _save(self):
-        """Takes a copy of everything; writes it beside the training."""
+        """Takes a copy of everything; writes it beside the training.
+
+        Raises:
+            Diverged: What would be written is not finite.
+        """
+        for callback in self.others:
+            if isinstance(callback, StopOnDivergence):
+                callback.look()
         now = time.time()
         self.state.seconds += now - self._since
         self._since = self._saved = now

@@ -11,6 +11,7 @@ from vfd_tf import losses
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import contract
 from vfd_tf.training.checkpoint import Checkpoint
+from vfd_tf.training.divergence import StopOnDivergence
 
 _ENOUGH = 16  # images that tell a network from chance
 
@@ -73,7 +74,8 @@ def prepared_callbacks(callbacks) -> list:
     What monitors an accuracy or a loss and leaves the direction to Keras, which knows no
     metric of another callback, is told it: accuracies rise.
 
-    `Checkpoint` comes last, behind all that add to the logs.
+    `StopOnDivergence` comes first and is always there; `Checkpoint` comes last, behind all
+    that add to the logs.
 
     Raises:
         InputError: TensorBoard where tensorboard isn't installed. Keras notices only after
@@ -94,7 +96,22 @@ def prepared_callbacks(callbacks) -> list:
                 callback.mode = "max"
             elif monitor.endswith("loss"):
                 callback.mode = "min"
-    return sorted(listed, key=lambda callback: isinstance(callback, Checkpoint))
+    if not any(isinstance(c, StopOnDivergence) for c in listed):
+        listed.append(StopOnDivergence())
+
+    def place(callback):
+        return isinstance(callback, Checkpoint) - isinstance(callback, StopOnDivergence)
+
+    return sorted(listed, key=place)
+
+
+def check_on_nan(on_nan: str, checkpoint: Checkpoint | None) -> None:
+    """Raises `InputError` for a training that has nothing to go back to."""
+    if on_nan == "rollback" and checkpoint is None:
+        raise InputError(
+            "on_nan='rollback' goes back to a checkpoint: add "
+            "vfd_tf.callbacks.Checkpoint(folder) to the callbacks."
+        )
 
 
 def warn_of_chance(model, role: str, x, y) -> None:

@@ -32,7 +32,7 @@ class Dispatch:
 
     def __init__(self, step, results, strategy, model, check, scope, one_size=False):
         self.strategy, self.model = strategy, model
-        self.check, self.one_size = check, one_size
+        self.check, self.one_size, self.results = check, one_size, results
 
         def one_step(data):
             with scope():  # around all replicas, which are traced in threads of their own
@@ -60,6 +60,7 @@ class Dispatch:
         self.checked, self.logs, self.ahead = False, None, []
         self.seen = collections.Counter()
         self.dropped_batches = self.dropped_images = 0
+        self.leaves_out = None
 
     def continue_at(self, behind, logs, begun):
         """The fit goes on in the middle of an epoch.
@@ -71,6 +72,10 @@ class Dispatch:
         """
         if behind:
             self.behind, self.logs, self.begun = behind, dict(logs), begun
+
+    def leave_out(self, leaves_out):
+        """Batches are read but not trained on where `leaves_out()` says so before one."""
+        self.leaves_out = leaves_out
 
     @property
     def passing(self) -> bool:
@@ -130,7 +135,10 @@ class Dispatch:
                 self.checked = True
                 if self.behind:
                     self.begun()
-            self.logs = self.one_step(data)
+            if self.leaves_out and self.leaves_out():
+                self.logs = self.logs or self.results()
+            else:
+                self.logs = self.one_step(data)
 
     def _drop(self, images):
         if not self.dropped_batches:

@@ -8,6 +8,16 @@ import tensorflow as tf
 from vfd_tf.types import Tensor
 
 
+class Unscaled(keras.optimizers.LossScaleOptimizer):
+    """Skips steps that are not finite and scales nothing."""
+
+    def __init__(self, optimizer: keras.optimizers.Optimizer):
+        super().__init__(optimizer, initial_scale=1.0, dynamic_growth_steps=2**31 - 1)
+
+    def _stateful_handle_non_finite_grads(self):
+        """Nothing, where Keras halves the scale."""
+
+
 class LossScaling:
     """Steps whose gradients overflow are skipped, counted, and leave no trace.
 
@@ -17,12 +27,14 @@ class LossScaling:
 
     Args:
         add_weight: `add_weight` of the trainer, so that the count is saved with it.
+        scales: Whether the loss is scaled, as float16 needs it, or steps are only skipped.
 
     Attributes:
         skipped: How many steps were skipped.
     """
 
-    def __init__(self, add_weight: Callable):
+    def __init__(self, add_weight: Callable, scales: bool = True):
+        self.scales = scales
         self.skipped = add_weight(
             name="skipped_steps",
             shape=(),
@@ -34,8 +46,9 @@ class LossScaling:
 
     def around(self, optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
         """The optimizer behind one that scales the loss, unless it is one."""
-        scales = keras.optimizers.LossScaleOptimizer
-        return optimizer if isinstance(optimizer, scales) else scales(optimizer)
+        scaling = keras.optimizers.LossScaleOptimizer if self.scales else Unscaled
+        kind = keras.optimizers.LossScaleOptimizer
+        return optimizer if isinstance(optimizer, kind) else scaling(optimizer)
 
     def state_of(self, models: list[keras.Model]) -> list[tuple]:
         """(variable, value) of what layers change in their forward."""
@@ -57,5 +70,7 @@ class LossScaling:
 
     def logs(self, optimizer: keras.optimizers.Optimizer) -> dict[str, Tensor]:
         """What is shown beside the losses."""
-        scale = tf.convert_to_tensor(optimizer.dynamic_scale)
-        return {"skipped_steps": tf.convert_to_tensor(self.skipped), "loss_scale": scale}
+        logs = {"skipped_steps": tf.convert_to_tensor(self.skipped)}
+        if self.scales:
+            logs["loss_scale"] = tf.convert_to_tensor(optimizer.dynamic_scale)
+        return logs

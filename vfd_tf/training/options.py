@@ -68,6 +68,12 @@ class TrainingOptions(Component):
         "none", "average of the student's weights", choices=AVERAGES, part_of="student"
     )
     ema_decay: float = hyper(0.995, "ema: decay a step", 0.0, 1.0, part_of="student")
+    on_nan: str = hyper(
+        "stop",
+        "a loss, gradient or weight that is not finite stops training, is skipped with its "
+        "step, or sends it back to the last whole epoch, to leave out the 20 steps before",
+        choices=("stop", "skip", "rollback"),
+    )
     swa_start: int | None = hyper(
         None,
         "swa: epochs before the average begins; none: half of them",
@@ -81,3 +87,8 @@ class TrainingOptions(Component):
             raise InputError("swa_start needs average='swa' (--average=swa).")
         if self.average != "ema" and self.ema_decay != TrainingOptions.ema_decay:
             raise InputError("ema_decay needs average='ema' (--average=ema).")
+        if self.on_nan == "rollback" and self.precision == "mixed_float16":
+            raise InputError(
+                "mixed_float16 skips what is not finite: leave out on_nan='rollback' "
+                "(--on_nan), or train in mixed_bfloat16."
+            )

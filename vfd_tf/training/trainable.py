@@ -16,6 +16,7 @@ from vfd_tf.training.checkpoint import Checkpoint
 from vfd_tf.training.cluster import Cluster
 from vfd_tf.training.dispatch import Dispatch, shares
 from vfd_tf.training.distributed_data import by_worker, distributed
+from vfd_tf.training.divergence import RolledBack, StopOnDivergence
 
 _DATA_SETS = tf.data.Dataset, tf.distribute.DistributedDataset
 
@@ -87,41 +88,56 @@ class Trainable(keras.Model):
         self._check_validation(validation_data)
         strategy = self.distribute_strategy
         validation_data = distributed(strategy, validation_data)
-        checkpoint = next((c for c in callbacks if isinstance(c, Checkpoint)), None)
-        seekable = hasattr(data, "begin")
-        # One endless set, of which an epoch is so many steps.
-        self._steps = steps_per_epoch if seekable else None
-        if checkpoint:
-            state = checkpoint.restore(self, seekable)
-            initial_epoch = epochs if state.stopped else max(initial_epoch, state.epoch)
-        data = self._begun(data, checkpoint)
         verbose = verbose if Cluster(strategy).chief else 0
         if verbose:
             self.say_layers()
             callbacks = with_progress(callbacks, verbose)
-        around = checkpoint.around(callbacks) if checkpoint else contextlib.nullcontext()
-        with contract.as_input_errors(), warnings.catch_warnings(), around:
-            if steps_per_epoch is None:  # nothing is missing where a set ends
-                warnings.filterwarnings("ignore", "Your input ran out of data")
-            history = super().fit(
-                data,
-                epochs=epochs,
-                verbose=0,
-                callbacks=callbacks,
-                validation_data=validation_data,
-                shuffle=bool(shuffle) and not isinstance(data, _DATA_SETS),
-                initial_epoch=initial_epoch,
-                steps_per_epoch=steps_per_epoch,
-                validation_steps=validation_steps,
-                validation_freq=validation_freq,
-            )
+        # One endless set, of which an epoch is so many steps.
+        self._steps = steps_per_epoch if hasattr(data, "begin") else None
+        history = self._fit(
+            data,
+            callbacks,
+            epochs=epochs,
+            verbose=0,
+            validation_data=validation_data,
+            shuffle=shuffle,
+            initial_epoch=initial_epoch,
+            steps_per_epoch=steps_per_epoch,
+            validation_steps=validation_steps,
+            validation_freq=validation_freq,
+        )
         self.train_function.say_dropped()
         return history
 
+    def _fit(self, data, callbacks, **options):
+        """Keras's fit, from the newest checkpoint on, where there is a `Checkpoint`."""
+        checkpoint = next((c for c in callbacks if isinstance(c, Checkpoint)), None)
+        checks.check_on_nan(self.options.on_nan, checkpoint)
+        divergence = next(c for c in callbacks if isinstance(c, StopOnDivergence))
+        divergence.tell(getattr(data, "index", None), checkpoint)
+        around = checkpoint.around(callbacks) if checkpoint else contextlib.nullcontext()
+        with contract.as_input_errors(), warnings.catch_warnings(), around:
+            if options["steps_per_epoch"] is None:  # nothing is missing where a set ends
+                warnings.filterwarnings("ignore", "Your input ran out of data")
+            while True:
+                begun = self._begun(data, checkpoint)
+                first, epochs = options["initial_epoch"], options["epochs"]
+                if checkpoint:
+                    state = checkpoint.state
+                    first = epochs if state.stopped else max(first, state.epoch)
+                own = {**options, "initial_epoch": first, "callbacks": callbacks}
+                own["shuffle"] = bool(own["shuffle"]) and not isinstance(begun, _DATA_SETS)
+                try:
+                    return super().fit(begun, **own)
+                except RolledBack as lost:
+                    checkpoint.roll_back(lost)
+
     def _begun(self, data, checkpoint):
         """Batches from where training stands; each replica gets its share."""
-        strategy = self.distribute_strategy
-        if not hasattr(data, "begin"):
+        strategy, seekable = self.distribute_strategy, hasattr(data, "begin")
+        if checkpoint:
+            checkpoint.restore(self, seekable)
+        if not seekable:
             return distributed(strategy, data)
 
         def stands():

@@ -14,6 +14,7 @@ from vfd_tf.models import contract, network, precision, projection
 from vfd_tf.training import checks, replicas, roles
 from vfd_tf.training.averaging import WeightAverage
 from vfd_tf.training.distillation import DISTILLATIONS, Distillation
+from vfd_tf.training.divergence import Watch
 from vfd_tf.training.loss_scaling import LossScaling
 from vfd_tf.training.methods import METHODS, Method
 from vfd_tf.training.optimizers import SGD
@@ -116,7 +117,10 @@ class AdversarialTrainer(Trainable):
             aggregation="only_first_replica",
         )
         half = self.options.precision == "mixed_float16"
-        self.loss_scaling = LossScaling(self.add_weight) if half else None
+        skips = self.options.on_nan == "skip"
+        self.loss_scaling = LossScaling(self.add_weight, half) if half or skips else None
+        # In float16 gradients overflow all the time.
+        self.watch = None if half else Watch(self.add_weight, [*weights, "total"])
         self.average = None
         if self.options.average != "none":
             decay = self.options.ema_decay if self.options.average == "ema" else None
@@ -229,6 +233,10 @@ class AdversarialTrainer(Trainable):
         state = scaling.state_of(self._trained()) if scaling else []
         gradients, terms, clean_logits = step(x, y, weight, seeds)
         gradients, terms["gradient_norm"] = self._clipped(gradients)
+        if self.watch:
+            sound = self.watch.look(self.iteration.value, terms, terms["gradient_norm"])
+            if scaling:  # skips the step, too, where only a term is not finite
+                gradients = _unless(sound, gradients)
         self._apply(gradients)
         replicas.average_statistics(self._trained())
         if scaling:
@@ -344,6 +352,12 @@ class AdversarialTrainer(Trainable):
         super().reset_metrics()
         for tracker in self._untracked.trackers.values():
             tracker.reset_state()
+
+
+def _unless(sound, gradients):
+    """Gradients, or those of a step that is skipped."""
+    factor = tf.where(sound, 1.0, float("nan"))
+    return [None if g is None else g * tf.cast(factor, g.dtype) for g in gradients]
 
 
 def _in_xla(function):

@@ -9,6 +9,7 @@ import keras
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.training import checks
 from vfd_tf.training.distillation import VFD
+from vfd_tf.training.divergence import StopOnDivergence
 from vfd_tf.training.schedules import LambdaSchedule
 from vfd_tf.training.trainer import AdversarialTrainer
 
@@ -82,7 +83,7 @@ class VFDCallback(keras.callbacks.Callback):
         self.distillation = VFD(**vfd)
         self.options = {"method": "trades", **own, "seed": seed}
         self.teacher, self.schedule = teacher, schedule or LambdaSchedule()
-        self.trainer = None
+        self.trainer, self.divergence = None, StopOnDivergence()
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
@@ -146,16 +147,26 @@ class VFDCallback(keras.callbacks.Callback):
         model.make_train_function = adversarial
 
     def on_train_begin(self, logs=None) -> None:
-        if self.trainer is not self.model and self.params.get("verbose"):
-            self.trainer.say_layers()
+        if self.trainer is not self.model:
+            self.divergence.set_model(self.trainer)
+            self.divergence.on_train_begin()
+            if self.params.get("verbose"):
+                self.trainer.say_layers()
 
     def on_epoch_begin(self, epoch: int, logs=None) -> None:
         value = self.full_lambda * float(self.schedule(epoch))
         self.trainer.term_weights["vfd"].assign(value)
         if self.trainer is not self.model:
             self.trainer.reset_metrics()
+            self.divergence.on_epoch_begin(epoch)
+
+    def on_train_batch_end(self, batch: int, logs=None) -> None:
+        if self.trainer is not self.model:
+            self.divergence.on_train_batch_end(batch, logs)
 
     def on_epoch_end(self, epoch: int, logs=None) -> None:
+        if self.trainer is not self.model:
+            self.divergence.on_epoch_end(epoch, logs)
         if logs is None:
             return
         value = float(self.trainer.term_weights["vfd"].numpy())
