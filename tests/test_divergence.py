@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import os
 
 import keras
 import numpy as np
+import processes
 import pytest
 
 from vfd_tf import AdversarialTrainer, InputError, TrainingOptions, VFDCallback
@@ -290,6 +292,39 @@ def test_rollback_needs_something_to_go_back_to():
 def test_float16_has_its_own_way():
     with pytest.raises(InputError, match="mixed_float16 skips"):
         trainer("rollback", precision="mixed_float16")
+
+
+# --- replicas ---------------------------------------------------------------------------
+
+ON_REPLICAS = """
+import sys
+import vfd_tf, tensorflow as tf
+import test_divergence as t
+
+half = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], half)
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+for on_nan in ("skip", "rollback"):
+    trained = []
+    for scope in (strategy.scope(), tf.distribute.get_strategy().scope()):
+        folder = f"{sys.argv[1]}/{on_nan}{len(trained)}"
+        with scope:
+            made = t.trainer(on_nan)
+        trained.append(t.fit(made, t.weights(t.BROKEN), t.Checkpoint(folder), epochs=2))
+    for a, b in zip(*map(t.state, trained), strict=True):
+        t.np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+"""
+
+
+@pytest.mark.slow
+def test_replicas_skip_and_go_back_as_one_device(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(ON_REPLICAS)
+    path = os.pathsep.join([str(processes.ROOT / "tests"), str(processes.ROOT)])
+    started = processes.start(script, tmp_path, PYTHONPATH=path)
+    ((code, said),) = processes.ended([started])
+    assert code == 0 and "Step 3 of epoch 1 is skipped" in said, said
+    assert "goes back to the end of epoch 1" in said
 
 
 # --- robust overfitting -----------------------------------------------------------------

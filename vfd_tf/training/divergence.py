@@ -161,7 +161,7 @@ class StopOnDivergence(keras.callbacks.Callback):
     @property
     def _scale(self):
         """Of the loss; above 1 it still falls until nothing overflows."""
-        return float(self.model.optimizer.dynamic_scale)
+        return float(self.model.optimizer.dynamic_scale.numpy())
 
     def look(self) -> None:
         """Raises, or warns, if a step or the weights are not finite."""
