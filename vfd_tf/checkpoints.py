@@ -76,7 +76,7 @@ class Checkpoints:
     """The checkpoints in a folder.
 
     Args:
-        folder: Made when the first is written.
+        folder: Where they are, or will be.
         keep: How many of the newest stay; the newest between two epochs stays as well.
     """
 
@@ -101,8 +101,11 @@ class Checkpoints:
         return os.path.join(self.folder, name)
 
     def write(self, state: State, arrays: dict[str, np.ndarray]) -> None:
-        """Writes a checkpoint, whole or not at all; then removes old ones."""
-        os.makedirs(self.folder, exist_ok=True)
+        """Writes a checkpoint, whole or not at all; then removes old ones.
+
+        Raises:
+            OSError: It can't be written, or the folder is gone.
+        """
         manifest = {"format": FORMAT, "versions": _versions()}
         manifest["state"] = dataclasses.asdict(state)
         manifest["sha256"] = _sha256(manifest, arrays)

@@ -23,6 +23,7 @@ except ImportError:  # not on Windows: nothing is locked there
     fcntl = None
 
 LOCK = "lock.json"
+_NO_LOCKS = errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS
 # What NumPy and zipfile raise for a file that was cut short, damaged or is another's.
 DAMAGED = (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, TypeError)
 DAMAGED += (NotImplementedError, MemoryError)  # a header's bits turned
@@ -159,7 +160,7 @@ def owned(folder: str, wait: bool = False, what: str = "trains"):
     """Inside, no other process has this folder; it is made if it isn't there.
 
     The lock is the kernel's, on a file that says who has it: it ends with its process,
-    and the file is removed.
+    and the file is removed. A file system without locks, as NFS may be, is named.
 
     Args:
         folder: A run directory, or one of results.
@@ -188,7 +189,8 @@ def owned(folder: str, wait: bool = False, what: str = "trains"):
     try:
         yield
     finally:
-        os.remove(path)
+        with contextlib.suppress(FileNotFoundError):  # of a folder that was removed
+            os.remove(path)
         file.close()
 
 
@@ -206,6 +208,14 @@ def _locked(path):
     except BlockingIOError:
         file.close()
         return None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        print(
+            f"Note: the file system of {path} has no locks; see that no other process "
+            "takes the folder.",
+            flush=True,
+        )
     file.truncate(0)
     started = time.strftime("%Y-%m-%d %H:%M:%S")
     json.dump({"host": socket.gethostname(), "pid": os.getpid(), "started": started}, file)

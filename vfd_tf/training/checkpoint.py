@@ -109,6 +109,8 @@ class Checkpoint(keras.callbacks.Callback):
             InputError: There are checkpoints, and none of them can be used.
         """
         self.cluster, self.seekable = Cluster(trainer.distribute_strategy), seekable
+        if self.writes:  # from here on, a folder that is gone is an error
+            os.makedirs(self.store.folder, exist_ok=True)
         self.state, self._arrays = State(since=int(trainer.iteration.numpy())), None
         found = self._newest(trainer)
         if found:
@@ -285,7 +287,6 @@ class Checkpoint(keras.callbacks.Callback):
 
     def save_student(self, which: str) -> None:
         """Writes the student of now as `<which>.keras`."""
-        os.makedirs(self.store.folder, exist_ok=True)
         path = os.path.join(self.store.folder, f"{which}.keras")
         with files.replaced(path, ".part.keras") as partial:
             self.model.student.save(partial)

@@ -217,7 +217,6 @@ class StopOnDivergence(keras.callbacks.Callback):
         path, known = self._file, {}
         if path is None:
             return
-        os.makedirs(os.path.dirname(path), exist_ok=True)
         with contextlib.suppress(InputError):
             known = files.read_json(path, "")
         entry = {"epoch": self._epoch + 1, "not_finite": parts}
