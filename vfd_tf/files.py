@@ -112,6 +112,15 @@ def read_or_refused(path: str, remedy: str):
         raise InputError(f"{path} can't be read ({reason}): {remedy}.") from error
 
 
+def holds(path: str, text: str) -> bool:
+    """Whether a file is exactly this text."""
+    try:
+        with open(path, "rb") as file:
+            return file.read() == text.encode()
+    except OSError:
+        return False
+
+
 def read_json(path: str, remedy: str) -> dict:
     """The object in a JSON file; {} where there is no file."""
     if not os.path.lexists(path):

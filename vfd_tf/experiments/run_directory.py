@@ -16,6 +16,7 @@ lock.json         only while a process has the directory: which, where, since wh
 import contextlib
 import csv
 import hashlib
+import io
 import json
 import os
 import platform
@@ -79,6 +80,8 @@ class RunDirectory:
     def results(self) -> dict:
         """What results.json says; {} without one."""
         results = self._json("results.json")
+        if results.pop("checksum", None) not in (None, _checksum(results)):
+            raise self._damaged("results.json", "its checksum is another")
         if not sound.are_results(results):
             raise self._damaged("results.json", "its accuracies or times are none")
         return results
@@ -143,16 +146,22 @@ class RunDirectory:
         return Saver(self, monitor, **when)
 
     def write_history(self, history: list[dict]) -> None:
-        lines = "".join(json.dumps(row) + "\n" for row in history)
-        self._write("metrics.jsonl", lines)
-        columns = list(dict.fromkeys(name for row in history for name in row))
-        with (
-            files.replaced(self.file("history.csv")) as partial,
-            open(partial, "w", newline="") as file,
-        ):
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(history)
+        """Writes both files of the history."""
+        for name, text in _of_history(history).items():
+            self._write(name, text)
+
+    def mend(self, flags: str) -> None:
+        """Writes the texts of a complete run again where they were damaged.
+
+        Args:
+            flags: As in `claim`.
+        """
+        texts = {"flags.txt": flags}
+        with contextlib.suppress(InputError):  # a checkpoint that nobody needs any more
+            texts |= _of_history(self.state().history)
+        for name, text in texts.items():
+            if not files.holds(self.file(name), text):
+                self._write(name, text)
 
     def finish(self, epochs: int, seed: int, strategy) -> None:
         """Marks training as complete and records what made it.
@@ -238,6 +247,7 @@ class RunDirectory:
 
     def _merge(self, **entries) -> None:
         results = {**self.results, **entries}
+        results["checksum"] = _checksum(results)
         self._write("results.json", json.dumps(results, indent=2) + "\n")
 
     def _damaged(self, name: str, reason: str) -> InputError:
@@ -247,7 +257,10 @@ class RunDirectory:
         return files.read_json(self.file(name), REMEDIES[name])
 
     def _write(self, name: str, text: str) -> None:
-        with files.replaced(self.file(name)) as partial, open(partial, "w") as file:
+        with (
+            files.replaced(self.file(name)) as partial,
+            open(partial, "w", newline="") as file,
+        ):
             file.write(text)
 
 
@@ -287,6 +300,22 @@ class Saver(Checkpoint):
             with self.model.averaged():
                 self.save_student("average")
         self.directory.write_history(self.state.history)
+
+
+def _of_history(history):
+    """Name -> text of the files of a history."""
+    columns = list(dict.fromkeys(name for row in history for name in row))
+    table = io.StringIO()
+    writer = csv.DictWriter(table, columns)
+    writer.writeheader()
+    writer.writerows(history)
+    lines = "".join(json.dumps(row) + "\n" for row in history)
+    return {"metrics.jsonl": lines, "history.csv": table.getvalue()}
+
+
+def _checksum(results):
+    text = json.dumps(results, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def differences(owner: dict, identity: dict, fields: dict[str, dict]) -> list[str]:

@@ -165,6 +165,8 @@ class Runner:
             directory.check_owner(self.identity, self.experiment.fields())
             if directory.complete:
                 print(f"{directory.path}: complete")
+                if session.cluster.chief:
+                    directory.mend(self._flags())
             else:
                 self._train(networks)
             self.session.pending.pop(directory.path, None)
