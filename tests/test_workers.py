@@ -193,9 +193,30 @@ def test_the_example_by_hand_makes_a_cluster(tmp_path):
     assert all(config["cluster"] == {"worker": addresses} for config in found)
 
 
+@pytest.mark.parametrize("name", ["slurm.sh", "slurm_cpus.sh"])
+@pytest.mark.parametrize("code", [75, 1, 0])
+def test_the_examples_for_slurm_queue_again_what_was_stopped(tmp_path, name, code):
+    """By an srun that only says what it was asked for and ends as the tasks would."""
+    fakes = {"srun": f'echo "srun $@"; exit {code}', "scontrol": 'echo "scontrol $@"'}
+    for command, line in fakes.items():
+        (tmp_path / command).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / command).chmod(0o755)
+    script = processes.ROOT / "examples" / "cluster" / name
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "17"}
+    ended = subprocess.run(
+        [script, "--epochs=3"], env=environment, capture_output=True, text=True, check=False
+    )
+    srun, *others = ended.stdout.splitlines()
+    assert "--kill-on-bad-exit=0" in srun and srun.endswith("--runs=runs --epochs=3")
+    assert "--stop_signal=USR1" in srun and "#SBATCH --signal=USR1@" in script.read_text()
+    assert others == (["scontrol requeue 17"] if code == 75 else [])
+    assert ended.returncode == code and not ended.stderr
+
+
 def test_the_example_for_kubernetes_makes_a_cluster(tmp_path):
     path = processes.ROOT / "examples" / "cluster" / "jobset.yaml"
     text = path.read_text()
+    assert "values: [75]" in text and "exec vfd" in text
     assert "completions: 4" in text and "parallelism: 4" in text
     script = text.partition("- |\n")[2].partition("                  ports:")[0]
     script = script.replace("vfd --recipe", "echo $TF_CONFIG; : --recipe")
