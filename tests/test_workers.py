@@ -4,6 +4,7 @@ import csv
 import json
 import pathlib
 import re
+import signal
 import subprocess
 import time
 
@@ -27,10 +28,17 @@ FLAGS = (
     "--max_images=100",
 )
 RUN = processes.ROOT / "run.py"
+INTERRUPTED = processes.ROOT / "tests" / "interrupted.py"
 
 
-def workers(count, *flags, each=(), tmp=None):
-    """The command, started on so many workers of this machine."""
+def workers(count, *flags, each=(), tmp=None, moments=None):
+    """The command, started on so many workers of this machine.
+
+    Args:
+        each: Flags of each alone.
+        tmp: TMPDIR of all.
+        moments: Worker -> when which signal comes to it, as `interrupted.py` has it.
+    """
     ports, started = processes.free_ports(count), []
     for index in range(count):
         task = {"type": "worker", "index": index}
@@ -38,8 +46,34 @@ def workers(count, *flags, each=(), tmp=None):
         config = json.dumps({"cluster": {"worker": addresses}, "task": task})
         own = each[index] if each else ()
         environment = {"TF_CONFIG": config, **({"TMPDIR": str(tmp)} if tmp else {})}
-        started.append(processes.start(RUN, *FLAGS, *flags, *own, **environment))
+        command = (INTERRUPTED, *moments[index]) if index in (moments or {}) else (RUN,)
+        started.append(processes.start(*command, *FLAGS, *flags, *own, **environment))
     return started
+
+
+def assert_complete_as(folder, other, begun):
+    """All workers, started again, go on from a place to what an unbroken run ends with."""
+    ended = processes.ended(workers(2, f"--runs={folder}", "--checkpoint_steps=2"))
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert all(f"from epoch {begun} to 3" in said for _, said in ended), ended
+    assert history(folder) == history(other)
+    for known, new in zip(kept(other), kept(folder), strict=True):
+        assert known.keys() == new.keys()
+        for name in known:
+            np.testing.assert_array_equal(new[name], known[name], err_msg=name)
+
+
+def kept(folder):
+    """Name -> array of the verdicts and of the last checkpoint, clocks and versions out."""
+    (path,) = pathlib.Path(folder).glob("*/checkpoint-*.npz")
+    for file in (path, path.parent / "verdicts.npz"):
+        with np.load(file) as arrays:
+            yield {name: arrays[name] for name in arrays.files if name != "manifest"}
+
+
+def checkpoints(folder):
+    """Names of the checkpoints of a run, of what is half written too."""
+    return sorted(path.name for path in pathlib.Path(folder).glob("*/checkpoint-*"))
 
 
 def history(folder):
@@ -89,25 +123,49 @@ def test_the_chief_alone_writes_and_every_worker_says_how_far_it_is(finished):
     assert json.loads((folder / "results.json").read_text())["replicas"] == 2
 
 
-def test_a_worker_that_dies_stops_the_other_and_all_go_on_from_there(finished, tmp_path):
-    victim = 1
-    both = workers(2, f"--runs={tmp_path}")
-    for line in both[victim].stdout:
-        if "epoch 1/3" in line:
-            break
-    both[victim].kill()
+def test_a_worker_that_is_killed_stops_the_other_and_all_go_on_from_there(
+    finished, tmp_path
+):
+    own = f"--runs={tmp_path}", "--checkpoint_steps=2"
+    chief, victim = workers(2, *own, moments={1: ("step", 7, "SIGKILL")})
+    victim.communicate()
     since = time.monotonic()
-    said = both[1 - victim].communicate(timeout=120)[0]
-    assert time.monotonic() - since < 90
-    assert both[1 - victim].returncode == 1
+    said = chief.communicate(timeout=120)[0]
+    assert time.monotonic() - since < 60
+    assert victim.returncode == -signal.SIGKILL and chief.returncode == 1
     assert "Another worker has stopped" in said and "Traceback" not in said
-    both[victim].communicate()
-    ended = processes.ended(workers(2, f"--runs={tmp_path}"))
-    assert [code for code, _ in ended] == [0, 0], ended
-    assert re.search(r"from epoch [12] to 3", ended[0][1])
-    assert history(tmp_path) == history(finished[1])
-    for name in verdicts(tmp_path).files:
-        np.testing.assert_array_equal(verdicts(tmp_path)[name], verdicts(finished[1])[name])
+    assert_complete_as(tmp_path, finished[1], "0, step 6")
+
+
+def test_a_signal_stops_all_workers_in_an_epoch_and_they_go_on_to_the_same_bits(
+    finished, tmp_path
+):
+    tmp, runs = tmp_path / "tmp", tmp_path / "runs"
+    tmp.mkdir()
+    stop = "step", 5, "SIGTERM"
+    own = f"--runs={runs}", "--checkpoint_steps=2"
+    started = workers(2, *own, tmp=tmp, moments={0: stop, 1: stop})
+    next(line for line in started[0].stdout if "SIGTERM comes" in line)
+    since = time.monotonic()
+    ended = processes.ended(started)
+    assert time.monotonic() - since < 20
+    assert [code for code, _ in ended] == [75, 75], ended
+    assert all("Stopped by SIGTERM" in said for _, said in ended)
+    assert not any("Traceback" in said for _, said in ended)
+    assert list(tmp.iterdir()) == []
+    assert_complete_as(runs, finished[1], "0, step 6")
+
+
+def test_a_chief_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_before(
+    finished, tmp_path
+):
+    own = f"--runs={tmp_path}", "--checkpoint_steps=2"
+    both = workers(2, *own, moments={0: ("checkpoint", 3, "SIGKILL")})
+    ended = processes.ended(both)
+    assert [code for code, _ in ended] == [-signal.SIGKILL, 1], ended
+    names = [f"checkpoint-00000-0000000{step}.npz" for step in (2, 4, 6)]
+    assert checkpoints(tmp_path) == [*names[:2], f"{names[2]}.part"]
+    assert_complete_as(tmp_path, finished[1], "0, step 4")
 
 
 def test_workers_that_differ_are_refused_at_the_start(tmp_path):
@@ -135,9 +193,30 @@ def test_the_example_by_hand_makes_a_cluster(tmp_path):
     assert all(config["cluster"] == {"worker": addresses} for config in found)
 
 
+@pytest.mark.parametrize("name", ["slurm.sh", "slurm_cpus.sh"])
+@pytest.mark.parametrize("code", [75, 1, 0])
+def test_the_examples_for_slurm_queue_again_what_was_stopped(tmp_path, name, code):
+    """By an srun that only says what it was asked for and ends as the tasks would."""
+    fakes = {"srun": f'echo "srun $@"; exit {code}', "scontrol": 'echo "scontrol $@"'}
+    for command, line in fakes.items():
+        (tmp_path / command).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / command).chmod(0o755)
+    script = processes.ROOT / "examples" / "cluster" / name
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "17"}
+    ended = subprocess.run(
+        [script, "--epochs=3"], env=environment, capture_output=True, text=True, check=False
+    )
+    srun, *others = ended.stdout.splitlines()
+    assert "--kill-on-bad-exit=0" in srun and srun.endswith("--runs=runs --epochs=3")
+    assert "--stop_signal=USR1" in srun and "#SBATCH --signal=USR1@" in script.read_text()
+    assert others == (["scontrol requeue 17"] if code == 75 else [])
+    assert ended.returncode == code and not ended.stderr
+
+
 def test_the_example_for_kubernetes_makes_a_cluster(tmp_path):
     path = processes.ROOT / "examples" / "cluster" / "jobset.yaml"
     text = path.read_text()
+    assert "values: [75]" in text and "exec vfd" in text
     assert "completions: 4" in text and "parallelism: 4" in text
     script = text.partition("- |\n")[2].partition("                  ports:")[0]
     script = script.replace("vfd --recipe", "echo $TF_CONFIG; : --recipe")

@@ -1,5 +1,6 @@
 """What trains: one device, all GPUs of a machine, or many machines, found and checked."""
 
+import contextlib
 import errno
 import json
 import os
@@ -66,19 +67,33 @@ def _multi_worker():
         )
     _check_address(own)
     print(f"Worker at {own}: waiting for the others.", flush=True)
-    before = signal.getsignal(signal.SIGTERM)
     try:
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        with _ended_by_ctrl_c():
+            return tf.distribute.MultiWorkerMirroredStrategy()
     except (ValueError, RuntimeError, tf.errors.OpError) as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
         raise InputError(
             f"The cluster of the worker at {own} didn't come up ({reason}): start all "
             "workers with the same list of addresses."
         ) from error
-    if threading.current_thread() is threading.main_thread():
-        # TensorFlow catches it to note a preemption, and the process would not stop.
-        signal.signal(signal.SIGTERM, before)
-    return strategy
+
+
+@contextlib.contextmanager
+def _ended_by_ctrl_c():
+    """Inside, where TensorFlow waits and Python can't act, Ctrl-C ends the process.
+
+    TensorFlow catches SIGTERM there, to note a preemption; behind it both are as before.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    term = signal.getsignal(signal.SIGTERM)
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, term)
+        signal.signal(signal.SIGINT, interrupt)
 
 
 def _tf_config():

@@ -165,7 +165,7 @@ class Runner:
             directory.check_owner(self.identity, self.experiment.fields())
             if directory.complete:
                 print(f"{directory.path}: complete")
-                if session.cluster.chief:
+                if self.session.cluster.chief:
                     directory.mend(self._flags())
             else:
                 self._train(networks)

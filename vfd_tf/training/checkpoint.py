@@ -151,7 +151,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None) -> None:
         self._fresh, self._since, self._saved = True, time.time(), time.time()
-        self._seen, self._meeting = 0, 1
+        self._seen, self._meeting, self._met = 0, 1, (0, time.time())
         steps = self.model.train_function
         steps.continue_at(self.state.step, self.state.logs, self._restore_metrics)
         if self.state.passed_over:
@@ -232,22 +232,27 @@ class Checkpoint(keras.callbacks.Callback):
             self._save()
         if stop:
             self._wait()
+            self.cluster.sum(
+                np.zeros(1)
+            )  # what ends first may end all: not before the chief
             self._listening.check()
             raise Stopped(NAMES[0])  # another worker was asked
         if last:
             self._listening.waits = False
+            self._listening.check()
 
     def _agreed(self, last):
         """(whether to save, whether to stop), the same for all workers."""
-        due = time.time() - self._saved >= 60 * self.minutes
-        due |= self.steps is not None and self._seen % self.steps == 0
+        now, counted = time.time(), self.steps is not None and self._seen % self.steps == 0
+        due = counted or now - self._saved >= 60 * self.minutes
         asked = self._listening.asked is not None
         if self.cluster.count == 1:
             return due, asked
-        if self._seen < self._meeting and not last:
+        if not counted and not last and self._seen < self._meeting:
             return False, False
         # The chief's clock decides when to save, and how soon to ask all again.
-        pace = (time.time() - self._since) / self._seen
+        (seen, then), self._met = self._met, (self._seen, now)
+        pace = (now - then) / (self._seen - seen)
         ahead = min(_FURTHEST, max(1, round(_TALK / max(pace, 1e-9))))
         own = [due, ahead] if self.cluster.chief else [0, 0]
         due, ahead, asked = self.cluster.sum([*own, asked])
