@@ -187,7 +187,7 @@ class Checkpoint(keras.callbacks.Callback):
         save, stop = self._agreed(last)
         if save or stop or last:
             self.state.step = batch + 1
-            self.state.logs = {name: float(value) for name, value in logs.items()}
+            self.state.logs = _plain(logs)
             self._save()
         if stop:
             self._wait()
@@ -222,9 +222,9 @@ class Checkpoint(keras.callbacks.Callback):
         self.files_of_epoch()
         self._save()
 
-    def row(self, logs: dict) -> dict[str, float]:
+    def row(self, logs: dict) -> dict[str, Any]:
         """What the history has of an epoch's logs."""
-        return {name: float(value) for name, value in logs.items()}
+        return _plain(logs)
 
     def _keep_best(self, epoch, row):
         if self.monitor is None:
@@ -292,6 +292,11 @@ class Checkpoint(keras.callbacks.Callback):
         if self._fresh:  # no epoch was left to train
             self._restore_history()
         self._wait()
+
+
+def _plain(logs):
+    """Logs as JSON has them: numbers, and of metrics with several values lists."""
+    return {name: np.asarray(value, float).tolist() for name, value in logs.items()}
 
 
 def _packed(found, refusal):
