@@ -145,6 +145,11 @@ class Checkpoint(keras.callbacks.Callback):
         self.model.train_function.continue_at(
             self.state.step, self.state.logs, self._restore_metrics
         )
+        # Behind `on_train_begin` of all others, which forget there; also where no epoch is
+        # left, since some act at the end of training.
+        training_state.teach(self.others, self.state.callbacks, self._arrays or {})
+        if not self.state.step:
+            self._arrays = None
         if not self.seekable and self.params.get("verbose"):
             print(
                 "Checkpoint: a data set of your own is taken up again at the end of an "
@@ -156,12 +161,9 @@ class Checkpoint(keras.callbacks.Callback):
         self._arrays = None
 
     def on_epoch_begin(self, epoch: int, logs=None) -> None:
-        if self._fresh:  # behind `on_train_begin` of all others, which forget there
+        if self._fresh:  # behind `on_train_begin` of Keras's own, which forgets there
             self._fresh = False
-            training_state.teach(self.others, self.state.callbacks, self._arrays or {})
             self._restore_history()
-            if not self.state.step:
-                self._arrays = None
         self._listening.waits = self.seekable
 
     @property
