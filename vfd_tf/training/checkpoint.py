@@ -150,7 +150,10 @@ class Checkpoint(keras.callbacks.Callback):
         training_state.teach(self.others, self.state.callbacks, self._arrays or {})
         if not self.state.step:
             self._arrays = None
-        if not self.seekable and self.params.get("verbose"):
+
+    def say_places(self) -> None:
+        """Prints where training can be taken up again, unless that is anywhere."""
+        if not self.seekable:
             print(
                 "Checkpoint: a data set of your own is taken up again at the end of an "
                 "epoch; pass arrays or TrainingBatches for any step."

@@ -98,6 +98,8 @@ class Trainable(keras.Model):
         verbose = verbose if Cluster(strategy).chief else 0
         if verbose:
             self.say_layers()
+            if checkpoint:
+                checkpoint.say_places()
             callbacks = with_progress(callbacks, verbose)
         around = checkpoint.around(callbacks) if checkpoint else contextlib.nullcontext()
         with contract.as_input_errors(), warnings.catch_warnings(), around:
