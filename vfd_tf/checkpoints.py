@@ -120,6 +120,10 @@ class Checkpoints:
         for path in self.paths()[self.keep :]:
             if path != self.whole_epoch():
                 os.remove(path)
+        for name in os.listdir(self.folder):
+            # Half written by a process that was killed.
+            if name.endswith(files.PART) and _NAME.fullmatch(name.removesuffix(files.PART)):
+                os.remove(os.path.join(self.folder, name))
 
     def keep_whole_epoch(self) -> None:
         """Removes all but the newest checkpoint between two epochs."""
