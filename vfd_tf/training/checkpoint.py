@@ -185,10 +185,15 @@ class Checkpoint(keras.callbacks.Callback):
         }
 
     def on_train_batch_end(self, batch: int, logs=None) -> None:
-        if self.model.train_function.passing or not self.seekable:
-            return
-        self._seen += 1
         last = batch + 1 == self.params.get("steps")
+        if self.seekable and not self.model.train_function.passing:
+            self._save_if_due(batch, logs, last)
+        if last:
+            self._listening.waits = False
+            self._listening.check()  # what came while it was saved
+
+    def _save_if_due(self, batch, logs, last):
+        self._seen += 1
         save, stop = self._agreed(last)
         if save or stop or last:
             self.state.step = batch + 1
@@ -198,8 +203,6 @@ class Checkpoint(keras.callbacks.Callback):
             self._wait()
             self._listening.check()
             raise Stopped(NAMES[0])  # another worker was asked
-        if last:
-            self._listening.waits = False
 
     def _agreed(self, last):
         """(whether to save, whether to stop), the same for all workers."""
