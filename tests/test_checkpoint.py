@@ -1,9 +1,11 @@
 """A fit that is interrupted and started again ends in the bits of an unbroken one."""
 
 import os
+import pathlib
 
 import keras
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 from fits import (
@@ -265,3 +267,17 @@ def test_the_best_epoch_is_kept_across_an_interruption(tmp_path, mode, best):
     kept = keras.saving.load_model(tmp_path / "best.keras", compile=False)
     for one, other in zip(kept.weights, epoch_2.student.weights, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+# --- replicas ---------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_two_replicas_go_on_to_the_same_bits_and_metrics(tmp_path):
+    script = pathlib.Path(__file__).with_name("fits_on_replicas.py")
+    ((code, said),) = processes.ended([processes.start(script, tmp_path)])
+    assert code == 0, said
+    whole, parts = (np.load(tmp_path / f"{n}.npz") for n in ("unbroken", "resumed"))
+    assert parts.files == whole.files and "accuracy" in whole
+    for name in whole.files:
+        np.testing.assert_array_equal(parts[name], whole[name], err_msg=name)
