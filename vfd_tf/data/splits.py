@@ -139,7 +139,9 @@ class Split:
         shape = self.held if augmentation.crop else self.shape
         augmentation.check(shape, batch_size, num_classes)
 
-    def order(self, seed, step, position, batch_size):
+    def order(
+        self, seed: int, step: tf.Tensor, position: tf.Tensor, batch_size: int
+    ) -> tf.Tensor:
         """Which images stand at these positions of the global batch of a step."""
         steps = len(self) // batch_size
         epoch, first = step // steps, (step % steps) * batch_size
