@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 
 import vfd_tf  # noqa: F401, before TensorFlow
 
@@ -192,7 +193,12 @@ def faults(options, folder, server, words, expected):
             named += f", refused: {_last_error(server.log)}"
             _remove_named(root, _last_error(server.log))
             code, _ = server.run(mine)
-        different = differences(expected, contents(root)) if code == 0 else [f"code {code}"]
+        different = [f"exit code {code}"]
+        if code == 0:
+            try:
+                different = differences(expected, contents(root))
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                different = [f"unreadable: {error}"]
         print(f"fault {done}: {named}; {len(different)} differences", flush=True)
         found += [f"fault {done}, {named}: {each}" for each in different]
         if not different:

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class State:
         best, best_epoch: Of the value that is monitored.
         seconds: Spent so far.
         history: What was logged, one row an epoch.
-        logs: Metrics and losses of the steps of the next epoch, so far.
+        logs: Metrics and losses of the steps of the next epoch, so far: numbers, or lists.
         passed_over: Steps of the whole training whose batches are left out.
         callbacks: What other callbacks know from epoch to epoch.
     """
@@ -48,7 +49,7 @@ class State:
     best_epoch: int = 0
     seconds: float = 0.0
     history: list[dict] = dataclasses.field(default_factory=list)
-    logs: dict[str, float] = dataclasses.field(default_factory=dict)
+    logs: dict[str, Any] = dataclasses.field(default_factory=dict)
     passed_over: list[int] = dataclasses.field(default_factory=list)
     callbacks: dict[str, dict] = dataclasses.field(default_factory=dict)
 
@@ -59,8 +60,9 @@ class State:
             ValueError: A value is not what it is declared to be.
         """
         counts = [self.epoch, self.step, self.since, self.best_epoch, *self.passed_over]
-        numbers = [self.best, self.seconds, *self.logs.values()]
-        numbers += [value for row in self.history for value in row.values()]
+        logged = [value for row in [self.logs, *self.history] for value in row.values()]
+        numbers = [self.best, self.seconds]
+        numbers += [n for value in logged for n in np.ravel(value).tolist()]
         known = [value for each in self.callbacks.values() for value in each.values()]
         if not (
             all(type(n) is int and 0 <= n < 2**63 for n in counts)
@@ -121,6 +123,10 @@ class Checkpoints:
         for path in self.paths()[self.keep :]:
             if path != self.whole_epoch():
                 os.remove(path)
+        for name in os.listdir(self.folder):
+            # Half written by a process that was killed.
+            if name.endswith(files.PART) and _NAME.fullmatch(name.removesuffix(files.PART)):
+                os.remove(os.path.join(self.folder, name))
 
     def keep_whole_epoch(self) -> None:
         """Removes all but the newest checkpoint between two epochs."""

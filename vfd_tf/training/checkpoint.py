@@ -156,7 +156,15 @@ class Checkpoint(keras.callbacks.Callback):
         steps.continue_at(self.state.step, self.state.logs, self._restore_metrics)
         if self.state.passed_over:
             steps.leave_out(self._leaves_out)
-        if not self.seekable and self.params.get("verbose"):
+        # Behind `on_train_begin` of all others, which forget there; also where no epoch is
+        # left, since some act at the end of training.
+        training_state.teach(self.others, self.state.callbacks, self._arrays or {})
+        if not self.state.step:
+            self._arrays = None
+
+    def say_places(self) -> None:
+        """Prints where training can be taken up again, unless that is anywhere."""
+        if not self.seekable:
             print(
                 "Checkpoint: a data set of your own is taken up again at the end of an "
                 "epoch; pass arrays or TrainingBatches for any step."
@@ -195,12 +203,9 @@ class Checkpoint(keras.callbacks.Callback):
         self._arrays = None
 
     def on_epoch_begin(self, epoch: int, logs=None) -> None:
-        if self._fresh:  # behind `on_train_begin` of all others, which forget there
+        if self._fresh:  # behind `on_train_begin` of Keras's own, which forgets there
             self._fresh = False
-            training_state.teach(self.others, self.state.callbacks, self._arrays or {})
             self._restore_history()
-            if not self.state.step:
-                self._arrays = None
         self._listening.waits = self.seekable
         if self.model.options.on_nan == "rollback" and not self.store.whole_epoch():
             self._save()  # the beginning, to go back to
@@ -221,25 +226,26 @@ class Checkpoint(keras.callbacks.Callback):
         }
 
     def on_train_batch_end(self, batch: int, logs=None) -> None:
-        if self.model.train_function.passing or not self.seekable:
-            return
-        self._seen += 1
         last = batch + 1 == self.params.get("steps")
+        if self.seekable and not self.model.train_function.passing:
+            self._save_if_due(batch, logs, last)
+        if last:
+            self._listening.waits = False
+            self._listening.check()  # what came while it was saved
+
+    def _save_if_due(self, batch, logs, last):
+        self._seen += 1
         save, stop = self._agreed(last)
         if save or stop or last:
             self.state.step = batch + 1
-            self.state.logs = {name: float(value) for name, value in logs.items()}
+            self.state.logs = _plain(logs)
             self._save()
         if stop:
             self._wait()
-            self.cluster.sum(
-                np.zeros(1)
-            )  # what ends first may end all: not before the chief
+            # What ends first may end all: not before the chief has written.
+            self.cluster.sum(np.zeros(1))
             self._listening.check()
             raise Stopped(NAMES[0])  # another worker was asked
-        if last:
-            self._listening.waits = False
-            self._listening.check()
 
     def _agreed(self, last):
         """(whether to save, whether to stop), the same for all workers."""
@@ -268,9 +274,9 @@ class Checkpoint(keras.callbacks.Callback):
         self.files_of_epoch()
         self._save()
 
-    def row(self, logs: dict) -> dict[str, float]:
+    def row(self, logs: dict) -> dict[str, Any]:
         """What the history has of an epoch's logs."""
-        return {name: float(value) for name, value in logs.items()}
+        return _plain(logs)
 
     def _keep_best(self, epoch, row):
         if self.monitor is None:
@@ -344,6 +350,11 @@ class Checkpoint(keras.callbacks.Callback):
         if self._fresh:  # no epoch was left to train
             self._restore_history()
         self._wait()
+
+
+def _plain(logs):
+    """Logs as JSON has them: numbers, and of metrics with several values lists."""
+    return {name: np.asarray(value, float).tolist() for name, value in logs.items()}
 
 
 def _packed(found, refusal):

@@ -78,8 +78,8 @@ def prepared_callbacks(callbacks) -> list:
     that add to the logs.
 
     Raises:
-        InputError: TensorBoard where tensorboard isn't installed. Keras notices only after
-            the first epoch.
+        InputError: Several `Checkpoint`s; or TensorBoard where tensorboard isn't installed,
+            which Keras notices only after the first epoch.
     """
     listed = getattr(callbacks, "callbacks", callbacks)  # of a keras CallbackList
     listed = keras.tree.flatten(listed) if listed is not None else []
@@ -89,6 +89,8 @@ def prepared_callbacks(callbacks) -> list:
             "The TensorBoard callback needs tensorboard, which isn't installed: "
             "pip install tensorboard, or leave the callback out."
         )
+    if sum(isinstance(c, Checkpoint) for c in listed) > 1:
+        raise InputError("A fit goes on from one folder: pass one Checkpoint.")
     for callback in listed:
         monitor = getattr(callback, "monitor", None)
         if getattr(callback, "mode", None) == "auto" and isinstance(monitor, str):

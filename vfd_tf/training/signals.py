@@ -69,6 +69,7 @@ class Signals:
     def __exit__(self, kind, error, traceback):
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self._before = {}
         if Signals.active is self:
             Signals.active = None
         # Inside a library's C code an exception may come out as another one.

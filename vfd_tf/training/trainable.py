@@ -91,6 +91,8 @@ class Trainable(keras.Model):
         verbose = verbose if Cluster(strategy).chief else 0
         if verbose:
             self.say_layers()
+            if checkpoint:
+                checkpoint.say_places()
             callbacks = with_progress(callbacks, verbose)
         # One endless set, of which an epoch is so many steps.
         self._steps = steps_per_epoch if hasattr(data, "begin") else None

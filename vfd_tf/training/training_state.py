@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from vfd_tf.hyperparameters import InputError
 from vfd_tf.models.keras_graph import random_states
 from vfd_tf.training.cluster import Cluster
 
@@ -58,8 +59,18 @@ def restore_metrics(
     """Puts back sums and counts, when the metrics are built.
 
     On another number of replicas or workers than theirs, the first has the sum of all.
+
+    Raises:
+        InputError: They are those of other metrics.
     """
-    for i, variable in enumerate(metric_variables(trainer)):
+    known = metric_variables(trainer)
+    saved = [arrays[f"m{i}"].shape[2:] for i in range(len(arrays)) if f"m{i}" in arrays]
+    if saved != [tuple(variable.shape) for variable in known]:
+        raise InputError(
+            "The epoch was begun with other metrics: compile the same ones to go on in the "
+            "middle of it."
+        )
+    for i, variable in enumerate(known):
         parts, saved = _parts(variable), arrays[f"m{i}"]
         if saved.shape[:2] != (cluster.count, len(parts)):
             whole = saved.sum((0, 1))
