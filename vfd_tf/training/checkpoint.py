@@ -162,9 +162,9 @@ class Checkpoint(keras.callbacks.Callback):
         if not self.state.step:
             self._arrays = None
 
-    def say_places(self) -> None:
+    def say_places(self, seekable: bool) -> None:
         """Prints where training can be taken up again, unless that is anywhere."""
-        if not self.seekable:
+        if not seekable:
             print(
                 "Checkpoint: a data set of your own is taken up again at the end of an "
                 "epoch; pass arrays or TrainingBatches for any step."

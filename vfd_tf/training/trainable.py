@@ -89,16 +89,18 @@ class Trainable(keras.Model):
         strategy = self.distribute_strategy
         validation_data = distributed(strategy, validation_data)
         verbose = verbose if Cluster(strategy).chief else 0
+        checkpoint = next((c for c in callbacks if isinstance(c, Checkpoint)), None)
         if verbose:
             self.say_layers()
             if checkpoint:
-                checkpoint.say_places()
+                checkpoint.say_places(hasattr(data, "begin"))
             callbacks = with_progress(callbacks, verbose)
         # One endless set, of which an epoch is so many steps.
         self._steps = steps_per_epoch if hasattr(data, "begin") else None
         history = self._fit(
             data,
             callbacks,
+            checkpoint,
             epochs=epochs,
             verbose=0,
             validation_data=validation_data,
@@ -111,9 +113,8 @@ class Trainable(keras.Model):
         self.train_function.say_dropped()
         return history
 
-    def _fit(self, data, callbacks, **options):
+    def _fit(self, data, callbacks, checkpoint, **options):
         """Keras's fit, from the newest checkpoint on, where there is a `Checkpoint`."""
-        checkpoint = next((c for c in callbacks if isinstance(c, Checkpoint)), None)
         checks.check_on_nan(self.options.on_nan, checkpoint)
         divergence = next(c for c in callbacks if isinstance(c, StopOnDivergence))
         divergence.tell(getattr(data, "index", None), checkpoint)
