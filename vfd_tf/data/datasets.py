@@ -21,6 +21,7 @@ from vfd_tf.data.augmentation import Augmentation
 from vfd_tf.data.holding import Holding
 from vfd_tf.data.splits import PLAIN, Images, Split, as_float, untuned
 from vfd_tf.data.stored import Arrays, Source, StoredImages
+from vfd_tf.data.training_batches import TrainingBatches
 from vfd_tf.hyperparameters import InputError, choose
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Images",
     "Split",
     "StoredImages",
+    "TrainingBatches",
     "as_float",
     "cifar10",
     "cifar100",
