@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import (
     attacks,
+    chaos,
     evaluation,
     feature_distance,
     machine,
@@ -151,6 +152,7 @@ def test_every_command_of_the_readme_parses():
         "pytorch_trades": pytorch_trades,
         "feature_distance": feature_distance,
         "attacks": attacks,
+        "chaos": chaos,
         "evaluation": evaluation,
         "scaling": scaling,
     }

@@ -158,6 +158,7 @@ def test_the_forecast_scales_the_measured_step_to_all_work(capsys, monkeypatch):
     clock = iter([100.0, 200.0, *(200.0 + 2 * i for i in range(1, 20))])
     monkeypatch.setattr(forecast, "time", SimpleNamespace(perf_counter=clock.__next__))
     told = forecast.Forecast(_Work, epochs=5, later=[_Work, _Work])
+    told.set_model(SimpleNamespace(train_function=SimpleNamespace(passing=False)))
     for step in range(8):
         told.on_train_batch_end(step)
     # Two steps are skipped; 2 s a step of 4 units are 0.5 s a unit.
@@ -394,7 +395,7 @@ def test_a_default_that_is_none_is_shown(capsys):
 
 @pytest.mark.parametrize(
     "mode, words",
-    [("train", "last whole epoch"), ("evaluate", "are kept"), ("plot", "nothing is lost"),
+    [("train", "last checkpoint"), ("evaluate", "are kept"), ("plot", "nothing is lost"),
      ("info", "nothing was being changed")],
 )  # fmt: skip
 def test_ctrl_c_says_what_continues(mode, words, monkeypatch, capsys):
