@@ -137,6 +137,8 @@ def test_weights_that_never_were_finite_say_nothing(tmp_path):
     made = AdversarialTrainer(model, "natural")
     made.compile("sgd")
     fit(made, weights(), Checkpoint(tmp_path, steps=1))
+    assert (tmp_path / "checkpoint-00001-00000000.npz").exists()
+    assert not (tmp_path / "not_finite.json").exists()
 
 
 def test_a_plain_model_stops_too():
