@@ -126,6 +126,34 @@ def turn_a_bit(path):
     path.write_bytes(bytes(data))
 
 
+@pytest.mark.parametrize("name", ["flags.txt", "history.csv", "metrics.jsonl"])
+@pytest.mark.parametrize("damage", [halved, emptied, pathlib.Path.unlink])
+def test_a_text_of_a_complete_run_is_written_again(copy, finished, name, damage):
+    damage(copy / name)
+    assert run(copy) == 0
+    lines = [(p / name).read_text().splitlines() for p in (copy, finished)]
+    own, whole = ([n for n in each if "workdir" not in n] for each in lines)
+    assert own == whole
+
+
+def test_a_number_that_turned_in_the_results_is_found(copy, capsys):
+    """Which is a number all the same."""
+    text = (copy / "results.json").read_text()
+    (copy / "results.json").write_text(text.replace('"seed": 0', '"seed": 1'))
+    assert run(copy) == 2
+    assert "results.json is damaged (its checksum is another)" in refusal(capsys)
+
+
+@pytest.mark.parametrize("name", ["best.keras", "last.keras", "checkpoint"])
+def test_an_archive_of_a_complete_run_that_is_damaged_is_named(copy, capsys, name):
+    path = checkpoint(copy) if name == "checkpoint" else copy / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert run(copy) == 0
+    assert capsys.readouterr().out.count(f"Note: {path} is damaged: restore it") == 1
+
+
 def test_results_that_were_removed_are_made_again_without_training(copy, finished, capsys):
     (copy / "results.json").unlink()
     assert run(copy) == 0

@@ -1,10 +1,12 @@
 """Signals end a training behind its step, and never lose what was done."""
 
+import errno
 import os
 import signal
 import threading
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 from fits import (
@@ -106,6 +108,18 @@ def test_a_signal_while_the_last_step_is_saved_is_not_forgotten(tmp_path, monkey
     with pytest.raises(Stopped):
         fit(natural(), tmp_path)
     assert_same(resumed(natural, tmp_path), unbroken(natural))
+
+
+def test_what_cannot_be_saved_is_not_said_to_be(tmp_path, monkeypatch):
+    """The disk is full for the checkpoint that a signal asks for: no `Stopped`."""
+
+    def full(*args, **arrays):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError) as end:
+        fit(natural(), tmp_path, Send("step", 0, 1), steps=None)
+    assert end.value.errno == errno.ENOSPC
 
 
 def test_a_second_sigint_ends_at_once(tmp_path):

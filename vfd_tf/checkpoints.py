@@ -142,8 +142,16 @@ class Checkpoints:
 
         Returns:
             Its state.
+
+        Raises:
+            InputError: There is none, or it can't be read.
         """
         path = self.whole_epoch()
+        if path is None:
+            raise InputError(
+                f"{self.folder} has no checkpoint between two epochs to go back to: train "
+                "from the beginning with on_nan='rollback'."
+            )
         state, arrays = self._read(path)
         state.passed_over = passed_over
         self.write(state, arrays)

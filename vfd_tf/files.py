@@ -121,6 +121,15 @@ def holds(path: str, text: str) -> bool:
         return False
 
 
+def is_whole(path: str) -> bool:
+    """Whether all members of an archive have the checksums that it gives them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (*DAMAGED, OSError):
+        return False
+
+
 def read_json(path: str, remedy: str) -> dict:
     """The object in a JSON file; {} where there is no file."""
     if not os.path.lexists(path):

@@ -153,9 +153,20 @@ class RunDirectory:
     def mend(self, flags: str) -> None:
         """Writes the texts of a complete run again where they were damaged.
 
+        Students and checkpoints that are damaged are named: nothing else knows what was in
+        them.
+
         Args:
             flags: As in `claim`.
         """
+        archives = [self.student(which) for which in self.students]
+        for path in [*archives, *self.checkpoints.paths()]:
+            if not files.is_whole(path):
+                print(
+                    f"Note: {path} is damaged: restore it from a copy, or remove the "
+                    "directory, and the same command makes it again.",
+                    flush=True,
+                )
         texts = {"flags.txt": flags}
         with contextlib.suppress(InputError):  # a checkpoint that nobody needs any more
             texts |= _of_history(self.state().history)

@@ -206,9 +206,10 @@ class Checkpoint(keras.callbacks.Callback):
         if self._fresh:  # behind `on_train_begin` of Keras's own, which forgets there
             self._fresh = False
             self._restore_history()
+            begins = not self.state.epoch and not self.state.step
+            if begins and self.model.options.on_nan == "rollback":
+                self._save()  # to go back to
         self._listening.waits = self.seekable
-        if self.model.options.on_nan == "rollback" and not self.store.whole_epoch():
-            self._save()  # the beginning, to go back to
 
     @property
     def _listening(self):
@@ -241,7 +242,7 @@ class Checkpoint(keras.callbacks.Callback):
             self.state.logs = _plain(logs)
             self._save()
         if stop:
-            self._wait()
+            self._wait(ends=True)
             # What ends first may end all: not before the chief has written.
             self.cluster.sum(np.zeros(1))
             self._listening.check()
@@ -326,8 +327,11 @@ class Checkpoint(keras.callbacks.Callback):
             writing = self._writer.submit(self.store.write, state, arrays | more)
             self._writing = writing, state.step
 
-    def _wait(self):
+    def _wait(self, ends=False):
         """Until what is being written is on the disk.
+
+        Args:
+            ends: Whether training ends with it.
 
         Raises:
             OSError: It couldn't be written, and no other one comes before the next epoch.
@@ -338,7 +342,7 @@ class Checkpoint(keras.callbacks.Callback):
         try:
             writing.result()
         except OSError as error:
-            if not step:
+            if ends or not step:
                 raise
             warnings.warn(
                 f"A checkpoint is not written ({files.sentence(error)}); training goes on "

@@ -146,7 +146,7 @@ class StopOnDivergence(keras.callbacks.Callback):
         logs = logs or {}
         lost = [n for n in logs if n.endswith("loss") and not math.isfinite(logs[n])]
         if lost:
-            self._diverged(self._now(), lost)
+            self._diverged(self._now(), lost, skips=False)
         skipped = logs.get("skipped_steps", 0) - self._skipped
         if self._steps and skipped >= self._steps and self._scale <= 1:
             remedy = "lower the learning rate"
