@@ -13,6 +13,7 @@ import pytest
 from benchmarks import (
     attacks,
     chaos,
+    checkpoint,
     evaluation,
     feature_distance,
     machine,
@@ -153,12 +154,21 @@ def test_every_command_of_the_readme_parses():
         "feature_distance": feature_distance,
         "attacks": attacks,
         "chaos": chaos,
+        "checkpoint": checkpoint,
         "evaluation": evaluation,
         "scaling": scaling,
     }
     assert {name for name, _ in commands} == set(modules)
     for name, flags in commands:
         modules[name].parse(flags.split())
+
+
+def test_what_a_checkpoint_costs(capsys):
+    checkpoint.main(["--arch=resnet8", "--width=0.25", "--batch_size=4", "--steps=12"])
+    rows = dict(rows_of(capsys.readouterr().out))
+    assert len(rows) == 6 and rows["of the time"].endswith("%")
+    assert 0 < float(rows["training waits for one (ms, mean)"]) < 10_000
+    assert float(rows["size of a checkpoint (MB)"]) > 0
 
 
 def rows_of(text) -> list[list[str]]:

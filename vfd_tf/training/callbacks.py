@@ -198,7 +198,7 @@ class RobustOverfitting(keras.callbacks.Callback):
                     f"\nRobust overfitting: {self.monitor} was {self.best:.3f} in epoch "
                     f"{self.best_epoch} and is {robust:.3f} in epoch {epoch + 1}. Go back "
                     f"to the student of epoch {self.best_epoch}, or stop there; an average "
-                    "of weights, VFD, AWP and CutMix delay it."
+                    "of weights, AWP or CutMix may delay it."
                 )
 
 
