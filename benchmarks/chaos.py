@@ -185,7 +185,7 @@ def faults(options, folder, server, words, expected):
         mine = [*words, f"--runs={root}"]
         server.run(mine, {"signal": int(signal.SIGKILL), "after": dice.uniform(0, 6)})
         fault = dice.choice(FAULTS)
-        named, path = fault(dice, root, server, mine)
+        named, path, different = fault(dice, root, server, mine)
         done += 1
         code, _ = server.run(mine)
         if code == 2:  # refused in a sentence: what it names is removed, as it says
@@ -196,9 +196,9 @@ def faults(options, folder, server, words, expected):
             named += ", named"
             shutil.rmtree(path.parent)  # as it says
             code, _ = server.run(mine)
-        different = [f"exit code {code}"]
+        different += [f"exit code {code}"] if code else []
         if code == 0:
-            different = differences(expected, contents(root))
+            different += differences(expected, contents(root))
         print(f"fault {done}: {named}; {len(different)} differences", flush=True)
         found += [f"fault {done}, {named}: {each}" for each in different]
         if not different:
@@ -210,7 +210,7 @@ def _cut(dice, root, *_):
     path = _any_file(dice, root)
     if path:
         os.truncate(path, dice.randrange(os.path.getsize(path)))
-    return f"cut short: {path}", path
+    return f"cut short: {path}", path, []
 
 
 def _turned(dice, root, *_):
@@ -219,12 +219,13 @@ def _turned(dice, root, *_):
         data = bytearray(path.read_bytes())
         data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
         path.write_bytes(data)
-    return f"a bit turned: {path}", path
+    return f"a bit turned: {path}", path, []
 
 
 def _full(dice, root, server, mine):
     code, _ = server.run(mine, {"limit": dice.choice(LIMITS)})
-    return f"disk full, exit code {code}", None
+    wrong = [] if code in (0, 2) else [f"exit code {code} on a full disk"]
+    return f"disk full, exit code {code}", None, wrong
 
 
 LIMITS = 2_000, 10_000, 20_000, 40_000
