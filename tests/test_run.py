@@ -9,6 +9,7 @@ import pathlib
 import keras
 import numpy as np
 import pytest
+import tiny
 
 from vfd_tf.cli import flags, main
 from vfd_tf.experiments import fitting, run_directory
@@ -152,14 +153,7 @@ OPTIONS = (
 def test_a_stopped_run_continues_to_the_same_bits(tmp_path, monkeypatch, options):
     words = "--method=trades", "--distill=none", "--epochs=3", *options
     assert run(tmp_path / "whole", *words) == 0
-    save = run_directory.RunDirectory.save
-
-    def stop_after_first(directory, trainer, state):
-        save(directory, trainer, state)
-        if state.epoch == 1:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(run_directory.RunDirectory, "save", stop_after_first)
+    tiny.interrupt_behind(monkeypatch, 1)
     assert run(tmp_path / "halves", *words) == 1
     monkeypatch.undo()
     assert run(tmp_path / "halves", *words) == 0

@@ -5,13 +5,14 @@ import json
 import pathlib
 
 from vfd_tf.cli import main
-from vfd_tf.experiments import fitting, run_directory
+from vfd_tf.experiments import fitting
 
 # isort: split
 
 import keras
 import numpy as np
 import pytest
+import tiny
 
 L = keras.layers
 SMALL = (
@@ -79,14 +80,7 @@ def test_a_file_is_student_teacher_and_surrogate(path, tmp_path, capsys, monkeyp
 def test_a_network_with_dropout_continues_to_the_same_bits(path, tmp_path, monkeypatch):
     words = "--dataset=digits", f"--arch={path}", "--distill=none"
     assert run(*words, f"--runs={tmp_path / 'whole'}") == 0
-    save = run_directory.RunDirectory.save
-
-    def stop(directory, trainer, state):
-        save(directory, trainer, state)
-        if state.epoch == 1:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(run_directory.RunDirectory, "save", stop)
+    tiny.interrupt_behind(monkeypatch, 1)
     assert run(*words, f"--runs={tmp_path / 'halves'}") == 1
     monkeypatch.undo()
     assert run(*words, f"--runs={tmp_path / 'halves'}") == 0

@@ -8,6 +8,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 
 from vfd_tf import InputError, datasets
@@ -15,7 +16,6 @@ from vfd_tf.cli import evaluate, flags, main
 from vfd_tf.data import holding, stored
 from vfd_tf.data.batching import batches
 from vfd_tf.data.datasets import Augmentation, Images, StoredImages
-from vfd_tf.experiments import run_directory
 from vfd_tf.experiments.experiment import Experiment
 
 EVERYTHING = Augmentation(pad=2, flip=True, cutout=3, cutmix=0.7)
@@ -282,14 +282,7 @@ def test_a_run_stopped_and_continued_from_disk_has_the_bits_of_one_from_memory(
         return main.main(["run.py", *TINY.split(), *words])
 
     assert run("memory") == 0
-    save = run_directory.RunDirectory.save
-
-    def stop_after_first(directory, trainer, state):
-        save(directory, trainer, state)
-        if state.epoch == 1:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(run_directory.RunDirectory, "save", stop_after_first)
+    tiny.interrupt_behind(monkeypatch, 1)
     assert run("disk") == 1
     monkeypatch.undo()
     assert run("disk") == 0

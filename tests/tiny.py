@@ -5,6 +5,7 @@ import numpy as np
 
 import vfd_tf  # noqa: F401  before TensorFlow
 from vfd_tf.cli import main
+from vfd_tf.experiments import run_directory
 
 L = keras.layers
 CHECKPOINT = "checkpoint-00001-00000000.npz"  # of a run of one epoch
@@ -48,3 +49,15 @@ def train(folder, *words):
 def evaluate(folder, model, *words):
     words = *flags(folder)[:1], "--eval_attacks=fgsm", "--epsilon=0.1", *words
     return main.main(["run.py", "evaluate", f"--model={model}", *words])
+
+
+def interrupt_behind(monkeypatch, epoch):
+    """Ctrl-C comes when this many epochs of a run are saved."""
+    save = run_directory.Saver._save
+
+    def interrupted(saver):
+        save(saver)
+        if saver.state.epoch == epoch:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_directory.Saver, "_save", interrupted)
