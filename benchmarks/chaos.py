@@ -188,13 +188,13 @@ def faults(options, folder, server, words, expected):
         named, path, different = fault(dice, root, server, mine)
         done += 1
         code, _ = server.run(mine)
-        if code == 2:  # refused in a sentence: what it names is removed, as it says
-            named += f", refused: {_last_error(server.log)}"
-            _remove_named(root, _last_error(server.log))
-            code, _ = server.run(mine)
-        elif f"Note: {path} is damaged" in pathlib.Path(server.log).read_text():
+        if f"Note: {path} is damaged" in pathlib.Path(server.log).read_text():
             named += ", named"
             shutil.rmtree(path.parent)  # as it says
+            code, _ = server.run(mine)
+        elif code == 2:  # refused in a sentence: what it names is removed, as it says
+            named += f", refused: {_last_error(server.log)}"
+            _remove_named(root, _last_error(server.log))
             code, _ = server.run(mine)
         different += [f"exit code {code}"] if code else []
         if code == 0:
