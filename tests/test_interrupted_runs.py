@@ -126,6 +126,17 @@ def test_an_evaluation_that_is_stopped_keeps_what_it_had_finished(
     assert not (tmp_path / "run" / "journal").exists()
 
 
+def test_a_journal_left_behind_by_a_killed_process_goes(tmp_path, monkeypatch):
+    """Killed between writing the verdicts and removing what led to them."""
+    folder = tiny.written(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "remove_journal", lambda self: None)
+        assert tiny.train(folder) == 0
+    assert (folder / "run" / "journal").exists()
+    assert tiny.train(folder) == 0
+    assert not (folder / "run" / "journal").exists()
+
+
 def test_an_epoch_whose_curves_were_written_before_its_checkpoint_is_there_once(
     inputs, unbroken, tmp_path, monkeypatch
 ):

@@ -243,6 +243,10 @@ class RunDirectory:
         row = known.setdefault(which, {}).setdefault(f"{threat} {count}", {})
         row.update(accuracies(self.verdicts(which, threat, count)))
         self._merge(accuracies=known)
+        self.remove_journal()
+
+    def remove_journal(self) -> None:
+        """Removes what an evaluation kept on the way."""
         shutil.rmtree(self.file("journal"), ignore_errors=True)
 
     def journal(self, which: str, plan: dict[str, str]) -> Journal:

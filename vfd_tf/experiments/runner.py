@@ -241,6 +241,7 @@ class Runner:
                 curves.write_accuracies(events, which, f"{threat} {count}", both)
             # Last: an evaluation that has verdicts is not made again.
             directory.add_verdicts(which, threat, count, verdicts)
+        directory.remove_journal()  # of a process that was killed behind its verdicts
 
 
 def warn_without_gpu(experiment: Experiment, session: Session) -> None:
