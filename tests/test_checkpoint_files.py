@@ -243,6 +243,25 @@ def test_a_full_disk_at_the_end_of_an_epoch_is_raised_and_older_files_stay(tmp_p
     assert_same(resumed(natural, tmp_path), unbroken(natural))
 
 
+def test_a_folder_that_vanishes_is_an_error_at_the_end_of_the_epoch(tmp_path):
+    """And is not made again, as if nothing had been in it."""
+    folder = tmp_path / "mounted"
+
+    class Unmount(Kill):
+        def _at(self, *place):
+            if place == self.place:
+                os.rename(folder, tmp_path / "elsewhere")
+
+    with (
+        pytest.warns(UserWarning, match="is not written .*No such file"),
+        pytest.raises(FileNotFoundError),
+    ):
+        fit(natural(), folder, Unmount("before", 0, 2))
+    assert not folder.exists()
+    os.rename(tmp_path / "elsewhere", folder)
+    assert_same(resumed(natural, folder), unbroken(natural))
+
+
 def test_a_full_disk_after_the_last_epoch_is_raised(tmp_path, disk):
     disk.full = lambda name: name.startswith("checkpoint-00002-")
     with pytest.raises(OSError):

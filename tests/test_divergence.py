@@ -329,6 +329,50 @@ def test_replicas_skip_and_go_back_as_one_device(tmp_path):
     assert "goes back to the end of epoch 1" in said
 
 
+ON_WORKERS = """
+import json, os, sys
+index, ports, folder = int(sys.argv[1]), sys.argv[2].split(","), sys.argv[3]
+if len(ports) > 1:
+    addresses = [f"localhost:{port}" for port in ports]
+    task = {"type": "worker", "index": index}
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})
+import vfd_tf
+from vfd_tf.cli.strategies import make_strategy
+import test_divergence as t
+
+strategy = make_strategy("multi_worker" if len(ports) > 1 else "one_device")
+for on_nan in ("skip", "rollback"):
+    with strategy.scope():
+        made = t.trainer(on_nan)
+    # Each a folder of its own: what one of them finds there must not decide for all.
+    saves = t.Checkpoint(f"{folder}/{on_nan}{index}of{len(ports)}", steps=3)
+    t.fit(made, t.weights(t.BROKEN), saves, epochs=3)
+    t.np.savez(f"{folder}/{on_nan}-{index}of{len(ports)}.npz", *t.state(made))
+"""
+
+
+@pytest.mark.slow
+def test_workers_skip_and_go_back_as_one_device(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(ON_WORKERS)
+    path = os.pathsep.join([str(processes.ROOT / "tests"), str(processes.ROOT)])
+    for count in (1, 2):
+        ports = ",".join(map(str, processes.free_ports(count)))
+        started = [
+            processes.start(script, index, ports, tmp_path, PYTHONPATH=path)
+            for index in range(count)
+        ]
+        for code, said in processes.ended(started, timeout=120):
+            assert code == 0, said
+    for on_nan in ("skip", "rollback"):
+        one, chief, other = (
+            np.load(tmp_path / f"{on_nan}-{who}.npz") for who in ("0of1", "0of2", "1of2")
+        )
+        for name in one.files:
+            np.testing.assert_array_equal(chief[name], other[name])
+            np.testing.assert_allclose(one[name], chief[name], rtol=1e-4, atol=1e-6)
+
+
 # --- robust overfitting -----------------------------------------------------------------
 
 

@@ -154,6 +154,17 @@ def test_an_archive_of_a_complete_run_that_is_damaged_is_named(copy, capsys, nam
     assert capsys.readouterr().out.count(f"Note: {path} is damaged: restore it") == 1
 
 
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, capsys, error):
+    def refused(file, how):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(files.fcntl, "flock", refused)
+    with files.owned(str(tmp_path / "run")):
+        assert "has no locks; see that no other process" in capsys.readouterr().out
+    assert not (tmp_path / "run" / files.LOCK).exists()
+
+
 def test_results_that_were_removed_are_made_again_without_training(copy, finished, capsys):
     (copy / "results.json").unlink()
     assert run(copy) == 0
