@@ -17,7 +17,8 @@ from vfd_tf.attacks import ATTACKS, PGD
 from vfd_tf.attacks.attack import radius
 from vfd_tf.cli import recipes
 from vfd_tf.cli.strategies import STRATEGIES
-from vfd_tf.experiments.experiment import EvaluationPlan, Experiment, Recipe
+from vfd_tf.experiments.evaluation_plan import STUDENTS, EvaluationPlan, attack_images
+from vfd_tf.experiments.experiment import Experiment, Recipe
 from vfd_tf.hyperparameters import LARGEST, InputError, check_range, choose, name_of, read
 from vfd_tf.training.distillation import DISTILLATIONS
 from vfd_tf.training.methods import METHODS
@@ -34,10 +35,12 @@ SECTIONS = {
     "runs": ("train",),
     "data": ("train", "evaluate"),
     "evaluation": ("train", "evaluate"),
+    "evaluation of runs": ("train",),
     "evaluate": ("evaluate",),
     "plot": ("plot",),
 }
-_ELSEWHERE = {"plot": ("eval_epsilon", "eval_norm", "max_images")}
+_SURROGATE = ("surrogate", "surrogate_arch")
+_ELSEWHERE = {"train": _SURROGATE, "plot": ("eval_epsilon", "eval_norm", "max_images")}
 _LARGEST = LARGEST[int]
 
 
@@ -144,6 +147,8 @@ def _define_run(values):
     text("stop_signal", None, help_, **own)
     help_ = "epochs between panels of images in TensorBoard; 0: none"
     integer("panel_every", 5, help_, 0, _LARGEST, **own)
+    help_ = "wait for another process that trains the same run, instead of refusing"
+    flags.DEFINE_boolean("wait", False, help_, **own)
     text("data_dir", None, "folder of tensorflow-datasets", **of("data"))
     own = of("evaluation")
     for name in _THREAT_MODEL:
@@ -163,6 +168,14 @@ def _define_run(values):
     integer("eval_batch_size", 128, help_, 1, _LARGEST, **own)
     help_ = "evaluate on the first n test images; none: all"
     integer("max_images", None, help_, 1, _LARGEST, **own)
+    own = of("evaluation of runs")
+    help_ = "attacks on the first n test images alone, such as autoattack:1000,cw:100"
+    add("attack_images", "", help_, **own)
+    add("eval_students", ",".join(STUDENTS), "students that are evaluated", **own)
+    help_ = "also evaluate the teachers that are trained before a run"
+    flags.DEFINE_boolean("eval_teachers", True, help_, **own)
+    help_ = "also evaluate mixtures with the vanilla teacher: weights of the student"
+    add("mixtures", "", help_, **own)
     own = of("plot")
     text("out", "tradeoff.png", "the figure, .png, .pdf or .svg", **own)
     text("plot_x", "clean", "column of the x axis", **own)
@@ -256,8 +269,8 @@ def _fields(values, cls, prefix="", skip=()):
     return {f.name: values[name].value for name, f in parameters(cls, prefix, skip)}
 
 
-def evaluation_plan(values: flags.FlagValues) -> EvaluationPlan:
-    """The evaluation protocol that the flags ask for."""
+def evaluation_plan(values: flags.FlagValues, training: bool = False) -> EvaluationPlan:
+    """The evaluation that the flags ask for: of runs, or of a model."""
     epsilon = values.eval_epsilon
     named = epsilon is not None or values["epsilon"].present
     if values.norm != "linf" and not named:
@@ -273,7 +286,23 @@ def evaluation_plan(values: flags.FlagValues) -> EvaluationPlan:
         norm=values.eval_norm or values.norm,
         batch_size=values.eval_batch_size,
         max_images=values.max_images,
+        **(_of_runs(values) if training else {}),
     )
+
+
+def _of_runs(values):
+    """What the evaluation of a run has beside that of a model."""
+    try:
+        mixtures = tuple(float(text) for text in values.mixtures)
+    except ValueError as error:
+        raise InputError(f"--mixtures must be numbers from 0 to 1: {error}.") from error
+    return {
+        "attack_images": attack_images(values.attack_images),
+        "students": tuple(values.eval_students),
+        "teachers": values.eval_teachers,
+        "surrogate": values.surrogate,
+        "mixtures": mixtures,
+    }
 
 
 def names(experiment: Experiment) -> dict[str, str]:

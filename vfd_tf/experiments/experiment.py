@@ -128,12 +128,19 @@ class Experiment(Component):
                 "other weights than its student."
             )
         other = {"teacher": self.teacher_arch}.get(role) or self.arch
+        return self._trained_before(PREREQUISITES[role](), other)
+
+    def surrogate(self, arch: str) -> "Experiment":
+        """The experiment of a vanilla network to make black-box attacks on."""
+        return self._trained_before(Natural(), arch)
+
+    def _trained_before(self, method, arch):
         return self.replace(
-            method=PREREQUISITES[role](),
+            method=method,
             distillation=NoDistillation(),
             seed=self.teacher_seed,
-            arch=other,
-            init=self._init_of(other),
+            arch=arch,
+            init=self._init_of(arch),
             recipe=self.recipe.without("student"),
         )
 
@@ -212,14 +219,3 @@ class Experiment(Component):
 
 
 PREREQUISITES = {"teacher": Natural, "robust_teacher": PGDAT}
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationPlan:
-    """How the students of a run are evaluated on the test split."""
-
-    attacks: tuple[str, ...] = ("fgsm", "pgd20")
-    epsilon: float = 8 / 255
-    norm: str = "linf"
-    batch_size: int = 128
-    max_images: int | None = None

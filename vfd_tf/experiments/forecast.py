@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from vfd_tf import evaluation
+from vfd_tf.experiments.evaluation_plan import STUDENTS
 from vfd_tf.models.keras_graph import layers_of
 from vfd_tf.progress import duration, wrapped
 
@@ -47,11 +48,19 @@ def _attack_forwards(attack):
     return IMAGE_GRADIENT * getattr(attack, "steps", 1) * runs
 
 
-def evaluation_forwards(plan, classes: int) -> int:
+def evaluation_forwards(attacks, plan, classes: int) -> int:
     """Forwards an image of an evaluation, where no attack succeeds."""
-    protocols = [evaluation.protocol(a, plan.epsilon, plan.norm) for a in plan.attacks]
+    protocols = [evaluation.protocol(a, plan.epsilon, plan.norm) for a in attacks]
     runs = [run for p in protocols for stage in p.stages(classes).values() for run in stage]
     return 1 + sum(_attack_forwards(run.attack) for run in runs)
+
+
+def _evaluation(plan, data):
+    """Forwards of the evaluation of one student."""
+    return sum(
+        len(data.test[:images]) * evaluation_forwards(attacks, plan, data.num_classes)
+        for images, attacks in plan.rounds().items()
+    )
 
 
 class Work:
@@ -68,11 +77,9 @@ class Work:
         validation = len(data.validation) * (1 + attacked) * forward
         self.epoch = self.steps * self.step + validation
         self.training = recipe.epochs * self.epoch
-        students = 2 if recipe.average == "none" else 3
-        images = len(data.test[: plan.max_images])
-        self.evaluation = (
-            students * images * evaluation_forwards(plan, data.num_classes) * forward
-        )
+        made = ("best", "last") if recipe.average == "none" else STUDENTS
+        students = len(set(made) & set(plan.students))
+        self.evaluation = students * forward * _evaluation(plan, data)
 
     @property
     def total(self) -> float:
