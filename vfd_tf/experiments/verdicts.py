@@ -6,6 +6,7 @@ from vfd_tf import evaluation, files
 from vfd_tf.experiments.run_directory import RunDirectory
 from vfd_tf.experiments.session import Session
 from vfd_tf.models import network
+from vfd_tf.models.mixture import mixture
 from vfd_tf.training import curves
 
 
@@ -101,8 +102,6 @@ class Verdicts:
         mark = files.sha256(path)
         if not weight:
             return network.load(path), mark
-        from vfd_tf.models.mixture import mixture
-
         networks = network.load(self.vanilla), network.load(path)
         mark = f"{mark} {files.sha256(self.vanilla)} {weight}"
         return mixture(*networks, float(weight)), mark
