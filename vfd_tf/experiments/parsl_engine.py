@@ -5,7 +5,9 @@ import math
 import os
 import pathlib
 import runpy
+import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -91,6 +93,13 @@ def _configuration(source):
     return config
 
 
+def _find_programs():
+    """Lets Parsl find its own programs, also where no virtual environment is active."""
+    if shutil.which("interchange.py") is None:
+        folder = os.path.dirname(sys.executable)
+        os.environ["PATH"] = os.pathsep.join([folder, os.environ.get("PATH", os.defpath)])
+
+
 class ParslEngine:
     """Runs commands by Parsl: its configuration says where, how many, and how often again.
 
@@ -123,6 +132,7 @@ class ParslEngine:
             raise InputError(
                 "--engine=parsl needs Parsl: pip install vfd_tf[parsl]."
             ) from error
+        _find_programs()
         config = _configuration(config)
         self.slots = _slots(config)
         self._kernel = parsl.DataFlowKernel(config)
