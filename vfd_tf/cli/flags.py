@@ -18,7 +18,9 @@ from vfd_tf.attacks.attack import radius
 from vfd_tf.cli import recipes
 from vfd_tf.cli.strategies import STRATEGIES
 from vfd_tf.experiments.evaluation_plan import STUDENTS, EvaluationPlan, attack_images
+from vfd_tf.experiments.engines import ENGINES
 from vfd_tf.experiments.experiment import Experiment, Recipe
+from vfd_tf.experiments.suite import SCALES
 from vfd_tf.hyperparameters import LARGEST, InputError, check_range, choose, name_of, read
 from vfd_tf.training.distillation import DISTILLATIONS
 from vfd_tf.training.methods import METHODS
@@ -38,6 +40,7 @@ SECTIONS = {
     "evaluation of runs": ("train",),
     "evaluate": ("evaluate",),
     "plot": ("plot",),
+    "suite": ("suite",),
 }
 _SURROGATE = ("surrogate", "surrogate_arch")
 _ELSEWHERE = {"train": _SURROGATE, "plot": ("eval_epsilon", "eval_norm", "max_images")}
@@ -176,12 +179,31 @@ def _define_run(values):
     flags.DEFINE_boolean("eval_teachers", True, help_, **own)
     help_ = "also evaluate mixtures with the vanilla teacher: weights of the student"
     add("mixtures", "", help_, **own)
+    _define_suite(of("suite"))
     own = of("plot")
     text("out", "tradeoff.png", "the figure, .png, .pdf or .svg", **own)
     text("plot_x", "clean", "column of the x axis", **own)
     text("plot_y", "worst", "column of the y axis", **own)
     text("plot_student", "last", "student, as results.json calls it", **own)
     _define_evaluate(of("evaluate"))
+
+
+def _define_suite(own):
+    text, enum, integer = flags.DEFINE_string, flags.DEFINE_enum, flags.DEFINE_integer
+    boolean = flags.DEFINE_boolean
+    help_ = "how large the runs are: the paper's, a short recipe, or one for a CPU"
+    enum("scale", "paper", list(SCALES), help_, **own)
+    integer("seeds", 1, "runs of every row, from --seed on", 1, 100, **own)
+    help_ = "what runs the commands: this machine's devices, or Parsl on any others"
+    enum("engine", "local", list(ENGINES), help_, **own)
+    text("engine_config", None, "file of --engine=parsl: a Parsl configuration", **own)
+    integer("workers", None, "runs at a time on a CPU; none: one", 1, 1000, **own)
+    integer("retries", 0, "how often what failed unexpectedly is run again", 0, 100, **own)
+    help_ = "print what would be run, with the hours it will take"
+    boolean("dry_run", False, help_, **own)
+    help_ = "print a shell command a line, behind its level in the graph"
+    boolean("list", False, help_, **own)
+    text("shard", None, "i/n: run the i-th of n parts, and what it needs", **own)
 
 
 def _define_evaluate(own):
@@ -329,6 +351,24 @@ def flagfile(experiment: Experiment) -> str:
     return "".join(f"--{name}={text_of(value)}\n" for name, value in flat.items())
 
 
+def words(experiment: Experiment) -> tuple[str, ...]:
+    """The flags that repeat an experiment, without those at their defaults."""
+    known = define()
+    named = ("--method=", "--distill=")
+    lines = (line.rstrip() for line in flagfile(experiment).splitlines())
+    return tuple(line for line in lines if line.startswith(named) or _changes(known, line))
+
+
+def _changes(known, line):
+    name, _, value = line.removeprefix("--").partition("=")
+    return text_of(known[name].default) != value
+
+
+def parse(values: flags.FlagValues, words_) -> list[str]:
+    """Reads flags from words, recipes too; the words that are none."""
+    return values(recipes.expanded(["run.py", *words_]))[1:]
+
+
 def taken(values: flags.FlagValues, mode: str) -> set[str]:
     """The flags that a mode takes."""
     found = set(_ELSEWHERE.get(mode, ()))
@@ -336,7 +376,8 @@ def taken(values: flags.FlagValues, mode: str) -> set[str]:
         if mode in SECTIONS.get(section, ("train",)):
             found |= {flag.name for flag in members}
     surrogate = mode == "evaluate" and values["surrogate"].value == "auto"
-    return found | taken(values, "train") if surrogate else found
+    runs = surrogate or mode == "suite"
+    return found | taken(values, "train") if runs else found
 
 
 def help_text(values: flags.FlagValues, mode: str | None = None) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 
 from vfd_tf import evaluation
+from vfd_tf.attacks.attack import radius
 from vfd_tf.hyperparameters import InputError, choose
 
 STUDENTS = ("best", "last", "average")
@@ -67,6 +68,23 @@ class EvaluationPlan:
                 count = min(count, self.max_images)
             found[count] = (*found.get(count, ()), attack)
         return found
+
+    @property
+    def threat(self) -> str:
+        """The threat model that results are filed under: linf:8/255."""
+        return f"{self.norm}:{radius(self.epsilon)}"
+
+    def joined(self, other: "EvaluationPlan") -> "EvaluationPlan":
+        """What either of two plans for the same run asks for."""
+
+        def both(name):
+            return tuple(dict.fromkeys((*getattr(self, name), *getattr(other, name))))
+
+        names = "attacks", "attack_images", "students", "mixtures"
+        surrogate = self.surrogate or other.surrogate
+        return dataclasses.replace(
+            self, surrogate=surrogate, **{name: both(name) for name in names}
+        )
 
     def of_teachers(self) -> "EvaluationPlan":
         """The plan for the networks that are trained before a run."""

@@ -100,6 +100,9 @@ class Experiment(Component):
     teacher_arch: str | None = hyper(
         None, "architecture of the vanilla teacher of auto; none: the student's"
     )
+    teacher_epochs: int | None = hyper(
+        None, "epochs of the teachers of auto; none: the student's", minimum=1
+    )
     method: Method = HAT()
     distillation: Distillation = VFD()
     attack: Attack = PGD()
@@ -128,7 +131,10 @@ class Experiment(Component):
                 "other weights than its student."
             )
         other = {"teacher": self.teacher_arch}.get(role) or self.arch
-        return self._trained_before(PREREQUISITES[role](), other)
+        before = self._trained_before(PREREQUISITES[role](), other)
+        epochs = self.teacher_epochs or self.recipe.epochs
+        recipe = before.recipe.replace(epochs=epochs)
+        return before.replace(recipe=recipe, teacher_epochs=None)
 
     def surrogate(self, arch: str) -> "Experiment":
         """The experiment of a vanilla network to make black-box attacks on."""

@@ -128,9 +128,17 @@ class Runner:
             return
         data = self.session.data
         student = student or fitting.network_of(self.experiment, data)
-        teachers = [model for model in (stand_ins or {}).values() if model is not None]
+        beside = [model for model in (stand_ins or {}).values() if model is not None]
+        plan, surrogate = self.session.plan, 0
+        if plan.surrogate:
+            surrogate = forecast.multiply_adds(network.load(plan.surrogate))
         self.session.pending[self.directory.path] = forecast.Work(
-            self.experiment, data, self.session.plan, student, teachers
+            self.experiment,
+            data,
+            plan,
+            forecast.multiply_adds(student),
+            sum(map(forecast.multiply_adds, beside)),
+            surrogate,
         )
 
     def run(self, wait: bool = False) -> list[RunDirectory]:

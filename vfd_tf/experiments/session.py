@@ -8,7 +8,6 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from vfd_tf import evaluation
-from vfd_tf.attacks.attack import radius
 from vfd_tf.data import datasets
 from vfd_tf.experiments import forecast
 from vfd_tf.experiments.evaluation_plan import EvaluationPlan
@@ -56,11 +55,6 @@ class Session:
         """The test images that the plan asks for."""
         return self.data.test[: self.plan.max_images]
 
-    @property
-    def threat(self) -> str:
-        """The threat model that results are filed under: linf:8/255."""
-        return f"{self.plan.norm}:{radius(self.plan.epsilon)}"
-
     def of_teachers(self) -> "Session":
         """The session of the networks that are trained before a run."""
         return dataclasses.replace(self, plan=self.plan.of_teachers())
@@ -74,9 +68,9 @@ class Session:
                 f"{directory.label} ({which})": columns
                 for directory in directories
                 for which in directory.evaluated
-                if (columns := directory.accuracies(which, self.threat, count))
+                if (columns := directory.accuracies(which, self.plan.threat, count))
             }
-            title = f"{self.data.name}, {count} test images, {self.threat}"
+            title = f"{self.data.name}, {count} test images, {self.plan.threat}"
             tables.append(f"\n{title}\n\n{evaluation.table(rows)}")
         folders = "".join(f"\n  {d.label}: {d.path}" for d in directories)
         return "\n".join([*tables, folders])

@@ -48,7 +48,7 @@ class Verdicts:
     def _add(self, which, images, attacks):
         session, directory = self.session, self.directory
         test = session.data.test[:images]
-        threat, count = session.threat, f"n={len(test)}"
+        threat, count = session.plan.threat, f"n={len(test)}"
         known = directory.verdicts(which, threat, count)
         missing = [name for name in attacks if name not in known]
         if not missing and "clean" in known:
