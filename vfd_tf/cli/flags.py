@@ -17,8 +17,8 @@ from vfd_tf.attacks import ATTACKS, PGD
 from vfd_tf.attacks.attack import radius
 from vfd_tf.cli import recipes
 from vfd_tf.cli.strategies import STRATEGIES
-from vfd_tf.experiments.evaluation_plan import STUDENTS, EvaluationPlan, attack_images
 from vfd_tf.experiments.engines import ENGINES
+from vfd_tf.experiments.evaluation_plan import STUDENTS, EvaluationPlan, attack_images
 from vfd_tf.experiments.experiment import Experiment, Recipe
 from vfd_tf.experiments.suite import SCALES
 from vfd_tf.hyperparameters import LARGEST, InputError, check_range, choose, name_of, read
@@ -33,7 +33,7 @@ SCHEDULED = ("lambda", "beta")
 _DATA = ("dataset", "image_size", "hold")
 # Sections of the help and the modes that take their flags; all others are of training.
 SECTIONS = {
-    "all modes": ("train", "evaluate", "info", "plot"),
+    "all modes": ("train", "evaluate", "info", "plot", "suite", "report"),
     "runs": ("train",),
     "data": ("train", "evaluate"),
     "evaluation": ("train", "evaluate"),

@@ -1,6 +1,7 @@
 """From suites and flags to a graph of commands, and to what a report needs to know."""
 
 import dataclasses
+import glob
 import os
 import re
 import shlex
@@ -11,6 +12,7 @@ from vfd_tf.data import datasets
 from vfd_tf.experiments.costs import data_of
 from vfd_tf.experiments.evaluation_plan import EvaluationPlan
 from vfd_tf.experiments.graph import Graph, Node, Run
+from vfd_tf.experiments.run_directory import RunDirectory
 from vfd_tf.experiments.suite import Suite
 from vfd_tf.experiments.verdicts import mixture_name
 from vfd_tf.hyperparameters import InputError
@@ -277,15 +279,13 @@ def digest_of_data(data_dir: str | None):
 
 def digest_of_runs(root: str):
     """The same, from the newest run on the data set; "" without one. Nothing is read."""
-    import glob
-
-    from vfd_tf.experiments.run_directory import RunDirectory
-
     known = {}
     for path in sorted(glob.glob(os.path.join(glob.escape(root), "*", "run.json"))):
         try:
             identity = RunDirectory(os.path.dirname(path)).owner["identity"]
         except (InputError, OSError, KeyError):
             continue
-        known[identity.get("dataset"), identity.get("image_size")] = identity.get("data", "")
+        known[identity.get("dataset"), identity.get("image_size")] = identity.get(
+            "data", ""
+        )
     return lambda experiment: known.get((experiment.dataset, experiment.image_size), "")

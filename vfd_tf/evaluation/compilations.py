@@ -6,7 +6,7 @@ import hashlib
 from vfd_tf.evaluation.engine import Engine
 from vfd_tf.models import network
 
-_KEPT = 4  # architectures and settings; one of WideResNet-34-10 holds 185 MB of weights
+_KEPT = 8  # architectures and settings; one of WideResNet-34-10 holds 185 MB of weights
 
 
 class Compilations:

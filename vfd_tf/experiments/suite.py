@@ -34,18 +34,21 @@ class Point:
     Attributes:
         row: The row it is in, or whose trade-off curve it is on.
         words: Flags of the row and of the sweep.
-        value: The swept value, as text.
+        flag, value: What is swept, and its value as text.
         curve: Whether it is on a curve alone, and in no row.
     """
 
     row: str
     words: tuple[str, ...]
+    flag: str | None = None
     value: str | None = None
     curve: bool = False
 
     @property
     def label(self) -> str:
-        return self.row if self.value is None else f"{self.row}, {self.value}"
+        if self.flag is None:
+            return self.row
+        return f"{self.row}, {self.flag.replace('_', ' ')} {self.value}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,16 +102,16 @@ class Suite:
 
     def points(self) -> list[Point]:
         """All runs of one seed: those of the rows, then those of curves alone."""
-        name, values = self.sweep or ("", (None,))
+        name, values = self.sweep or (None, (None,))
         found = []
         for row, words in self.rows.items():
             for value in values:
                 more = () if value is None else (f"--{name}={value}",)
-                found.append(Point(row, (*words, *more), value))
+                found.append(Point(row, (*words, *more), name, value))
         for group, (name, values) in self.curves.items():
             for value in values:
                 words = (*self.rows[group], f"--{name}={value}")
-                found.append(Point(group, words, value, curve=True))
+                found.append(Point(group, words, name, value, curve=True))
         return found
 
     def mixes(self, point: Point) -> bool:
