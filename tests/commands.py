@@ -1,6 +1,7 @@
 """Commands that take no time, for engines: the words are their verbs.
 
-python commands.py FOLDER      a suite of three commands on one slot, to be stopped
+python commands.py local FOLDER     a suite of three commands on one slot, to be stopped
+python commands.py parsl FOLDER     another one by Parsl, with FOLDER/config.py
 """
 
 import json
@@ -110,7 +111,7 @@ OWN = out, err, raw, code, leave, crash, kill, end, note, touch, until, unless, 
 VERBS = {function.__name__: function for function in OWN}
 
 
-def suite(folder):
+def local_suite(folder):
     """Three commands, of which the first is stopped by a signal to this process."""
     from vfd_tf.experiments.engines import Command, LocalEngine
     from vfd_tf.training.signals import Signals
@@ -126,9 +127,47 @@ def suite(folder):
             for future in futures.values():
                 future.exception()
     finally:
-        kinds = {name: type(f.exception(0)).__name__ for name, f in futures.items()}
-        pathlib.Path(folder, "outcome.json").write_text(json.dumps(kinds))
+        write_outcome(folder, futures, [])
+
+
+def parsl_suite(folder):
+    """Two workers; all ends but the last three commands, which a signal is to stop."""
+    from vfd_tf.experiments.engines import Command, ParslEngine
+    from vfd_tf.training.signals import Signals
+
+    futures, begun = {}, []
+
+    def submit(name, *argv, after=()):
+        command = Command(name, argv, f"{folder}/logs/{name}.txt")
+        futures[name] = engine.submit(command, [futures[parent] for parent in after])
+
+    config, started = f"{folder}/config.py", lambda command: begun.append(command.name)
+    try:
+        with Signals(), ParslEngine(config, run="commands:main", started=started) as engine:
+            submit("left", "raw=raw", "touch=left", "until=right", "note=notes")
+            submit("right", "out=out", "touch=right", "until=left", "note=notes")
+            submit("bad", "err=error: bad input", "code=2", after=["left"])
+            submit("child", after=["right", "bad"])
+            submit("grandchild", after=["child"])
+            submit("again", "out=tried", "unless=been", after=["left"])
+            submit("killed", "kill=9", after=["again"])
+            submit("good", after=["right", "again"])
+            for future in list(futures.values()):
+                future.exception()
+            for name in ("first", "second", "third"):
+                submit(name, f"save={name}.saved")
+            for future in futures.values():
+                future.exception()
+    finally:
+        write_outcome(folder, futures, begun)
+
+
+def write_outcome(folder, futures, begun):
+    errors = {name: future.exception(0) for name, future in futures.items()}
+    known = {n: [type(e).__name__, *getattr(e, "args", ())] for n, e in errors.items()}
+    text = json.dumps({"errors": known, "begun": begun})
+    pathlib.Path(folder, "outcome.json").write_text(text)
 
 
 if __name__ == "__main__":
-    suite(sys.argv[1])
+    {"local": local_suite, "parsl": parsl_suite}[sys.argv[1]](sys.argv[2])

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import pathlib
 import pickle
@@ -12,6 +13,7 @@ import threading
 import time
 
 import processes
+import psutil
 import pytest
 
 from vfd_tf.experiments import command as commands_of
@@ -26,6 +28,7 @@ from vfd_tf.experiments.engines import (
     ParslEngine,
     visible_gpus,
 )
+from vfd_tf.experiments.parsl_engine import retry_cost
 from vfd_tf.hyperparameters import InputError
 
 RUN = "commands:main"  # of tests/commands.py
@@ -73,6 +76,35 @@ def appears(path, timeout=30):
     while not os.path.exists(path):
         assert time.monotonic() < ends, f"{path} does not appear"
         time.sleep(0.01)
+
+
+def says(path, word, timeout=30):
+    """Waits for a word in a file."""
+    appears(path, timeout)
+    ends = time.monotonic() + timeout
+    while word not in path.read_text():
+        assert time.monotonic() < ends, f"{path} does not say {word}"
+        time.sleep(0.01)
+
+
+def start_suite(kind, folder):
+    """A suite of tests/commands.py in a process of its own.
+
+    There the package is without its front, which would import TensorFlow.
+    """
+    front = folder / "light" / "vfd_tf" / "__init__.py"
+    front.parent.mkdir(parents=True)
+    front.write_text(f"__path__ = [{str(processes.ROOT / 'vfd_tf')!r}]")
+    paths = map(str, (folder / "light", processes.ROOT / "tests"))
+    return subprocess.Popen(
+        [sys.executable, processes.ROOT / "tests" / "commands.py", kind, folder],
+        env=processes.ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(paths)},
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
 
 
 # --- one device -------------------------------------------------------------------------
@@ -372,9 +404,7 @@ def test_stop_lets_what_runs_save_and_begins_nothing(start):
     waits = suite.submit("waits")
     child = suite.submit("child", after=[runs[0], waits])
     for number in range(2):
-        appears(suite.folder / "logs" / f"{number}.txt")
-        while "waits" not in suite.log(f"{number}"):
-            time.sleep(0.01)
+        says(suite.folder / "logs" / f"{number}.txt", "waits")
     suite.engine.stop()
     for future in (*runs, waits, child, suite.submit("late")):
         assert type(future.exception()) is CommandStopped
@@ -401,29 +431,121 @@ def test_a_command_that_is_stopped_from_outside_stops_its_children(start):
     assert suite.submit("other").result() > 0
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_a_signal_to_the_suite_stops_it(tmp_path, name):
-    suite = processes.start(processes.ROOT / "tests" / "commands.py", tmp_path)
-    appears(tmp_path / "first.txt")
-    while "waits" not in (tmp_path / "first.txt").read_text():
-        time.sleep(0.01)
-    suite.send_signal(signal.Signals[name])
-    ((code, said),) = processes.ended([suite], timeout=30)
+def test_a_signal_to_the_suite_stops_it_and_one_that_is_killed_takes_all_along(tmp_path):
+    suites = {}
+    for name in ("SIGTERM", "SIGINT", "SIGKILL"):
+        (tmp_path / name).mkdir()
+        suites[name] = start_suite("local", tmp_path / name)
+    for name, suite in suites.items():
+        says(tmp_path / name / "first.txt", "waits")
+        suite.send_signal(signal.Signals[name])
+        appears(tmp_path / name / "first.saved")
+    ended = dict(zip(suites, processes.ended(suites.values(), timeout=30), strict=True))
+    for name in ("SIGTERM", "SIGINT"):
+        assert ended[name][0] == 75, ended[name]
+        outcome = json.loads((tmp_path / name / "outcome.json").read_text())
+        for each in ("first", "second", "child"):
+            assert outcome["errors"][each] == ["CommandStopped", each]
+    assert not list(tmp_path.glob("*/second.began"))
+
+
+# --- Parsl ------------------------------------------------------------------------------
+
+CONFIG = """
+import parsl
+from parsl.executors import HighThroughputExecutor
+from parsl.providers import LocalProvider
+from vfd_tf.experiments.parsl_engine import retry_cost
+
+def cost(error, task):
+    lost = type(error).__name__ == "WorkerLost"  # a worker takes long to begin
+    return 9 if lost else retry_cost(error, task)
+
+config = parsl.Config(
+    executors=[
+        HighThroughputExecutor(
+            address="127.0.0.1",
+            loopback_address="127.0.0.1",
+            max_workers_per_node=2,
+            cores_per_worker=0.1,
+            available_accelerators=["4", "5"],
+            heartbeat_period=1,
+            heartbeat_threshold=20,
+            encrypted=False,
+            provider=LocalProvider(init_blocks=1, min_blocks=1, max_blocks=1),
+        )
+    ],
+    retries=1,
+    retry_handler=cost,
+    strategy="none",
+)
+"""
+
+
+@pytest.fixture
+def parsl_suite(tmp_path):
+    """A suite by Parsl in a process of its own, and all that it starts until the end."""
+    pytest.importorskip("parsl", reason="Parsl is an extra: pip install vfd_tf[parsl]")
+    (tmp_path / "config.py").write_text(CONFIG)
+    suite = start_suite("parsl", tmp_path)
+    yield suite
+    suite.kill()
+    for process in psutil.process_iter():
+        with contextlib.suppress(OSError, psutil.Error):
+            if os.getsid(process.pid) == suite.pid:
+                process.kill()
+
+
+@pytest.mark.slow
+def test_parsl_keeps_the_same_laws(parsl_suite, tmp_path):
+    logs = tmp_path / "logs"
+    for name in ("first", "second"):
+        says(logs / f"{name}.txt", "waits", timeout=120)
+    parsl_suite.send_signal(signal.SIGTERM)
+    ((code, said),) = processes.ended([parsl_suite], timeout=60)
     assert code == 75, said
     outcome = json.loads((tmp_path / "outcome.json").read_text())
-    assert outcome == dict.fromkeys(("first", "second", "child"), "CommandStopped")
-    assert (tmp_path / "first.saved").exists()
-    assert not (tmp_path / "second.began").exists()
+    errors = outcome["errors"]
+    assert [errors[n] for n in ("left", "right", "again", "good")] == [["NoneType"]] * 4
+    bad = ["CommandFailed", "bad", 2, "error: bad input", str(logs / "bad.txt")]
+    assert errors["bad"] == bad
+    assert errors["child"] == ["ParentFailed", "child", "bad"]
+    assert errors["grandchild"] == ["ParentFailed", "grandchild", "bad"]
+    assert errors["killed"][:3] == ["CommandFailed", "killed", None]
+    assert errors["killed"][3].startswith("its process was lost (WorkerLost")
+    for name in ("first", "second", "third"):
+        assert errors[name] == ["CommandStopped", name]
+    assert (tmp_path / "first.saved").exists() and (tmp_path / "second.saved").exists()
+    assert sorted(outcome["begun"]) == sorted(
+        ["left", "right", "bad", "again", "killed", "good", "first", "second"]
+    )
+    assert (logs / "left.txt").read_text().splitlines() == ["raw 1", "raw 2", "raw 3"]
+    assert (logs / "bad.txt").read_text().count("bad input") == 1  # not again
+    assert (logs / "again.txt").read_text() == "tried\ntried\n"
+    notes = [json.loads(line) for line in (tmp_path / "notes").read_text().splitlines()]
+    assert {note["CUDA_VISIBLE_DEVICES"] for note in notes} == {"4", "5"}
 
 
-def test_a_suite_that_is_killed_takes_its_commands_along(tmp_path):
-    suite = processes.start(processes.ROOT / "tests" / "commands.py", tmp_path)
-    appears(tmp_path / "first.txt")
-    while "waits" not in (tmp_path / "first.txt").read_text():
-        time.sleep(0.01)
-    suite.kill()
-    appears(tmp_path / "first.saved")
-    processes.ended([suite], timeout=30)
+def test_without_parsl_its_engine_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "parsl", None)
+    with pytest.raises(InputError, match=r"needs Parsl: pip install vfd_tf\[parsl\]"):
+        ParslEngine("config.py")
+
+
+@pytest.mark.parametrize("text", [None, "", "config = 3"])
+def test_a_parsl_configuration_that_is_none_is_refused(tmp_path, text):
+    pytest.importorskip("parsl", reason="Parsl is an extra: pip install vfd_tf[parsl]")
+    if text is not None:
+        (tmp_path / "config.py").write_text(text)
+    with pytest.raises(InputError, match=r"see examples/parsl|such as examples/parsl"):
+        ParslEngine(tmp_path / "config.py")
+
+
+def test_what_parsl_does_not_run_again():
+    for error in (CommandStopped("a"), CommandFailed("a", 2, "", "")):
+        assert retry_cost(error, {}) == math.inf
+    for error in (CommandFailed("a", 1, "", ""), OSError("lost")):
+        assert retry_cost(error, {}) == 1
 
 
 # --- alone ------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Parsl on this machine: two workers, to which nothing from outside connects.
 
-  python run.py suite ... --engine=parsl --parsl_config=examples/parsl/local.py
+python run.py suite ... --engine=parsl --parsl_config=examples/parsl/local.py
 """
 
 import parsl
