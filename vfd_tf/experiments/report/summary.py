@@ -18,12 +18,6 @@ from vfd_tf.experiments.report.suite import Suite
 DISTILLATIONS = ("none", "KD", "BGAT", "LBGAT", "VFD-Adv")
 CURVES = ("sweep", "mixture")
 AVERAGE = "average"
-PARTS = {
-    "robust": published.ROBUST,
-    "black-box": published.BLACK_BOX,
-    "white-box": published.WHITE_BOX,
-    "clean": (CLEAN,),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,25 +105,6 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Gain:
-    """Average gain of a row, as section 5.2 has it, in points.
-
-    Attributes:
-        against: "base" for the method alone, "best other" for the best other row of the
-            method in each column.
-        ours: Part of the table ("robust", "clean", ...) -> points, None where missing.
-        paper: The same of the paper's table.
-        quoted: As the paper's text says: points of robust and clean accuracy.
-    """
-
-    row: str
-    against: str
-    ours: dict[str, float | None]
-    paper: dict[str, float | None]
-    quoted: tuple[float, float] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
 class Summary:
     """A suite with its rows."""
 
@@ -144,10 +119,6 @@ class Summary:
     def comparisons(self) -> int:
         """How many tests against a base row the table holds."""
         return sum(c.p_value is not None for row in self.rows for c in row.cells.values())
-
-    @functools.cached_property
-    def gains(self) -> list[Gain]:
-        return _gains(self)
 
 
 def summarize(collected: Collected) -> Summary:
@@ -174,7 +145,7 @@ def _place(item, row=None):
 
 
 def _base(entry, bases):
-    """The entry that another one is compared with: in a sweep, of the same value or none."""
+    """The entry that another one is compared with: of the same value in a sweep."""
     item = entry.item
     if not item.base or item.base == item.row:
         return None
@@ -227,10 +198,10 @@ def _cell(suite, entries, bases, column):
 
 
 def _best(rows, columns):
-    """(title, column) of the highest cells of every group of at least two rows."""
+    """(title, column) of the highest cells of a group's rows of one student."""
     groups, best = {}, set()
     for row in rows:
-        groups.setdefault(row.group, []).append(row)
+        groups.setdefault((row.group, row.student), []).append(row)
     for members in (rows for rows in groups.values() if len(rows) > 1):
         for column in columns:
             means = {row.title: row.cells[column].mean for row in members}
@@ -268,69 +239,3 @@ def _both(measured):
     images = images_of(measured.suite, AUTOATTACK)
     clean, robust = (measured.verdicts(name, images) for name in (CLEAN, AUTOATTACK))
     return None if clean is None or robust is None else np.stack([clean, robust])
-
-
-def _gains(summary):
-    """Gains of every VFD row, then their averages over methods where there are several."""
-    suite, found = summary.suite, []
-    if suite.kind != "table":
-        return []
-    paper = published.accuracies(suite.published) if suite.published else {}
-    quoted = published.quoted_gains(suite.published) if suite.published else {}
-    ours = {(r.title, c): cell.mean for r in summary.rows for c, cell in r.cells.items()}
-    for row in summary.rows:
-        if row.distillation != "VFD-Adv" or not row.base:
-            continue
-        rivals = [
-            r for r in summary.rows if (r.group, r.student) == (row.group, row.student)
-        ]
-        rivals = [r for r in rivals if r.title != row.title and r.distillation != "VFD-Adv"]
-        alone = [r for r in rivals if r.name == row.base]
-        for against, others in (("base", alone), ("best other", rivals)):
-            mine = _parts(ours, row.title, [r.title for r in others], suite)
-            theirs = _parts(paper, row.name, [r.name for r in others], suite)
-            if row.student == AVERAGE:
-                theirs = dict.fromkeys(PARTS)
-            known = None if row.student == AVERAGE else quoted.get((row.name, against))
-            found.append(Gain(row.title, against, mine, theirs, known))
-    return found + _averages(found, quoted)
-
-
-def _parts(accuracies, row, others, suite):
-    """Part -> gain over the columns of the part that the suite has."""
-    parts = {
-        part: [c for c in columns if c in suite.columns] for part, columns in PARTS.items()
-    }
-    return {
-        part: statistics.gain(accuracies, row, others, columns) if columns else None
-        for part, columns in parts.items()
-    }
-
-
-def _averages(gains, quoted):
-    found = []
-    for student in ("", " (EMA)"):
-        for against in ("base", "best other"):
-            members = [
-                gain
-                for gain in gains
-                if gain.against == against and gain.row.endswith("(EMA)") == bool(student)
-            ]
-            if len(members) < 2:
-                continue
-            ours, paper = (
-                {
-                    part: _whole_mean([getattr(m, side)[part] for m in members])
-                    for part in PARTS
-                }
-                for side in ("ours", "paper")
-            )
-            known = quoted.get(("*+VFD-Adv", against)) if not student else None
-            title = f"average of {len(members)} methods{student}"
-            found.append(Gain(title, against, ours, paper, known))
-    return found
-
-
-def _whole_mean(values):
-    """The mean, None unless all are there."""
-    return None if None in values else statistics.mean(values)
