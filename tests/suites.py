@@ -14,7 +14,6 @@ COLUMNS = (*published.ROBUST, "clean", "autoattack")
 GROUPS = ("ALP", "TRADES", "MART", "HAT")
 DISTILLATIONS = ("", "+KD", "+BGAT", "+LBGAT", "+VFD-Adv")
 DIGEST = "a1b2c3d4"
-CLASSES = {"ALP": "ALP", "TRADES": "TRADES", "MART": "MART", "HAT": "HAT"}
 
 
 @functools.cache
@@ -87,8 +86,8 @@ def table(root, images=400, seeds=(0,), groups=GROUPS, students=("last",), unfin
     for seed in seeds:
         for number, (row, group, base) in enumerate(names(groups)):
             node, path = f"{row}-{seed}", root / f"cifar10-resnet8-{row}-{seed}"
-            nodes[node] = {"command": f"python run.py --method={group.lower()} "
-                           f"--seed={seed} --runs={root}", "log": f"logs/{node}.log"}  # fmt: skip
+            command = f"python run.py --method={group.lower()} --seed={seed} --runs={root}"
+            nodes[node] = {"command": command, "log": f"logs/{node}.log"}
             status[node] = {"status": unfinished.get(row, "done"), "seconds": 65.0}
             if unfinished.get(row) == "failed":
                 status[node]["reason"] = (

@@ -14,7 +14,7 @@ FILLED = {"last": "full", AVERAGE: "none"}
 
 
 def draw(summary: Summary) -> dict[str, tuple[str, object]]:
-    """Name -> what the figure shows, and the figure; those that have no data are left out."""
+    """Name -> what the figure shows, and the figure, where there is something to show."""
     found, suite = {}, summary.suite
     for column in (AUTOATTACK, "pgd20"):
         if column in suite.columns:

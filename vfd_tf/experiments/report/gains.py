@@ -1,4 +1,4 @@
-"""The average gains of section 5.2: of every VFD row over its method, ours and the paper's."""
+"""The average gains of section 5.2: of VFD rows over their methods, ours and the paper's."""
 
 import dataclasses
 

@@ -37,19 +37,23 @@ def features(arrays: dict[str, np.ndarray]):
         raise ValueError(f"its embedding has the shape {embedding.shape}")
     twice = np.concatenate([labels, labels])
     classes = np.unique(labels)
+    texts = [str(name) for name in arrays.get("classes", ())]
     with drawing.style():
         figure = drawing.blank(2.2 * len(names) + 0.4, 4.9)
         plots = figure.subplots(2, len(names), squeeze=False)
         for column, (points, name) in enumerate(zip(embedding, names, strict=True)):
-            for plot, chosen, marker in zip(
-                plots[:, column], (~adversarial, adversarial), "o^", strict=True
+            for line, (chosen, marker) in enumerate(
+                ((~adversarial, "o"), (adversarial, "^"))
             ):
+                plot = plots[line, column]
                 _clusters(plot, points[chosen], twice[chosen], classes, marker)
                 _same_window(plot, points)
+                if "accuracy" in arrays:
+                    plot.set_xlabel(f"{arrays['accuracy'][column, line]:.0f} % right")
             plots[0, column].set_title(str(name))
         for plot, kind in zip(plots[:, 0], ("clean", "adversarial"), strict=True):
             plot.set_ylabel(kind)
-        _legend(figure, classes)
+        _legend(figure, [texts[c] if c < len(texts) else f"class {c}" for c in classes])
     return (
         "Features of the last layer under t-SNE, made for the clean and the adversarial "
         "images of a model together: dots are clean, triangles adversarial images, colours "
@@ -87,45 +91,55 @@ def _legend(figure, classes):
         Line2D([], [], marker="o", linestyle="", color=colours[i % len(colours)])
         for i in range(len(classes))
     ]
-    labels = [f"class {name}" for name in classes]
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(classes), 5))
+    figure.legend(handles, classes, loc="outside lower center", ncols=min(len(classes), 5))
 
 
 def examples(arrays: dict[str, np.ndarray]):
-    """Clean image, perturbation, adversarial image in a column, with what is predicted."""
-    clean, adversarial = (arrays[name][:_MOST] for name in ("clean", "adversarial"))
-    if clean.shape != adversarial.shape or clean.ndim != 4:
+    """Clean images, and below them every model's perturbations and adversarial images."""
+    clean, adversarial = arrays["clean"][:_MOST], arrays["adversarial"]
+    adversarial = adversarial if adversarial.ndim == 5 else adversarial[None]
+    adversarial = adversarial[:, :_MOST]
+    if clean.ndim != 4 or adversarial.shape[1:] != clean.shape:
         raise ValueError(f"its images have the shapes {clean.shape}, {adversarial.shape}")
-    change = adversarial - clean
-    scale = _scale(arrays, change)
-    rows = (clean, 0.5 + change * scale, adversarial)
-    names = ("clean", f"perturbation x {scale:.3g}", "adversarial")
+    changes = adversarial - clean
+    scale = 0.5 / max(float(np.abs(changes).max(initial=0)), 1e-6)
+    names = arrays.get("names", ("",) * len(adversarial))
+    rows = [("clean", clean, _texts(arrays, "labels"))]
+    for number, (name, change, image) in enumerate(
+        zip(names, changes, adversarial, strict=True)
+    ):
+        predicted = _texts(arrays, "predictions_adversarial", number)
+        rows += [(f"change x {scale:.3g}", 0.5 + change * scale, [])]
+        rows += [(f"{name}\nadversarial".strip(), image, predicted)]
     with drawing.style():
-        figure = drawing.blank(1.15 * len(clean) + 0.6, 4.2)
-        plots = figure.subplots(3, len(clean), squeeze=False)
-        for line, images, name in zip(plots, rows, names, strict=True):
+        figure = drawing.blank(1.15 * len(clean) + 0.7, 1.35 * len(rows) + 0.2)
+        plots = figure.subplots(len(rows), len(clean), squeeze=False)
+        for line, (name, images, texts) in zip(plots, rows, strict=True):
             for plot, image in zip(line, images, strict=True):
                 _show(plot, image)
-            line[0].set_ylabel(name)
-        for key, line in (("labels", 0), ("predictions", 2)):
-            for plot, text in zip(plots[line], _texts(arrays, key), strict=False):
-                plot.set_title(text, fontsize=8, fontweight="normal")
+            line[0].set_ylabel(name, fontsize=8)
+            _write(line, texts, rows[0][2])
     return (
-        "Adversarial examples: the clean image, the perturbation (grey is none), and their "
-        "sum with what the model predicts for it.",
+        "Test images with their classes; below, for each model, the change that the attack "
+        "makes (grey is none) and the adversarial image with the predicted class, in "
+        "vermilion where it is wrong.",
         figure,
     )
 
 
-def _scale(arrays, change):
-    """The factor that the file names, or that which fills the range."""
-    if "scale" in arrays:
-        return float(arrays["scale"])
-    return 0.5 / max(float(np.abs(change).max()), 1e-6)
+def _write(plots, texts, classes):
+    wrong = drawing.COLOURS["VFD-Adv"]
+    for plot, text, true in zip(plots, texts, classes, strict=False):
+        color = drawing.INK if text == true else wrong
+        plot.set_title(text, fontsize=8, fontweight="normal", color=color)
 
 
-def _texts(arrays, name):
-    return [str(text) for text in arrays.get(name, ())][:_MOST]
+def _texts(arrays, name, number=None):
+    """The classes of labels or of a model's predictions, by name where there are names."""
+    places = arrays.get(name, np.zeros(0, int))
+    places = places[number] if places.ndim == 2 and number is not None else places
+    names = arrays.get("class_names", ())
+    return [str(names[p]) if p < len(names) else str(p) for p in places[:_MOST]]
 
 
 def _show(plot, image):
