@@ -4,7 +4,7 @@ import numpy as np
 
 from vfd_tf.experiments.report import drawing
 from vfd_tf.experiments.report.collect import AUTOATTACK, CLEAN, images_of
-from vfd_tf.experiments.report.drawing import BAR, COLOURS, DASHES
+from vfd_tf.experiments.report.drawing import BAR, CLASSES, COLOURS, DASHES
 from vfd_tf.experiments.report.statistics import interval
 from vfd_tf.experiments.report.summary import AVERAGE, Summary
 from vfd_tf.experiments.report.tables import head
@@ -97,7 +97,8 @@ def _points(plot, rows, column, joined):
             plot.errorbar(
                 *(x, y),
                 **{"xerr": _bar(x, images), "yerr": _bar(y, images), "fmt": "o"},
-                **{"color": colour, "fillstyle": FILLED.get(student, "full")},
+                **{"color": colour, "ecolor": (colour, 0.5)},
+                **{"fillstyle": FILLED.get(student, "full")},
                 **{"label": label, "zorder": 3, **BAR},
             )
             if joined and row.value is not None:
@@ -271,14 +272,20 @@ def _curve(entry, name):
 
 
 def _histories(plot, rows, name):
+    """A colour a distillation, or in a sweep of only one a colour a value."""
     values = list(dict.fromkeys(row.value for row in rows))
+    alone = len(values) > 1 and len({row.name for row in rows}) == 1
     for row in rows:
-        label = drawing.label(row)
+        number = values.index(row.value)
+        colour, label = drawing.colour(row), drawing.label(row)
+        dash = DASHES[number % len(DASHES)]
+        if alone:
+            colour, label = CLASSES[number % len(CLASSES)], str(row.value)
         for entry in row.entries:
             points = _curve(entry, name)
             if points:
                 plot.plot(
                     *zip(*points, strict=True),
-                    **{"color": drawing.colour(row), "label": label, "linewidth": 1.2},
-                    linestyle=DASHES[values.index(row.value) % len(DASHES)],
+                    **{"color": colour, "label": label, "linewidth": 1.2},
+                    linestyle="-" if alone else dash,
                 )

@@ -1,4 +1,4 @@
-"""The average gains of section 5.2: of VFD rows over their methods, ours and the paper's."""
+"""The average gains of section 5.2: of VFD rows over their methods, ours and theirs."""
 
 import dataclasses
 
@@ -27,6 +27,8 @@ class Gain:
     """
 
     row: str
+    group: str
+    student: str
     against: str
     ours: dict[str, float | None]
     paper: dict[str, float | None]
@@ -55,7 +57,9 @@ def gains(summary: Summary) -> list[Gain]:
             if row.student == AVERAGE:
                 theirs = dict.fromkeys(PARTS)
             known = None if row.student == AVERAGE else quoted.get((row.name, against))
-            found.append(Gain(row.title, against, mine, theirs, known))
+            found.append(
+                Gain(row.title, row.group, row.student, against, mine, theirs, known)
+            )
     return found + _averages(found, quoted)
 
 
@@ -71,26 +75,19 @@ def _parts(accuracies, row, others, suite):
 
 
 def _averages(single, quoted):
-    found = []
-    for student in ("", " (EMA)"):
-        for against in ("base", "best other"):
-            members = [
-                gain
-                for gain in single
-                if gain.against == against and gain.row.endswith("(EMA)") == bool(student)
-            ]
-            if len(members) < 2:
-                continue
-            ours, paper = (
-                {
-                    part: _whole_mean([getattr(m, side)[part] for m in members])
-                    for part in PARTS
-                }
-                for side in ("ours", "paper")
-            )
-            known = quoted.get((f"*+{_VFD}", against)) if not student else None
-            title = f"average of {len(members)} methods{student}"
-            found.append(Gain(title, against, ours, paper, known))
+    found, kinds = [], dict.fromkeys((gain.student, gain.against) for gain in single)
+    for student, against in kinds:
+        members = [g for g in single if (g.student, g.against) == (student, against)]
+        if len(members) < 2:
+            continue
+        ours, paper = (
+            {part: _whole_mean([getattr(m, side)[part] for m in members]) for part in PARTS}
+            for side in ("ours", "paper")
+        )
+        ema = " (EMA)" if student == AVERAGE else ""
+        title = f"average of {len(members)} methods{ema}"
+        known = None if ema else quoted.get((f"*+{_VFD}", against))
+        found.append(Gain(title, "average", student, against, ours, paper, known))
     return found
 
 

@@ -125,7 +125,7 @@ def _caption(rows):
     paper = any(cell.paper is not None for row in rows for cell in row.cells.values())
     lines = "the 95 % interval"
     if paper:
-        lines += ", then the paper's value and our difference to it"
+        lines += ", in italics the paper's value and our difference to it"
     return f"{said} Accuracy in percent; below it {lines}. Bold: the best of its method."
 
 
@@ -147,8 +147,8 @@ def _cell(cell: Cell, row: Row, node) -> HtmlCell:
     low, high = cell.interval
     below = [("interval", f"{low:.1f} – {high:.1f}")]
     if cell.paper is not None:
-        difference = tables.signed(cell.difference).replace("-", "−")
-        below.append(("paper", f"paper {cell.paper:.1f} ({difference})"))
+        difference = _minus(tables.signed(cell.difference))
+        below.append(("paper", f"{cell.paper:.1f} ({difference})"))
     hint = f"{cell.images:,} images"
     if cell.p_value is not None:
         hint += (
@@ -167,15 +167,22 @@ def _cell(cell: Cell, row: Row, node) -> HtmlCell:
 def _distance(distance) -> HtmlCell:
     if distance is None:
         return HtmlCell(tables.DASH, kind="state")
+    remark = (("interval", distance.remark),) if distance.remark else ()
     if distance.value is None:
-        return HtmlCell("outside", kind="state", below=(("interval", distance.sentence),))
-    below = []
+        return HtmlCell("outside", kind="state", below=remark, hint=distance.sentence)
+    bounds = ()
     if distance.low is not None:
-        below.append(("interval", f"{distance.low:.1f} – {distance.high:.1f}"))
-    if distance.sentence:
-        below.append(("interval", distance.sentence))
-    text = tables.signed(distance.value).replace("-", "−")
-    return HtmlCell(text, round(distance.value, 6), "", "", tuple(below))
+        bounds = (("interval", _minus(f"{distance.low:.1f} – {distance.high:.1f}")),)
+    return HtmlCell(
+        _minus(tables.signed(distance.value)),
+        round(distance.value, 6),
+        below=bounds + remark,
+        hint=distance.sentence,
+    )
+
+
+def _minus(text):
+    return text.replace("-", "−")
 
 
 def _gains(summary):
@@ -196,14 +203,14 @@ def _gains(summary):
         first = number > 0 and gain.row != found[number - 1].row
         rows.append(HtmlRow(gain.row, (), (), first, tuple(cells)))
     caption = (
-        "Difference between rows in points, averaged over columns; below it the same of the "
-        "paper's table. Quoted: robust and clean, as in the text of section 5.2."
+        "Difference between rows in points, averaged over columns; in italics the same of "
+        "the paper's table. Quoted: robust and clean, as in the text of section 5.2."
     )
     heads = ("defense", "against", *PARTS, "quoted")
     return HtmlTable(caption, (), heads, tuple(rows))
 
 
 def _gain(ours, paper):
-    below = () if paper is None else (("paper", f"paper {tables.signed(paper)}"),)
+    below = () if paper is None else (("paper", _minus(tables.signed(paper))),)
     value = "" if ours is None else round(ours, 6)
-    return HtmlCell(tables.signed(ours).replace("-", "−"), value, below=below)
+    return HtmlCell(_minus(tables.signed(ours)), value, below=below)

@@ -64,9 +64,9 @@ class Suite:
     dataset: str
     arch: str
     threat: str
-    columns: tuple[str, ...]
-    images: dict[str, int]
-    entries: tuple[Entry, ...]
+    columns: tuple[str, ...] = ()
+    images: dict[str, int] = dataclasses.field(default_factory=dict)
+    entries: tuple[Entry, ...] = ()
     scale: str = ""
     published: str | None = None
     sweep: str | None = None
@@ -119,9 +119,9 @@ def _refused(path):
 def _suite(folder, whole, status):
     known = {field.name for field in dataclasses.fields(Suite)}
     plain = {name: value for name, value in whole.items() if name in known}
-    plain["entries"] = tuple(_one(Entry, entry) for entry in whole["entries"])
+    plain["entries"] = tuple(_one(Entry, entry) for entry in whole.get("entries", []))
     plain["curves"] = tuple(_one(CurvePoint, point) for point in whole.get("curves", []))
-    plain["columns"] = tuple(whole["columns"])
+    plain["columns"] = tuple(whole.get("columns", []))
     plain["notes"] = tuple(map(str, whole.get("notes", [])))
     plain["nodes"] = {
         str(name): _node(name, node, status.get(name, {}))

@@ -89,7 +89,9 @@ class Row:
     @property
     def title(self) -> str:
         ema = " (EMA)" if self.student == AVERAGE else ""
-        return self.name + ema + (f", {self.value}" if self.value is not None else "")
+        swept = self.entries[0].suite.sweep or "value"
+        setting = "" if self.value is None else f", {swept}={self.value}"
+        return self.name + ema + setting
 
     @property
     def distillation(self) -> str:

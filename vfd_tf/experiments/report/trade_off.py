@@ -51,6 +51,15 @@ class Distance:
             return f"{1 - self.inside:.0%} of the resamples were outside of {where}"
         return ""
 
+    @property
+    def remark(self) -> str:
+        """The same in a few words."""
+        if self.value is None:
+            return f"{self.clean:.1f} ∉ {self.range[0]:.1f} – {self.range[1]:.1f}"
+        if self.low is None:
+            return "at the curve's end"
+        return f"{1 - self.inside:.0%} outside" if self.inside < 0.95 else ""
+
 
 def distance(seeds: list[tuple[np.ndarray, np.ndarray]]) -> Distance | None:
     """The distance of a model to a curve, pooled over seeds.

@@ -24,7 +24,8 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
     found += [("swept flag", suite.sweep or ""), ("notes", "; ".join(suite.notes))]
     versions = [f"{name} {_distinct(results, name)}" for name in _VERSIONS]
     found.append(("versions", ", ".join(v for v in versions if not v.endswith(" "))))
-    found.append(("commit", _distinct(results, "git_commit")))
+    commits = [{"commit": _short(r["git_commit"])} for r in results if r.get("git_commit")]
+    found.append(("commit", _distinct(commits, "commit")))
     found.append(("devices", _distinct(results, "devices")))
     return [(name, value) for name, value in found if value]
 
@@ -41,6 +42,12 @@ def _images(suite):
         if count != usual
     ]
     return "; ".join([f"{usual:,}", *others])
+
+
+def _short(commit):
+    """12 digits of a commit, and whether files were changed."""
+    digits, dash, dirty = str(commit).partition("-")
+    return digits[:12] + dash + dirty
 
 
 def _distinct(results, name):
@@ -70,7 +77,9 @@ def duration(seconds: float) -> str:
 
 def findings(summary: Summary) -> list[str]:
     """The sentences at the top: gains and distances of the rows with VFD."""
-    found = [_gain_sentence(gain) for gain in gains(summary) if gain.against == "base"]
+    over = [gain for gain in gains(summary) if gain.against == "base"]
+    students = dict.fromkeys(gain.student for gain in over)
+    found = [_gains([g for g in over if g.student == s], s == AVERAGE) for s in students]
     rows = [row for row in summary.rows if row.distillation == "VFD-Adv"]
     for kind in CURVES:
         members = [row for row in rows if kind in row.distances]
@@ -79,17 +88,26 @@ def findings(summary: Summary) -> list[str]:
     return [sentence for sentence in found if sentence]
 
 
-def _gain_sentence(gain: Gain):
-    robust, clean = gain.ours["robust"], gain.ours["clean"]
-    if robust is None or clean is None:
+def _gains(members: list[Gain], ema):
+    texts = [f"{gain.group} {_gain(gain)}" for gain in members if _gain(gain)]
+    if not texts:
         return ""
-    paper = gain.paper["robust"], gain.paper["clean"]
-    beside = "" if None in paper else f" (the paper: {_points(*paper)})"
-    return f"{gain.row} against the method alone: {_points(robust, clean)}{beside}."
+    paper = not ema and any(gain.paper["robust"] is not None for gain in members)
+    beside = ", in brackets the paper's" if paper else ""
+    averaged = " (EMA)" if ema else ""
+    return (
+        f"VFD{averaged} against the method alone, in points of robust and of clean "
+        f"accuracy{beside}: {'; '.join(texts)}."
+    )
 
 
-def _points(robust, clean):
-    return f"robust {tables.signed(robust)}, clean {tables.signed(clean)}"
+def _gain(gain):
+    """`+4.0, +4.7 (+3.7, +4.6)`; "" where ours is missing."""
+    ours, paper = ((side["robust"], side["clean"]) for side in (gain.ours, gain.paper))
+    if None in ours:
+        return ""
+    beside = "" if None in paper else f" ({', '.join(map(tables.signed, paper))})"
+    return ", ".join(map(tables.signed, ours)) + beside
 
 
 def _distance_sentence(rows: list[Row], kind):
@@ -102,7 +120,8 @@ def _distance_sentence(rows: list[Row], kind):
 
 def _side(distance: trade_off.Distance):
     if distance.value is None:
-        return "can't be compared (" + distance.sentence + ")"
+        low, high = distance.range
+        return f"outside ({distance.clean:.1f} %, the curve {low:.1f} to {high:.1f} %)"
     text = f"{tables.distance_text(distance)} points"
     if distance.low is None:
         return text
@@ -130,37 +149,37 @@ def explanations(summary: Summary) -> list[tuple[str, str]]:
 
 
 _INTERVALS = (
-    "Behind every accuracy stands Wilson's 95 % interval: how far the accuracy on all images "
-    "of this kind may be from that on these test images. It says nothing about another "
-    "training run."
+    "Below every accuracy stands Wilson's 95 % interval: how far the accuracy on all "
+    "images of this kind may be from that on these test images. It says nothing about "
+    "another training."
 )
 _SEEDS = (
     "A cell is the mean over the seeds, ± their standard deviation: how far two trainings "
-    "with the same settings differ. The interval is that of the mean on these test images."
+    "with the same settings differ. The interval is that of the mean on these images."
 )
 _GAINS = (
-    "As in section 5.2 of the paper: the difference between a row with VFD and another one, "
-    "averaged over the columns of attacks. Against the best other row, the best is taken "
-    "in each column by itself, which favours the others; the averages quoted in the paper's "
-    "text are those of its tables under this reading."
+    "As in section 5.2 of the paper: the difference between a row with VFD and another "
+    "one, averaged over the columns of attacks. Against the best other row, the best is "
+    "taken in each column by itself, which favours the others; the averages quoted in the "
+    "paper's text are those of its tables under this reading."
 )
 _PAPER = (
-    "They are those of ResNet-18 trained as the paper says. Where network, epochs or images "
-    "differ, the accuracies are expected to differ too; what can be compared are the "
+    "They are those of ResNet-18 trained as the paper says. Where network, epochs or "
+    "images differ, the accuracies are expected to differ too; what can be compared are the "
     "differences between rows."
 )
 _EMA = (
-    "The averaged student: its weights are the moving average of those of the training. The "
-    "paper has no such rows."
+    "The averaged student: its weights are the moving average of those of the training. "
+    "The paper has no such rows."
 )
 
 
 def _tests(count):
     chance = count * statistics.LEVEL
     return (
-        "The accuracy is higher or lower than that of the method alone by more than chance: "
-        "McNemar's exact test on the images that only one of both gets right, p < "
-        f"{statistics.LEVEL}; of several seeds, in each of them. This table makes {count} "
+        "The accuracy is higher or lower than that of the method alone by more than "
+        "chance: McNemar's exact test on the images that only one of both gets right, p < "
+        f"{statistics.LEVEL}; of several seeds, in each of them. This suite makes {count} "
         f"such comparisons: were there no difference at all, about {chance:.0f} would be "
         "marked. The values of p are in the CSV file."
     )
@@ -172,9 +191,10 @@ def _distances(summary):
         "A method alone trades clean for robust accuracy by its own settings. Its curve "
         "joins its points in the order of clean accuracy: those of a sweep of its "
         "parameter, or those of plain mixtures with the vanilla model. The distance is the "
-        "AutoAttack accuracy of a row minus the curve's at the same clean accuracy, both on "
-        f"the same {images:,} test images. Above zero, the row gained what the method alone "
-        "does not give. Brackets are a 95 % bootstrap interval over the images "
-        f"({trade_off.RESAMPLES:,} resamples, the row and the curve jointly); outside means "
-        "that the curve has no point at that clean accuracy."
+        "AutoAttack accuracy of a row minus the curve's at the same clean accuracy, both "
+        f"on the same {images:,} test images. Above zero, the row gained what the method "
+        "alone does not give. The interval is a 95 % bootstrap over the images "
+        f"({trade_off.RESAMPLES:,} resamples, of the row and the curve jointly; those in "
+        "which the curve does not reach the row's clean accuracy are left out, and their "
+        "share is given). Outside means that the curve has no point at that clean accuracy."
     )
