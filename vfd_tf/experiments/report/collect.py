@@ -1,0 +1,138 @@
+"""What the run directories of a suite say so far, whatever state they are in.
+
+A directory that is not there yet is no problem; one that is damaged, or of another data set
+than the suite, is a sentence beside its row, and everything else is reported as if it were
+alone.
+"""
+
+import dataclasses
+import functools
+import os
+
+import numpy as np
+
+from vfd_tf import files
+from vfd_tf.experiments.record import Record, damaged
+from vfd_tf.experiments.report.suite import CurvePoint, Entry, Suite
+from vfd_tf.hyperparameters import InputError
+
+CLEAN, AUTOATTACK = "clean", "autoattack"
+MISSING, DAMAGED = "missing", "damaged"
+_DAMAGED = (InputError, LookupError, TypeError, ValueError, AttributeError, OSError)
+
+
+class Run:
+    """One run directory as it is: its record, or the sentence why it has none.
+
+    Attributes:
+        record: None where there is no run yet, or none that can be read.
+        problem: Why it can't be read; "" where it can, or isn't there yet.
+    """
+
+    def __init__(self, path: str, suite: Suite):
+        self.path, self.problem = os.path.normpath(path), ""
+        self.record, self.history = None, []
+        if not os.path.isdir(path) or not set(os.listdir(path)) - {files.LOCK}:
+            return
+        try:
+            record = Record(path)
+            self.problem = _foreign(record, suite)
+            if not self.problem:
+                self.history, self.record = record.history, record
+        except _DAMAGED as error:
+            self.problem = _sentence(path, error)
+
+    @property
+    def results(self) -> dict:
+        return self.record.results if self.record else {}
+
+    @functools.cache  # noqa: B019 -- as long as the report
+    def verdicts(self, which: str, threat: str, images: int) -> dict[str, np.ndarray]:
+        """Column -> bool [images]; a file that can't be read becomes the problem."""
+        if self.record is None:
+            return {}
+        try:
+            return self.record.directory.verdicts(which, threat, f"n={images}")
+        except _DAMAGED as error:
+            self.problem = _sentence(self.path, error)
+            return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """An entry of a suite, or a point of a curve, with what is known of it."""
+
+    item: Entry | CurvePoint
+    run: Run
+    suite: Suite
+
+    @property
+    def which(self) -> str:
+        return self.item.which if isinstance(self.item, CurvePoint) else self.item.student
+
+    @property
+    def data(self) -> str | None:
+        """Digest of the test images."""
+        return self.run.results.get("test_data")
+
+    @property
+    def state(self) -> str:
+        """What stands for a number that isn't there."""
+        if self.run.problem:
+            return DAMAGED
+        status = self.suite.node(self.item).status
+        return MISSING if status == "done" else status
+
+    @property
+    def reason(self) -> str:
+        """One sentence on that state; "" where there is nothing to say."""
+        node = self.suite.node(self.item)
+        return self.run.problem or (
+            node.reason if self.state in ("failed", "stopped") else ""
+        )
+
+    def verdicts(self, column: str, images: int | None = None) -> np.ndarray | None:
+        """bool [n] of a column, on as many images as the suite says; None without."""
+        images = images or images_of(self.suite, column)
+        return self.run.verdicts(self.which, self.suite.threat, images).get(column)
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+    """A suite with what its runs say."""
+
+    suite: Suite
+    entries: tuple[Measured, ...]
+    points: tuple[Measured, ...]
+    runs: dict[str, Run]
+
+
+def collect(suite: Suite) -> Collected:
+    """Reads every run directory of a suite once."""
+    items = (*suite.entries, *suite.curves)
+    runs = {path: Run(path, suite) for path in dict.fromkeys(i.directory for i in items)}
+    entries, points = (
+        tuple(Measured(item, runs[item.directory], suite) for item in part)
+        for part in (suite.entries, suite.curves)
+    )
+    return Collected(suite, entries, points, runs)
+
+
+def images_of(suite: Suite, column: str) -> int:
+    """How many test images a column is evaluated on; most have all of them."""
+    return suite.images.get(column) or max(suite.images.values(), default=1)
+
+
+def _foreign(record, suite):
+    """Why a run is none of this suite; "" where it is one."""
+    found = record.identity["dataset"]
+    if found == suite.dataset:
+        return ""
+    return (
+        f"{record.path} holds a run on {found}, and the suite is on {suite.dataset}: see "
+        "that its suite.json names the right directory."
+    )
+
+
+def _sentence(path, error):
+    return str(error if isinstance(error, InputError) else damaged(path, error))

@@ -1,0 +1,216 @@
+"""The report as one page: report.html, which asks for no other file."""
+
+import dataclasses
+import functools
+import itertools
+
+from vfd_tf.experiments.report import drawing, listing, tables, words
+from vfd_tf.experiments.report.gains import PARTS, gains
+from vfd_tf.experiments.report.section import Section
+from vfd_tf.experiments.report.summary import Cell, Row
+
+
+@dataclasses.dataclass(frozen=True)
+class HtmlCell:
+    """A cell: what it says, by what it is sorted, and how it looks."""
+
+    text: str
+    value: float | str = ""
+    mark: str = ""
+    kind: str = ""  # classes of the style sheet
+    below: tuple[tuple[str, str], ...] = ()  # (class, text) of the small lines
+    hint: str = ""
+    link: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class HtmlRow:
+    """A row: its head with links, sentences below it, and its cells."""
+
+    title: str
+    links: tuple[tuple[str, str], ...]  # (text, anchor)
+    sentences: tuple[str, ...]
+    first: bool  # of its group
+    cells: tuple[HtmlCell, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class HtmlTable:
+    """A table: names that span columns, the heads below them, rows."""
+
+    caption: str
+    spans: tuple[tuple[str, int], ...]
+    heads: tuple[str, ...]
+    rows: tuple[HtmlRow, ...]
+
+
+def page(sections: list[Section], drawn: dict[tuple[str, str], bytes]) -> str:
+    """The whole page.
+
+    Args:
+        drawn: (section, figure) -> SVG.
+    """
+    template = _environment().get_template("report.html")
+    return template.render(sections=[_section(s, drawn) for s in sections])
+
+
+@functools.cache
+def _environment():
+    import jinja2  # for those who make a report
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(__package__),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["duration"] = words.duration
+    return environment
+
+
+def _section(section, drawn):
+    from markupsafe import Markup
+
+    summary, items = section.summary, section.items
+    by_name = {item.node.name: item for item in items}
+    anchors = listing.anchors(items)
+    return {
+        **{"name": section.name, "suite": summary.suite, "facts": words.facts(summary)},
+        **{"progress": words.progress(summary.suite)},
+        "progress_text": words.progress_text(summary.suite),
+        "stuck": [item for item in items if item.node.status in ("failed", "stopped")],
+        "findings": words.findings(summary),
+        "tables": [
+            _table(summary, rows, anchors, by_name) for rows in tables.students(summary)
+        ],
+        "gains": _gains(summary),
+        "explanations": words.explanations(summary),
+        "problems": section.problems,
+        "figures": [
+            {
+                **{"name": name, "caption": caption},
+                "width": round(figure.get_figwidth() * 96),
+                "svg": Markup(
+                    drawing.inline(drawn[section.name, name], f"{section.name}-{name}")
+                ),
+            }
+            for name, (caption, figure) in section.figures.items()
+        ],
+        "items": items,
+    }
+
+
+def _table(summary, rows, anchors, by_name):
+    columns, kinds = summary.suite.columns, tables.curves(rows)
+    uppers = [tables.head(column)[0] for column in columns]
+    uppers += ["distance to the curve (AutoAttack)"] * len(kinds)
+    spans = tuple((name, len(list(same))) for name, same in itertools.groupby(uppers))
+    heads = [tables.head(column)[1] for column in columns]
+    heads += [tables.CURVE_HEADS[kind].removeprefix("to the ") for kind in kinds]
+    groups = [row.group for row in rows]
+    body = [
+        _row(row, kinds, anchors, by_name, first=i > 0 and groups[i] != groups[i - 1])
+        for i, row in enumerate(rows)
+    ]
+    return HtmlTable(_caption(rows), spans, ("defense", *heads), tuple(body))
+
+
+def _caption(rows):
+    students = {
+        "last": "Students of the last epoch.",
+        "average": "Averaged students (EMA).",
+    }
+    said = students.get(rows[0].student, f"Students {rows[0].student!r}.")
+    paper = any(cell.paper is not None for row in rows for cell in row.cells.values())
+    lines = "the 95 % interval"
+    if paper:
+        lines += ", in italics the paper's value and our difference to it"
+    return f"{said} Accuracy in percent; below it {lines}. Bold: the best of its method."
+
+
+def _row(row, kinds, anchors, by_name, first):
+    links = []
+    for entry in row.entries:
+        anchor = anchors.get(entry.item.node) or anchors.get(entry.item.directory)
+        links.append((str(entry.item.seed), anchor or ""))
+    node = by_name.get(row.entries[0].item.node)
+    cells = [_cell(cell, row, node) for cell in row.cells.values()]
+    cells += [_distance(row.distances.get(kind)) for kind in kinds]
+    return HtmlRow(row.title, tuple(links), row.sentences, first, tuple(cells))
+
+
+def _cell(cell: Cell, row: Row, node) -> HtmlCell:
+    if cell.mean is None:
+        log = node.log if node and cell.state in ("failed", "stopped", "running") else ""
+        return HtmlCell(cell.state, kind=f"state {cell.state}", link=log)
+    low, high = cell.interval
+    below = [("interval", f"{low:.1f} – {high:.1f}")]
+    if cell.paper is not None:
+        difference = _minus(tables.signed(cell.difference))
+        below.append(("paper", f"{cell.paper:.1f} ({difference})"))
+    hint = f"{cell.images:,} images"
+    if cell.p_value is not None:
+        hint += (
+            f"; against {row.base}: {cell.mean - cell.base:+.2f}, p = {cell.p_value:.2g}"
+        )
+    return HtmlCell(
+        tables.value_text(cell),
+        round(cell.mean, 6),
+        tables.mark(cell),
+        "best" if cell.best else "",
+        tuple(below),
+        hint,
+    )
+
+
+def _distance(distance) -> HtmlCell:
+    if distance is None:
+        return HtmlCell(tables.DASH, kind="state")
+    remark = (("interval", distance.remark),) if distance.remark else ()
+    if distance.value is None:
+        return HtmlCell("outside", kind="state", below=remark, hint=distance.sentence)
+    bounds = ()
+    if distance.low is not None:
+        bounds = (("interval", _minus(f"{distance.low:.1f} – {distance.high:.1f}")),)
+    return HtmlCell(
+        _minus(tables.signed(distance.value)),
+        round(distance.value, 6),
+        below=bounds + remark,
+        hint=distance.sentence,
+    )
+
+
+def _minus(text):
+    return text.replace("-", "−")
+
+
+def _gains(summary):
+    """The table of average gains, or None."""
+    found = gains(summary)
+    if not found:
+        return None
+    rows = []
+    for number, gain in enumerate(found):
+        cells = [
+            HtmlCell(
+                tables.AGAINST[gain.against], tables.AGAINST[gain.against], kind="text"
+            )
+        ]
+        cells += [_gain(gain.ours[part], gain.paper[part]) for part in PARTS]
+        quoted = ", ".join(map(tables.signed, gain.quoted)) if gain.quoted else tables.DASH
+        cells.append(HtmlCell(quoted, gain.quoted[0] if gain.quoted else ""))
+        first = number > 0 and gain.row != found[number - 1].row
+        rows.append(HtmlRow(gain.row, (), (), first, tuple(cells)))
+    caption = (
+        "Difference between rows in points, averaged over columns; in italics the same of "
+        "the paper's table. Quoted: robust and clean, as in the text of section 5.2."
+    )
+    heads = ("defense", "against", *PARTS, "quoted")
+    return HtmlTable(caption, (), heads, tuple(rows))
+
+
+def _gain(ours, paper):
+    below = () if paper is None else (("paper", _minus(tables.signed(paper))),)
+    value = "" if ours is None else round(ours, 6)
+    return HtmlCell(_minus(tables.signed(ours)), value, below=below)

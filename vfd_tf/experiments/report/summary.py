@@ -1,0 +1,243 @@
+"""A suite as rows of cells: what every table, figure and sentence of the report says."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from vfd_tf.experiments.report import published, statistics, trade_off
+from vfd_tf.experiments.report.collect import (
+    AUTOATTACK,
+    CLEAN,
+    Collected,
+    Measured,
+    images_of,
+)
+from vfd_tf.experiments.report.suite import Suite
+
+DISTILLATIONS = ("none", "KD", "BGAT", "LBGAT", "VFD-Adv")
+CURVES = ("sweep", "mixture")
+AVERAGE = "average"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One column of a row, over its seeds.
+
+    Attributes:
+        values: Seed -> percent, of the seeds that are evaluated.
+        images: Test images of each.
+        paper: The paper's value, in percent.
+        p_values: Seed -> p of McNemar's test against the base row of that seed.
+        base: Mean of the base row over the same seeds.
+        state: What stands for it where there is no value: "waiting", "failed", ...
+        best: Whether it is the highest of its group.
+    """
+
+    values: dict[int, float]
+    images: int
+    paper: float | None = None
+    p_values: dict[int, float] = dataclasses.field(default_factory=dict)
+    base: float | None = None
+    state: str = ""
+    best: bool = False
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.mean(self.values.values())
+
+    @property
+    def deviation(self) -> float | None:
+        return statistics.deviation(list(self.values.values()))
+
+    @functools.cached_property
+    def interval(self) -> tuple[float, float] | None:
+        return None if self.mean is None else statistics.interval(self.mean, self.images)
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus the paper's."""
+        missing = self.mean is None or self.paper is None
+        return None if missing else self.mean - self.paper
+
+    @property
+    def p_value(self) -> float | None:
+        """The largest of the seeds': a difference counts where every seed has it."""
+        return max(self.p_values.values(), default=None)
+
+    @property
+    def against_base(self) -> str:
+        """ "better" or "worse" than the base row where that is no chance, else ""."""
+        if self.p_value is None or self.p_value >= statistics.LEVEL:
+            return ""
+        return "better" if self.mean > self.base else "worse"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of a table: one student of one method, over its seeds."""
+
+    name: str
+    group: str
+    student: str
+    base: str | None
+    value: str | None
+    entries: tuple[Measured, ...]
+    cells: dict[str, Cell]
+    distances: dict[str, trade_off.Distance]
+
+    @property
+    def title(self) -> str:
+        ema = " (EMA)" if self.student == AVERAGE else ""
+        swept = self.entries[0].suite.sweep or "value"
+        setting = "" if self.value is None else f", {swept}={self.value}"
+        return self.name + ema + setting
+
+    @property
+    def distillation(self) -> str:
+        """The name behind the plus, "none" without."""
+        last = self.name.rpartition("+")[2]
+        return last if last in DISTILLATIONS and "+" in self.name else "none"
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """Why numbers are missing, each once."""
+        reasons = (entry.reason for entry in self.entries)
+        return tuple(dict.fromkeys(reason for reason in reasons if reason))
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """A suite with its rows."""
+
+    collected: Collected
+    rows: tuple[Row, ...]
+
+    @property
+    def suite(self) -> Suite:
+        return self.collected.suite
+
+    @property
+    def comparisons(self) -> int:
+        """How many tests against a base row the table holds."""
+        return sum(c.p_value is not None for row in self.rows for c in row.cells.values())
+
+
+def summarize(collected: Collected) -> Summary:
+    """The rows of a suite in the order of its entries, best cells marked."""
+    suite, members = collected.suite, {}
+    for entry in collected.entries:
+        key = entry.item.row, entry.item.student, entry.item.value
+        members.setdefault(key, []).append(entry)
+    bases = {_place(entry.item): entry for entry in collected.entries}
+    rows = [_row(collected, entries, bases) for entries in members.values()]
+    best = _best(rows, suite.columns)
+    marked = []
+    for row in rows:
+        cells = {
+            column: dataclasses.replace(cell, best=(row.title, column) in best)
+            for column, cell in row.cells.items()
+        }
+        marked.append(dataclasses.replace(row, cells=cells))
+    return Summary(collected, tuple(marked))
+
+
+def _place(item, row=None):
+    return row or item.row, item.student, item.seed, item.value
+
+
+def _base(entry, bases):
+    """The entry that another one is compared with: of the same value in a sweep."""
+    item = entry.item
+    if not item.base or item.base == item.row:
+        return None
+    same = bases.get(_place(item, item.base))
+    return same or bases.get((item.base, item.student, item.seed, None))
+
+
+def _row(collected, entries, bases):
+    suite, first = collected.suite, entries[0].item
+    cells = {column: _cell(suite, entries, bases, column) for column in suite.columns}
+    distances = {kind: _distance(collected, entries, bases, kind) for kind in CURVES}
+    return Row(
+        name=first.row,
+        group=first.group,
+        student=first.student,
+        base=first.base,
+        value=first.value,
+        entries=tuple(entries),
+        cells=cells,
+        distances={kind: found for kind, found in distances.items() if found},
+    )
+
+
+def _cell(suite, entries, bases, column):
+    values, p_values, base_values, images = {}, {}, {}, images_of(suite, column)
+    for entry in entries:
+        verdicts = entry.verdicts(column)
+        if verdicts is None:
+            continue
+        seed = entry.item.seed
+        values[seed] = 100 * float(verdicts.mean())
+        base = _base(entry, bases)
+        theirs = None if base is None else base.verdicts(column)
+        if theirs is not None and base.data == entry.data:
+            p_values[seed] = statistics.mcnemar(verdicts, theirs)
+            base_values[seed] = 100 * float(theirs.mean())
+    first = entries[0].item
+    paper = None
+    if suite.published and first.student != AVERAGE and first.value is None:
+        paper = published.accuracies(suite.published).get((first.row, column))
+    whole = p_values.keys() == values.keys()  # else the seeds differ
+    return Cell(
+        values=values,
+        images=images,
+        paper=paper,
+        p_values=p_values if whole else {},
+        base=statistics.mean(base_values.values()),
+        state="" if values else entries[0].state,
+    )
+
+
+def _best(rows, columns):
+    """(title, column) of the highest cells of a group's rows of one student."""
+    groups, best = {}, set()
+    for row in rows:
+        groups.setdefault((row.group, row.student), []).append(row)
+    for members in (rows for rows in groups.values() if len(rows) > 1):
+        for column in columns:
+            means = {row.title: row.cells[column].mean for row in members}
+            known = {title: round(m, 4) for title, m in means.items() if m is not None}
+            if len(known) > 1:
+                top = max(known.values())
+                best |= {(title, column) for title, m in known.items() if m == top}
+    return best
+
+
+def _distance(collected, entries, bases, kind):
+    """The distance of a row to a curve of its base row, over the seeds that have one."""
+    seeds = []
+    for entry in entries:
+        base = _base(entry, bases)
+        model = None if base is None else _both(entry)
+        if model is None:
+            continue
+        members = [point for point in collected.points if _is_of(point, entry, kind)]
+        points = [_both(point) for point in (*members, base) if point.data == entry.data]
+        points = [point for point in points if point is not None]
+        if members and len(points) > 1:
+            seeds.append((model, np.stack(points)))
+    return trade_off.distance(seeds)
+
+
+def _is_of(point, entry, kind):
+    one, other = point.item, entry.item
+    same = (one.group, one.seed, one.student) == (other.group, other.seed, other.student)
+    return same and one.kind == kind
+
+
+def _both(measured):
+    """Clean and AutoAttack verdicts on the same images: bool [2, n]; None without."""
+    images = images_of(measured.suite, AUTOATTACK)
+    clean, robust = (measured.verdicts(name, images) for name in (CLEAN, AUTOATTACK))
+    return None if clean is None or robust is None else np.stack([clean, robust])
