@@ -34,6 +34,7 @@ from vfd_tf.hyperparameters import Component, InputError, component, hyper
 from vfd_tf.models import contract, network, precision
 
 FEATURES, EXAMPLES = "features.npz", "examples.npz"
+_REMEDY = "remove it, and the same command makes it again"
 # What is kept of each student, by file.
 _OF_STUDENT = {
     FEATURES: ("embedding", "accuracy", "silhouette"),
@@ -132,23 +133,20 @@ def draw(
             unknown attack; files that are damaged.
     """
     threat = {"epsilon": epsilon, "norm": norm}
-    described = protocol(plan.attack, **threat).describe()
+    settings = _settings(data, plan, threat)
     models = {name: _checked(path, data, plan) for name, path in students.items()}
-    settings = _settings(data, plan, threat, described)
-    chosen = select(data, plan)
     marks = {name: files.sha256(path) for name, path in students.items()}
-    known, done, arrays = _known(folder, settings), {}, {}
+    known, chosen = _known(folder, settings), select(data, plan)
     os.makedirs(folder, exist_ok=True)
     for name, model in models.items():
-        begin, row = time.perf_counter(), known.get(marks[name])
-        if row is None:
-            row = known[marks[name]] = _row(
-                model, chosen, plan, {**threat, "batch_size": batch_size}
-            )
+        if marks[name] not in known:
+            begin = time.perf_counter()
+            attack = {**threat, "batch_size": batch_size}
+            known[marks[name]] = _row(model, chosen, plan, attack)
             print(f"{name}: {time.perf_counter() - begin:.0f} s", flush=True)
-        done[name] = row
-        arrays = _write(folder, done, marks, chosen, data, plan, settings)
-    return arrays
+        rows = {n: known[mark] for n, mark in marks.items() if mark in known}
+        _write(folder, rows, marks, chosen, data, plan, settings)
+    return files.read_arrays(os.path.join(folder, FEATURES), _REMEDY)
 
 
 def _checked(path, data, plan):
@@ -158,9 +156,9 @@ def _checked(path, data, plan):
     return network.tap(precision.in_float32(model), [plan.layer])
 
 
-def _settings(data, plan, threat, described) -> str:
+def _settings(data, plan, threat) -> str:
     """All that decides the rows but the students: JSON."""
-    fields = dataclasses.asdict(plan)
+    fields, described = dataclasses.asdict(plan), protocol(plan.attack, **threat).describe()
     fields |= {"dataset": data.name, "test_data": data.test.digest, "attack": described}
     fields |= {"epsilon": radius(threat["epsilon"]), "norm": threat["norm"]}
     return json.dumps(fields, sort_keys=True)
@@ -168,10 +166,9 @@ def _settings(data, plan, threat, described) -> str:
 
 def _known(folder, settings) -> dict[str, dict]:
     """SHA-256 of a student -> its row, of a folder's files of these settings."""
-    remedy = "remove it, and the same command makes it again"
     found = {}
     for name in _OF_STUDENT:
-        arrays = files.read_arrays(os.path.join(folder, name), remedy)
+        arrays = files.read_arrays(os.path.join(folder, name), _REMEDY)
         if not arrays or str(arrays.get("settings")) != settings:
             return {}
         found[name] = arrays
@@ -219,7 +216,7 @@ def _flattened(features):
 
 
 def _write(folder, rows, marks, chosen, data, plan, settings):
-    """Writes both files of the students so far; returns the arrays of features.npz."""
+    """Writes both files, of the students that there are so far."""
     sheet, names = chosen.sheet(plan.examples), np.array(list(rows))
     shared = {
         "names": names,
@@ -248,7 +245,6 @@ def _write(folder, rows, marks, chosen, data, plan, settings):
         path = os.path.join(folder, file)
         with files.replaced(path) as part, open(part, "wb") as target:
             np.savez_compressed(target, **arrays)
-    return arrays
 
 
 def _class_names(rows, data):
