@@ -10,6 +10,7 @@ import numpy as np
 
 from vfd_tf import files, text
 from vfd_tf.cli import flags
+from vfd_tf.cli.info import readable
 from vfd_tf.data import datasets
 from vfd_tf.experiments import features
 from vfd_tf.experiments.record import Record
@@ -29,12 +30,11 @@ def run(values, words: list[str]) -> None:
     known = flags.parameters(features.FeaturePlan, PREFIX)
     plan = features.FeaturePlan(**{field.name: values[n].value for n, field in known})
     threat, folder = flags.evaluation_plan(values), values.features_dir
-    records = {
-        path: None if os.path.isfile(path) else Record(path)
-        for path in map(os.path.normpath, words)
-    }
+    which = values.features_student
+    paths = dict.fromkeys(map(os.path.normpath, words))
+    records = dict(readable(paths, lambda path: (path, _record(path, which))))
     name, size = _dataset(values, [r for r in records.values() if r is not None])
-    students = _students(records, values.features_student)
+    students = _students(records, which)
     files.check_writable(folder)
     data = datasets.load(
         name, values.data_dir, training=False, image_size=size, hold=values.hold
@@ -64,19 +64,28 @@ def _dataset(values, records) -> tuple[str, int | None]:
     return name, values.image_size or size
 
 
+def _record(path, which):
+    """The record of a run that has this student; None for a file."""
+    if os.path.isfile(path):
+        return None
+    record = Record(path)
+    if not os.path.exists(record.directory.student(which)):
+        raise InputError(
+            f"The run {path} has no {which} student: choose another --features_student, or "
+            "train it on."
+        )
+    return record
+
+
 def _students(records, which) -> dict[str, str]:
     """Name -> file; runs are called by method and distillation where that tells them."""
     labels = [_label(path, record) for path, record in records.items()]
-    students = {}
-    for label, (path, record) in zip(labels, records.items(), strict=True):
-        file = path if record is None else record.directory.student(which)
-        if not os.path.exists(file):
-            raise InputError(
-                f"The run {path} has no {which} student: choose another "
-                "--features_student, or train it on."
-            )
-        students[label if labels.count(label) == 1 else path] = file
-    return students
+    return {
+        label if labels.count(label) == 1 else path: (
+            path if record is None else record.directory.student(which)
+        )
+        for label, (path, record) in zip(labels, records.items(), strict=True)
+    }
 
 
 def _label(path, record):

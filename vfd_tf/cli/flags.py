@@ -15,12 +15,11 @@ from absl import flags
 
 from vfd_tf.attacks import ATTACKS, PGD
 from vfd_tf.attacks.attack import radius
-from vfd_tf.cli import recipes
+from vfd_tf.cli import mode_flags, recipes
 from vfd_tf.cli.strategies import STRATEGIES
-from vfd_tf.experiments.engines import ENGINES
 from vfd_tf.experiments.evaluation_plan import STUDENTS, EvaluationPlan, attack_images
 from vfd_tf.experiments.experiment import Experiment, Recipe
-from vfd_tf.experiments.suite import SCALES
+from vfd_tf.experiments.features import FeaturePlan
 from vfd_tf.hyperparameters import LARGEST, InputError, check_range, choose, name_of, read
 from vfd_tf.training.distillation import DISTILLATIONS
 from vfd_tf.training.methods import METHODS
@@ -33,14 +32,15 @@ SCHEDULED = ("lambda", "beta")
 _DATA = ("dataset", "image_size", "hold")
 # Sections of the help and the modes that take their flags; all others are of training.
 SECTIONS = {
-    "all modes": ("train", "evaluate", "info", "plot", "suite", "report"),
+    "all modes": ("train", "evaluate", "info", "plot", "suite", "report", "features"),
     "runs": ("train",),
-    "data": ("train", "evaluate"),
-    "evaluation": ("train", "evaluate"),
+    "data": ("train", "evaluate", "features"),
+    "evaluation": ("train", "evaluate", "features"),
     "evaluation of runs": ("train",),
     "evaluate": ("evaluate",),
     "plot": ("plot",),
     "suite": ("suite",),
+    "features": ("features",),
 }
 _SURROGATE = ("surrogate", "surrogate_arch")
 _ELSEWHERE = {"train": _SURROGATE, "plot": ("eval_epsilon", "eval_norm", "max_images")}
@@ -179,53 +179,14 @@ def _define_run(values):
     flags.DEFINE_boolean("eval_teachers", True, help_, **own)
     help_ = "also evaluate mixtures with the vanilla teacher: weights of the student"
     add("mixtures", "", help_, **own)
-    _define_suite(of("suite"))
-    own = of("plot")
-    text("out", "tradeoff.png", "the figure, .png, .pdf or .svg", **own)
-    text("plot_x", "clean", "column of the x axis", **own)
-    text("plot_y", "worst", "column of the y axis", **own)
-    text("plot_student", "last", "student, as results.json calls it", **own)
-    _define_evaluate(of("evaluate"))
-
-
-def _define_suite(own):
-    text, enum, integer = flags.DEFINE_string, flags.DEFINE_enum, flags.DEFINE_integer
-    boolean = flags.DEFINE_boolean
-    help_ = "how large the runs are: the paper's, a short recipe, or one for a CPU"
-    enum("scale", "paper", list(SCALES), help_, **own)
-    integer("seeds", 1, "runs of every row, from --seed on", 1, 100, **own)
-    help_ = "what runs the commands: this machine's devices, or Parsl on any others"
-    enum("engine", "local", list(ENGINES), help_, **own)
-    text("engine_config", None, "file of --engine=parsl: a Parsl configuration", **own)
-    integer("workers", None, "runs at a time on a CPU; none: one", 1, 1000, **own)
-    integer("retries", 0, "how often what failed unexpectedly is run again", 0, 100, **own)
-    help_ = "print what would be run, with the hours it will take"
-    boolean("dry_run", False, help_, **own)
-    help_ = "print a shell command a line, behind its level in the graph"
-    boolean("list", False, help_, **own)
-    text("shard", None, "i/n: run the i-th of n parts, and what it needs", **own)
-
-
-def _define_evaluate(own):
-    text, enum, boolean = flags.DEFINE_string, flags.DEFINE_enum, flags.DEFINE_boolean
-    text("model", None, "the .keras file to evaluate", **own)
-    text("eval_dir", None, "folder of the results; default: beside the model", **own)
-    flags.DEFINE_integer("eval_seed", 0, "seed of all attacks", 0, _LARGEST, **own)
-    text("bounds", "0,1", "lowest and highest pixel value of the model's images", **own)
-    boolean(
-        "eval_early_stop", True, "stop attacking an image once it is misclassified", **own
-    )
-    text("save_adversarial", None, "file.npz for the adversarial examples", **own)
-    text("surrogate", None, "black box: a .keras file to attack instead, or auto", **own)
-    help_ = "architecture of --surrogate=auto, as --arch"
-    text("surrogate_arch", "wide_resnet_34_10", help_, **own)
-    enum("referee", None, ["cleverhans"], "repeat FGSM, PGD and MIM with it", **own)
-    policies, help_ = (
-        ["mixed_bfloat16", "mixed_float16"],
-        "precision of the attack",
-    )
-    enum("craft_precision", None, policies, f"{help_}; verdicts are float32", **own)
-    boolean("strict", True, "refuse probabilities and images outside [0, 1]", **own)
+    mode_flags.suite(of("suite"))
+    own = of("features")
+    for name, field in parameters(FeaturePlan, "features"):
+        _define_parameter(values, name, field, "features")
+    text("features_dir", "features", "folder of the pictures' numbers", **own)
+    text("features_student", "last", "student of every run directory", **own)
+    mode_flags.plot(of("plot"))
+    mode_flags.evaluate(of("evaluate"))
 
 
 def _parameter(cls, name):

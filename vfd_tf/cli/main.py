@@ -24,6 +24,7 @@ import vfd_tf
 from vfd_tf import files
 from vfd_tf.cli import (
     evaluate,
+    features,
     flags,
     idle_flags,
     info,
@@ -239,6 +240,7 @@ MODES = {
     "plot": _other("plot", plot.plot),
     "suite": _other("suite", suite.run),
     "report": _other("report", report.run),
+    "features": _other("features", features.run),
 }
 NOTHING = "nothing had begun"
 LOST_WORKER = (
@@ -252,4 +254,5 @@ INTERRUPTED = {
     "plot": "nothing is lost, the same command begins again",
     "suite": "the same command continues: what was finished is kept",
     "report": "nothing is lost, the same command begins again",
+    "features": "the same command continues: the students that were drawn are kept",
 }

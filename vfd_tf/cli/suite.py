@@ -37,7 +37,10 @@ def run(values, words: list[str]) -> None:
     graph = Graph(values.runs, digest, flags.words)
     more = suite_plan.passed_on(values)
     seeds = tuple(range(values.seed, values.seed + values.seeds))
-    planned = [PlannedSuite(suite, graph, more, seeds) for suite in suites]
+    planned = [
+        PlannedSuite(suite, folder_of(suite, values, more), graph, more, seeds)
+        for suite in suites
+    ]
     if values.shard:
         graph = graph.only(_shard(values.shard, planned))
     if values.list:
@@ -48,7 +51,7 @@ def run(values, words: list[str]) -> None:
     if values.dry_run:
         print(forecast(graph, expected))
         return
-    folders = _claim(values, planned, more)
+    folders = _claim(values, planned)
     _announce(expected, values)
     failed = _run(values, graph, expected, folders, words[0])
     report.run(values, folders)
@@ -109,7 +112,7 @@ def folder_of(suite: Suite, values, more: tuple[str, ...]) -> str:
     return os.path.join(values.runs, f"suite-{suite.name}-{suite.scale}{mark}")
 
 
-def _claim(values, planned: list[PlannedSuite], more) -> list[str]:
+def _claim(values, planned: list[PlannedSuite]) -> list[str]:
     """Writes down what each suite is, in its folder; these folders.
 
     Raises:
@@ -120,12 +123,10 @@ def _claim(values, planned: list[PlannedSuite], more) -> list[str]:
             f"--workdir names one folder, and {ALL} is {len(planned)} suites; use --runs "
             "for the folder of all."
         )
-    folders = [folder_of(each.suite, values, more) for each in planned]
+    folders = [each.folder for each in planned]
     for folder in folders:
         files.check_writable(folder)
-    described = [
-        each.describe(folder) for each, folder in zip(planned, folders, strict=True)
-    ]
+    described = [each.describe() for each in planned]
     for folder, whole in zip(folders, described, strict=True):
         _refuse_another(folder, whole)
     for folder, whole in zip(folders, described, strict=True):

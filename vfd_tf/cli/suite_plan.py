@@ -36,22 +36,23 @@ class PlannedSuite:
 
     Args:
         suite: The `Suite`.
+        folder: Where suite.json and the report are.
         graph: The graph, which the runs are added to.
         more: Flags that join all runs, behind those of the suite.
         seeds: The seeds of every run.
 
     Attributes:
         points: (point, seed, path of its run), in order.
-        first: Values of the first run's flags, and its plan.
     """
 
     suite: Suite
+    folder: str
     graph: Graph
     more: tuple[str, ...]
     seeds: tuple[int, ...]
 
     def __post_init__(self):
-        self.points, self.notes = [], {}
+        self.points = []
         self.surrogate = self._surrogate()
         for seed in self.seeds:
             for point in self.suite.points():
@@ -85,7 +86,6 @@ class PlannedSuite:
             plan = flags.evaluation_plan(values, training=True)
         except InputError as error:
             raise InputError(f"{self.suite.name}, {point.label}: {error}") from error
-        self.plan = plan
         students = ("last",) if experiment.recipe.average == "none" else ("last", "average")
         mixes = self.suite.mixes(point) and not isinstance(experiment.method, Natural)
         plan = dataclasses.replace(
@@ -113,22 +113,18 @@ class PlannedSuite:
 
     def _features(self):
         """The command that draws the features of all rows of the first seed."""
-        rows = [(p, path) for p, seed, path in self.points if seed == self.seeds[0]]
-        out = os.path.join(self.graph.root, f"features-{self.suite.scale}")
-        names = ",".join(point.row for point, _ in rows)
-        words = ("features", *(path for _, path in rows), *self.suite.features)
-        first = self.graph.nodes[rows[0][1]].experiment
-        more = (f"--dataset={first.dataset}", f"--epsilon={first.attack.epsilon!r}")
-        more += (f"--features_names={names}", f"--out={out}")
-        return Node(
-            f"{self.suite.name}: features",
-            out,
-            (*words, *more),
-            after=tuple(path for _, path in rows),
-            tolerant=True,
-        )
+        paths = [path for _, seed, path in self.points if seed == self.seeds[0]]
+        first = self.graph.nodes[paths[0]].experiment
+        words = [*paths, *self.suite.features, f"--features_dir={self.folder}"]
+        words += [f"--dataset={first.dataset}", f"--norm={first.attack.norm}"]
+        words += [f"--epsilon={flags.text_of(first.attack.epsilon)}"]
+        if first.image_size:
+            words.append(f"--image_size={first.image_size}")
+        name = f"{self.suite.name}: features"
+        words = ("features", *words)
+        return Node(name, self.folder, words, after=tuple(paths), tolerant=True)
 
-    def describe(self, folder: str) -> dict:
+    def describe(self) -> dict:
         """What suite.json holds; logs are relative to the folder it is in."""
         suite = self.suite
         first = self.graph.nodes[self.points[0][2]]
@@ -157,7 +153,7 @@ class PlannedSuite:
             "sweep": suite.sweep[0] if suite.sweep else None,
             "entries": list(self._entries()),
             "curves": list(self._curves()),
-            "nodes": self._nodes(folder),
+            "nodes": self._nodes(),
         }
 
     def _entries(self):
@@ -194,13 +190,13 @@ class PlannedSuite:
                     label = {"kind": "mixture", "label": f"{weight:g}", "which": which}
                     yield {**own, "student": student, **label}
 
-    def _nodes(self, folder):
+    def _nodes(self):
         """Name -> command, log, level and what it needs, of the nodes of this suite."""
         graph = self.graph.only(self.paths)
         return {
             node.name: {
                 "command": shell(node, self.graph.root),
-                "log": os.path.relpath(log_of(node, self.graph.root), folder),
+                "log": os.path.relpath(log_of(node, self.graph.root), self.folder),
                 "level": graph.level(node.path),
                 "after": [graph.nodes[path].name for path in node.after],
             }
@@ -210,7 +206,7 @@ class PlannedSuite:
     @property
     def paths(self) -> list[str]:
         """Paths of all that this suite asks for itself."""
-        features = [self._features().path] if self.suite.features else []
+        features = [self.folder] if self.suite.features else []
         return [*dict.fromkeys(path for _, _, path in self.points), *features]
 
 

@@ -3,7 +3,7 @@
 import functools
 
 from vfd_tf import files
-from vfd_tf.experiments import checks, continuing, fitting, forecast, places
+from vfd_tf.experiments import checks, continuing, fitting, forecast, model_card, places
 from vfd_tf.experiments.experiment import Experiment
 from vfd_tf.experiments.run_directory import RunDirectory, key
 from vfd_tf.experiments.session import Session
@@ -175,6 +175,8 @@ class Runner:
                 self._train(networks)
             self.session.pending.pop(directory.path, None)
             Verdicts(directory, self.session, vanilla).add()
+            if self.session.cluster.chief:
+                model_card.write(directory)
         return [*done, directory]
 
     def _train(self, networks):
