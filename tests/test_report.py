@@ -75,7 +75,9 @@ def test_a_half_finished_suite_is_reported_as_far_as_it_is(half):
     ]
     assert "TRADES+VFD-Adv (EMA)" in rows and "3 of 6 commands are done" in text
     failed = next(row for row in found.rows if row.name == "TRADES+KD")
-    assert failed.sentences == ("There is not enough memory: choose a smaller --batch_size.",)
+    assert failed.sentences == (
+        "There is not enough memory: choose a smaller --batch_size.",
+    )
 
 
 def test_the_paper_stands_beside_the_last_student_and_not_beside_the_average(half):

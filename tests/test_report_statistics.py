@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import suites
+from scipy.stats import binomtest
 
 from vfd_tf.experiments.report import (
     collect,
@@ -81,6 +82,11 @@ def test_mcnemar_s_test_is_two_binomial_tails():
     assert statistics.mcnemar(one, other) == pytest.approx(112 / 1024)
     assert statistics.mcnemar(other, one) == pytest.approx(112 / 1024)
     assert statistics.mcnemar(one, one) == 1.0
+    for better, worse in ((0, 7), (5, 5), (40, 61), (300, 200)):
+        one = np.arange(600) < better
+        other = (np.arange(600) >= better) & (np.arange(600) < better + worse)
+        expected = binomtest(better, better + worse).pvalue
+        assert statistics.mcnemar(one, other) == pytest.approx(expected)
 
 
 def test_means_and_deviations_are_over_what_is_there():
