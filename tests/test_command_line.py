@@ -20,7 +20,8 @@ import tensorflow as tf
 from vfd_tf import InputError, files
 from vfd_tf.cli import flags, main
 from vfd_tf.experiments import continuing, forecast
-from vfd_tf.experiments.experiment import EvaluationPlan, Experiment
+from vfd_tf.experiments.evaluation_plan import EvaluationPlan
+from vfd_tf.experiments.experiment import Experiment
 from vfd_tf.experiments.run_directory import RunDirectory
 from vfd_tf.models import network
 from vfd_tf.training.methods import METHODS
@@ -145,7 +146,7 @@ def test_the_forwards_of_a_step(words, own, teachers):
 
 def test_the_forwards_of_an_evaluation():
     plan = EvaluationPlan(attacks=("fgsm", "pgd20"))
-    assert forecast.evaluation_forwards(plan, 10) == 1 + 2 + 40
+    assert forecast.evaluation_forwards(plan.attacks, plan, 10) == 1 + 2 + 40
 
 
 class _Work:

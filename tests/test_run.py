@@ -12,9 +12,9 @@ import pytest
 import tiny
 
 from vfd_tf.cli import flags, main
-from vfd_tf.experiments import fitting, run_directory
-from vfd_tf.experiments.runner import Runner
+from vfd_tf.experiments import fitting, provenance, run_directory
 from vfd_tf.experiments.session import Session
+from vfd_tf.experiments.verdicts import Verdicts
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = (
@@ -124,7 +124,7 @@ def test_another_lambda_is_another_directory_with_the_same_teacher(finished, mon
         fitting, "make_trainer", lambda e, s, f: started.append(f["teacher"])
     )
     monkeypatch.setattr(fitting, "train", lambda e, s, d, *_: started.append(d.path))
-    monkeypatch.setattr(Runner, "_evaluate", lambda _: None)
+    monkeypatch.setattr(Verdicts, "add", lambda _: None)
     monkeypatch.setattr(Session, "report", lambda *_: "")
     assert run(finished, "--method=hat", "--vfd_lambda=0.03") == 0
     teacher, path = started
@@ -214,6 +214,13 @@ def test_a_teacher_file_is_used_and_a_stranger_refused(finished, tmp_path, capsy
         ("--awp_warmup=1", "awp_gamma"),
         ("--lambda_warmup_epochs=3", "both a shape"),
         ("--eval_attacks=pgd20,fsgm", "Did you mean 'fgsm'"),
+        ("--eval_attacks=transfer-pgd20", "--surrogate"),
+        ("--eval_attacks=transfer-autoattack --surrogate=auto", "ensemble"),
+        ("--attack_images=autoattack", "autoattack:1000"),
+        ("--attack_images=cw:10", "--eval_attacks"),
+        ("--eval_students=lats", "Did you mean 'last'"),
+        ("--mixtures=2", "from 0 to 1"),
+        ("--mixtures=half", "numbers from 0 to 1"),
         ("--batch_size=5000", "smaller batch_size"),
         ("--teacher=nowhere.keras", "nowhere.keras"),
         ("--teacher_seed=0", "other weights"),
@@ -230,7 +237,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, capsys, flag, wo
 
 def test_a_run_works_without_git(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert run_directory.provenance()["git_commit"] is None
+    assert provenance.provenance()["git_commit"] is None
 
 
 def test_help_lists_every_hyper_parameter_with_its_meaning(capsys):

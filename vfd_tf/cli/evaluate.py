@@ -15,8 +15,8 @@ from vfd_tf.cli import flags
 from vfd_tf.data import datasets
 from vfd_tf.evaluation import report
 from vfd_tf.evaluation.journal import made
-from vfd_tf.experiments.experiment import EvaluationPlan
-from vfd_tf.experiments.run_directory import provenance
+from vfd_tf.experiments.evaluation_plan import EvaluationPlan
+from vfd_tf.experiments.provenance import provenance
 from vfd_tf.experiments.runner import Runner
 from vfd_tf.experiments.session import Session
 from vfd_tf.hyperparameters import InputError

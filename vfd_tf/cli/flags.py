@@ -15,9 +15,11 @@ from absl import flags
 
 from vfd_tf.attacks import ATTACKS, PGD
 from vfd_tf.attacks.attack import radius
-from vfd_tf.cli import recipes
+from vfd_tf.cli import mode_flags, recipes
 from vfd_tf.cli.strategies import STRATEGIES
-from vfd_tf.experiments.experiment import EvaluationPlan, Experiment, Recipe
+from vfd_tf.experiments.evaluation_plan import STUDENTS, EvaluationPlan, attack_images
+from vfd_tf.experiments.experiment import Experiment, Recipe
+from vfd_tf.experiments.features import FeaturePlan
 from vfd_tf.hyperparameters import LARGEST, InputError, check_range, choose, name_of, read
 from vfd_tf.training.distillation import DISTILLATIONS
 from vfd_tf.training.methods import METHODS
@@ -30,14 +32,18 @@ SCHEDULED = ("lambda", "beta")
 _DATA = ("dataset", "image_size", "hold")
 # Sections of the help and the modes that take their flags; all others are of training.
 SECTIONS = {
-    "all modes": ("train", "evaluate", "info", "plot"),
+    "all modes": ("train", "evaluate", "info", "plot", "suite", "report", "features"),
     "runs": ("train",),
-    "data": ("train", "evaluate"),
-    "evaluation": ("train", "evaluate"),
+    "data": ("train", "evaluate", "features"),
+    "evaluation": ("train", "evaluate", "features"),
+    "evaluation of runs": ("train",),
     "evaluate": ("evaluate",),
     "plot": ("plot",),
+    "suite": ("suite",),
+    "features": ("features",),
 }
-_ELSEWHERE = {"plot": ("eval_epsilon", "eval_norm", "max_images")}
+_SURROGATE = ("surrogate", "surrogate_arch")
+_ELSEWHERE = {"train": _SURROGATE, "plot": ("eval_epsilon", "eval_norm", "max_images")}
 _LARGEST = LARGEST[int]
 
 
@@ -144,6 +150,8 @@ def _define_run(values):
     text("stop_signal", None, help_, **own)
     help_ = "epochs between panels of images in TensorBoard; 0: none"
     integer("panel_every", 5, help_, 0, _LARGEST, **own)
+    help_ = "wait for another process that trains the same run, instead of refusing"
+    flags.DEFINE_boolean("wait", False, help_, **own)
     text("data_dir", None, "folder of tensorflow-datasets", **of("data"))
     own = of("evaluation")
     for name in _THREAT_MODEL:
@@ -163,34 +171,22 @@ def _define_run(values):
     integer("eval_batch_size", 128, help_, 1, _LARGEST, **own)
     help_ = "evaluate on the first n test images; none: all"
     integer("max_images", None, help_, 1, _LARGEST, **own)
-    own = of("plot")
-    text("out", "tradeoff.png", "the figure, .png, .pdf or .svg", **own)
-    text("plot_x", "clean", "column of the x axis", **own)
-    text("plot_y", "worst", "column of the y axis", **own)
-    text("plot_student", "last", "student, as results.json calls it", **own)
-    _define_evaluate(of("evaluate"))
-
-
-def _define_evaluate(own):
-    text, enum, boolean = flags.DEFINE_string, flags.DEFINE_enum, flags.DEFINE_boolean
-    text("model", None, "the .keras file to evaluate", **own)
-    text("eval_dir", None, "folder of the results; default: beside the model", **own)
-    flags.DEFINE_integer("eval_seed", 0, "seed of all attacks", 0, _LARGEST, **own)
-    text("bounds", "0,1", "lowest and highest pixel value of the model's images", **own)
-    boolean(
-        "eval_early_stop", True, "stop attacking an image once it is misclassified", **own
-    )
-    text("save_adversarial", None, "file.npz for the adversarial examples", **own)
-    text("surrogate", None, "black box: a .keras file to attack instead, or auto", **own)
-    help_ = "architecture of --surrogate=auto, as --arch"
-    text("surrogate_arch", "wide_resnet_34_10", help_, **own)
-    enum("referee", None, ["cleverhans"], "repeat FGSM, PGD and MIM with it", **own)
-    policies, help_ = (
-        ["mixed_bfloat16", "mixed_float16"],
-        "precision of the attack",
-    )
-    enum("craft_precision", None, policies, f"{help_}; verdicts are float32", **own)
-    boolean("strict", True, "refuse probabilities and images outside [0, 1]", **own)
+    own = of("evaluation of runs")
+    help_ = "attacks on the first n test images alone, such as autoattack:1000,cw:100"
+    add("attack_images", "", help_, **own)
+    add("eval_students", ",".join(STUDENTS), "students that are evaluated", **own)
+    help_ = "also evaluate the teachers that are trained before a run"
+    flags.DEFINE_boolean("eval_teachers", True, help_, **own)
+    help_ = "also evaluate mixtures with the vanilla teacher: weights of the student"
+    add("mixtures", "", help_, **own)
+    mode_flags.suite(of("suite"))
+    own = of("features")
+    for name, field in parameters(FeaturePlan, "features"):
+        _define_parameter(values, name, field, "features")
+    text("features_dir", "features", "folder of the pictures' numbers", **own)
+    text("features_student", "last", "student of every run directory", **own)
+    mode_flags.plot(of("plot"))
+    mode_flags.evaluate(of("evaluate"))
 
 
 def _parameter(cls, name):
@@ -256,8 +252,8 @@ def _fields(values, cls, prefix="", skip=()):
     return {f.name: values[name].value for name, f in parameters(cls, prefix, skip)}
 
 
-def evaluation_plan(values: flags.FlagValues) -> EvaluationPlan:
-    """The evaluation protocol that the flags ask for."""
+def evaluation_plan(values: flags.FlagValues, training: bool = False) -> EvaluationPlan:
+    """The evaluation that the flags ask for: of runs, or of a model."""
     epsilon = values.eval_epsilon
     named = epsilon is not None or values["epsilon"].present
     if values.norm != "linf" and not named:
@@ -273,7 +269,23 @@ def evaluation_plan(values: flags.FlagValues) -> EvaluationPlan:
         norm=values.eval_norm or values.norm,
         batch_size=values.eval_batch_size,
         max_images=values.max_images,
+        **(_of_runs(values) if training else {}),
     )
+
+
+def _of_runs(values):
+    """What the evaluation of a run has beside that of a model."""
+    try:
+        mixtures = tuple(float(text) for text in values.mixtures)
+    except ValueError as error:
+        raise InputError(f"--mixtures must be numbers from 0 to 1: {error}.") from error
+    return {
+        "attack_images": attack_images(values.attack_images),
+        "students": tuple(values.eval_students),
+        "teachers": values.eval_teachers,
+        "surrogate": values.surrogate,
+        "mixtures": mixtures,
+    }
 
 
 def names(experiment: Experiment) -> dict[str, str]:
@@ -300,6 +312,24 @@ def flagfile(experiment: Experiment) -> str:
     return "".join(f"--{name}={text_of(value)}\n" for name, value in flat.items())
 
 
+def words(experiment: Experiment) -> tuple[str, ...]:
+    """The flags that repeat an experiment, without those at their defaults."""
+    known = define()
+    named = ("--method=", "--distill=")
+    lines = (line.rstrip() for line in flagfile(experiment).splitlines())
+    return tuple(line for line in lines if line.startswith(named) or _changes(known, line))
+
+
+def _changes(known, line):
+    name, _, value = line.removeprefix("--").partition("=")
+    return text_of(known[name].default) != value
+
+
+def parse(values: flags.FlagValues, words_) -> list[str]:
+    """Reads flags from words, recipes too; the words that are none."""
+    return values(recipes.expanded(["run.py", *words_]))[1:]
+
+
 def taken(values: flags.FlagValues, mode: str) -> set[str]:
     """The flags that a mode takes."""
     found = set(_ELSEWHERE.get(mode, ()))
@@ -307,7 +337,8 @@ def taken(values: flags.FlagValues, mode: str) -> set[str]:
         if mode in SECTIONS.get(section, ("train",)):
             found |= {flag.name for flag in members}
     surrogate = mode == "evaluate" and values["surrogate"].value == "auto"
-    return found | taken(values, "train") if surrogate else found
+    runs = surrogate or mode == "suite"
+    return found | taken(values, "train") if runs else found
 
 
 def help_text(values: flags.FlagValues, mode: str | None = None) -> str:

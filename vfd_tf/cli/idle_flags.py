@@ -88,7 +88,7 @@ def _idle_prerequisites(experiment):
     needed = experiment.prerequisites
     idle = {"teacher", "robust_teacher"} - set(needed)
     if all(experiment[role] != "auto" for role in needed):
-        idle.add("teacher_seed")
+        idle |= {"teacher_seed", "teacher_epochs"}
     if "teacher" not in needed or experiment.teacher != "auto":
         idle.add("teacher_arch")
     return idle

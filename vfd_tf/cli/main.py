@@ -22,7 +22,18 @@ import tensorflow as tf
 
 import vfd_tf
 from vfd_tf import files
-from vfd_tf.cli import evaluate, flags, idle_flags, info, plot, recipes, train
+from vfd_tf.cli import (
+    evaluate,
+    features,
+    flags,
+    idle_flags,
+    info,
+    plot,
+    recipes,
+    report,
+    suite,
+    train,
+)
 from vfd_tf.hyperparameters import InputError, choose
 from vfd_tf.training import signals
 from vfd_tf.training.cluster import is_lost_worker
@@ -34,6 +45,8 @@ USAGE = """Adversarial training with Vanilla Feature Distillation.
   python run.py evaluate --model=my.keras --dataset=cifar10 --eval_attacks=autoattack
   python run.py info runs/NAME runs/NAME/best.keras
   python run.py plot runs/* --plot_y=pgd20 --out=tradeoff.png
+  python run.py suite table1 --scale=cpu
+  python run.py report
   tensorboard --logdir=runs
 
 The same command again continues a run, or reports it where it is complete.
@@ -225,6 +238,9 @@ MODES = {
     "evaluate": _other("evaluate", evaluate.run),
     "info": _other("info", info.show),
     "plot": _other("plot", plot.plot),
+    "suite": _other("suite", suite.run),
+    "report": _other("report", report.run),
+    "features": _other("features", features.run),
 }
 NOTHING = "nothing had begun"
 LOST_WORKER = (
@@ -236,4 +252,7 @@ INTERRUPTED = {
     "evaluate": "the same command continues: the attacks that were finished are kept",
     "info": "nothing was being changed",
     "plot": "nothing is lost, the same command begins again",
+    "suite": "the same command continues: what was finished is kept",
+    "report": "nothing is lost, the same command begins again",
+    "features": "the same command continues: the students that were drawn are kept",
 }

@@ -3,18 +3,20 @@
 import contextlib
 import os
 import tempfile
+from dataclasses import replace
 
 import numpy as np
 
-from vfd_tf import evaluation
 from vfd_tf.cli import flags, idle_flags
 from vfd_tf.cli.strategies import make_strategy
 from vfd_tf.data import datasets
 from vfd_tf.experiments import continuing
-from vfd_tf.experiments.run_directory import provenance
+from vfd_tf.experiments.evaluation_plan import EvaluationPlan
+from vfd_tf.experiments.provenance import provenance
 from vfd_tf.experiments.runner import Runner, warn_without_gpu
 from vfd_tf.experiments.session import Session
 from vfd_tf.hyperparameters import InputError
+from vfd_tf.models import classifiers
 from vfd_tf.progress import labelled
 from vfd_tf.training.cluster import Cluster
 
@@ -29,9 +31,7 @@ def run(values, argv: list[str]) -> None:
                 f"--{name} names one run directory, but --method and --distill ask for "
                 f"{len(experiments)} runs; use --runs for the folder of all."
             )
-    plan = flags.evaluation_plan(values)
-    for attack in plan.attacks:
-        evaluation.protocol(attack, plan.epsilon, plan.norm)
+    plan = flags.evaluation_plan(values, training=True)
     with _session(values, experiments[0], plan) as session:
         _run(experiments, session, values)
 
@@ -89,12 +89,26 @@ def _run(experiments, session, values):
             path = os.path.join(session.root, "continue_from")
         session.cluster.copy_folder(path)
         source = continuing.Source(path)
+    if session.plan.surrogate:
+        surrogate = _surrogate(experiments[0], session, values.surrogate_arch)
+        session = replace(session, plan=replace(session.plan, surrogate=surrogate))
     runners = [Runner(each, session, workdir, source) for each in experiments]
     for runner in runners:
         runner.check()
     warn_without_gpu(experiments[0], session)
-    directories = {d.path: d for runner in runners for d in runner.run()}
+    directories = {d.path: d for each in runners for d in each.run(values.wait)}
     print(session.report([*directories.values()]))
+
+
+def _surrogate(experiment, session, arch):
+    """The file of the surrogate; "auto" trains a vanilla network first, or finds it."""
+    given = session.plan.surrogate
+    if given != "auto":
+        return classifiers.student_of_run(given) or given
+    own = replace(session, plan=EvaluationPlan(attacks=()))
+    runner = Runner(experiment.surrogate(arch), own)
+    runner.check()
+    return runner.run(wait=True)[-1].student("best")
 
 
 def _versions():

@@ -5,16 +5,19 @@ changes it. Every verdict is a float32 forward pass in inference mode.
 """
 
 from vfd_tf.data.batching import batches
+from vfd_tf.evaluation.compilations import Compilations
 from vfd_tf.evaluation.engine import Engine
 from vfd_tf.evaluation.evaluate import evaluate
 from vfd_tf.evaluation.journal import Journal
 from vfd_tf.evaluation.perturb import perturb
-from vfd_tf.evaluation.protocols import PRESETS, Protocol, protocol
+from vfd_tf.evaluation.protocols import PRESETS, TRANSFER, Protocol, is_transfer, protocol
 from vfd_tf.evaluation.report import Report
 from vfd_tf.evaluation.result import EvaluationResult, accuracies, table, wilson
 
 __all__ = [
     "PRESETS",
+    "TRANSFER",
+    "Compilations",
     "Engine",
     "EvaluationResult",
     "Journal",
@@ -23,6 +26,7 @@ __all__ = [
     "accuracies",
     "batches",
     "evaluate",
+    "is_transfer",
     "perturb",
     "protocol",
     "table",

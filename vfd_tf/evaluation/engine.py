@@ -89,9 +89,16 @@ class Engine:
         self.model = AttackedModel(model, bounds, source, craft)
         eager = getattr(self.model.classifier, "run_eagerly", False)
         self.runner = BatchRunner(batch_size, self.model.fixed_size, eager, devices)
+        self.early_stop, self.strict = early_stop, strict
+        self.again()
+
+    def again(self) -> "Engine":
+        """Itself, compiled functions and all, as if no image had been seen."""
         size, lanes = self.runner.batch_size, len(self.runner.devices)
-        self.windows = Windows(self.model, self.logits, size, strict, lanes)
-        self.early_stop, self.undefined = early_stop, 0
+        self.model.layout = ""
+        self.windows = Windows(self.model, self.logits, size, self.strict, lanes)
+        self.undefined = 0
+        return self
 
     def correct(self, data: Any, attack: Any = None, seed: int = 0) -> np.ndarray:
         """Which images are classified correctly, and under `attack`: bool [n].

@@ -13,15 +13,14 @@ import tensorflow as tf
 from vfd_tf import losses
 from vfd_tf.attacks import Attack, Composite
 from vfd_tf.evaluation import referee, sanity
+from vfd_tf.evaluation.compilations import Compilations
 from vfd_tf.evaluation.engine import Engine
 from vfd_tf.evaluation.journal import Journal
-from vfd_tf.evaluation.protocols import Protocol, protocol
+from vfd_tf.evaluation.protocols import TRANSFER, Protocol, is_transfer, protocol
 from vfd_tf.evaluation.result import EvaluationResult
 from vfd_tf.evaluation.screen import Screen
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import classifiers, precision
-
-TRANSFER = "transfer"  # prefix of the columns made on a surrogate
 
 
 def evaluate(
@@ -43,6 +42,7 @@ def evaluate(
     journal: Journal | None = None,
     examples: bool = False,
     devices: tuple[str, ...] = (),
+    compilations: Compilations | None = None,
 ) -> EvaluationResult:
     """Accuracy of any Keras classifier, clean and under attack.
 
@@ -70,7 +70,7 @@ def evaluate(
             Attacks and epsilon are in [0, 1] all the same.
         surrogate: Another classifier, on which the attacks of one run are made again and
             scored on `model`: black-box columns "transfer-<attack>", and its own
-            accuracy, `surrogate_clean`.
+            accuracy, `surrogate_clean`. Where `attacks` names such columns, these alone.
         referees: Repeat FGSM, PGD and MIM with cleverhans and report differences.
         craft_precision: None, or "mixed_bfloat16" or "mixed_float16" to make the examples
             in; what counts is always a float32 forward of them.
@@ -79,6 +79,7 @@ def evaluate(
         devices: Names of devices that share the batches, such as those of a strategy in
             whose scope the model was loaded; default: what TensorFlow chooses.
         examples: Keep x_adv of every attack in the result, in the range of `bounds`.
+        compilations: `Compilations` to share with other models of the architecture.
 
     Returns:
         Which images are classified correctly, bool [n]: `result.clean`, and under each
@@ -99,13 +100,16 @@ def evaluate(
     options["devices"] = tuple(devices)
     craft = craft_precision or "float32"
     precision.check_computes(model, craft)
-    engine = Engine(model, early_stop=early_stop, craft=craft, **options)
+    make = compilations.engine if compilations else Engine
+    engine = make(model, early_stop=early_stop, craft=craft, **options)
     engines, other = dict.fromkeys(plan, engine), None
     if surrogate is not None:
         surrogate = classifiers.as_model(surrogate)
-        other = Engine(model, early_stop=False, source=surrogate, **options)
-        columns = _black_box(plan)
-        plan, engines = plan | columns, engines | dict.fromkeys(columns, other)
+        other = make(model, early_stop=False, source=surrogate, **options)
+        plan = _with_black_box(plan)
+        engines = {name: other if own.transfer else engine for name, own in plan.items()}
+    elif any(own.transfer for own in plan.values()):
+        raise InputError("Attacks called transfer-... need a surrogate: surrogate=model.")
     screen = Screen(verbose, data)
     job = _Job(plan, engines, engine, other, seed, screen, journal, examples)
     with _exact_float32():
@@ -134,10 +138,12 @@ def _check_seed(seed):
         raise InputError(f"seed must be a whole number from 0 to 2^32 - 1; got {seed!r}.")
 
 
-def _black_box(plan):
-    """Columns of the attacks that are one run, to be made on a surrogate."""
-    return {
-        f"{TRANSFER}-{name}": Protocol(own.attack, own.objective, transfer=True)
+def _with_black_box(plan):
+    """A plan, and its attacks of one run on a surrogate where it names none of these."""
+    if any(is_transfer(name) for name in plan):
+        return plan
+    return plan | {
+        f"{TRANSFER}{name}": dataclasses.replace(own, transfer=True)
         for name, own in plan.items()
         if not isinstance(own.attack, Composite)
     }

@@ -13,6 +13,7 @@ from vfd_tf.attacks import (
     AttackRun,
     AutoAttack,
     CarliniWagner,
+    Composite,
 )
 from vfd_tf.attacks.attack import radius
 from vfd_tf.attacks.objectives import named
@@ -69,6 +70,7 @@ PRESETS = {
     "autoattack-plus": (AutoAttack, {"version": "plus"}, "ce"),
     "autoattack-rand": (AutoAttack, {"version": "rand"}, "ce"),
 }
+TRANSFER = "transfer-"  # begins the names of attacks that are made on a surrogate
 _UNTARGETED = {name: o for name, o in OBJECTIVES.items() if not name.startswith("targeted")}
 # Attacks whose name may be followed by a number of steps and by an objective.
 _OPEN = {"fgsm": False, "pgd": True, "mim": True}
@@ -81,7 +83,8 @@ def protocol(attack: Any, epsilon: float = 8 / 255, norm: str = "linf") -> Proto
     with its objective (ce where none is named, kl, margin, dlr). Fields follow colons:
     "pgd50:restarts=10". PGD: uniform start, step epsilon / 4, one run. `cw` is
     C&W with c = 1, kappa 0, 1,000 steps of 0.01; `cw-search` searches c; `cw-linf` is
-    PGD-100 on the margin. An attack given as an object keeps its own threat model.
+    PGD-100 on the margin. "transfer-pgd20" is PGD-20 made on a surrogate. An attack given
+    as an object keeps its own threat model.
 
     Raises:
         InputError: An unknown name, field or value; an attack that leaves the ball.
@@ -97,6 +100,8 @@ def protocol(attack: Any, epsilon: float = 8 / 255, norm: str = "linf") -> Proto
         raise InputError(
             f"The attack {attack!r} is none: pass a name such as 'pgd20', or an attack."
         )
+    if is_transfer(attack):
+        return _on_surrogate(protocol(attack.removeprefix(TRANSFER), epsilon, norm), attack)
     head, *settings = attack.split(":")
     cls, options, objective = _parse(head.replace("_", "-"))
     options = {**options, **_fields(cls, settings, attack)}
@@ -107,6 +112,20 @@ def protocol(attack: Any, epsilon: float = 8 / 255, norm: str = "linf") -> Proto
         )
     attack = cls(**{**_known(cls, threat), **options})
     return Protocol(_refuse_training(attack), objective)
+
+
+def is_transfer(attack: Any) -> bool:
+    """Whether this names an attack that is made on a surrogate."""
+    return isinstance(attack, str) and attack.startswith(TRANSFER)
+
+
+def _on_surrogate(own, name):
+    if isinstance(own.attack, Composite):
+        raise InputError(
+            f"{name} is an ensemble of attacks, which goes by the model's own answers: "
+            "take transfer-pgd20, for one."
+        )
+    return dataclasses.replace(own, transfer=True)
 
 
 def _known(cls, values):

@@ -100,6 +100,9 @@ class Experiment(Component):
     teacher_arch: str | None = hyper(
         None, "architecture of the vanilla teacher of auto; none: the student's"
     )
+    teacher_epochs: int | None = hyper(
+        None, "epochs of the teachers of auto; none: the student's", minimum=1
+    )
     method: Method = HAT()
     distillation: Distillation = VFD()
     attack: Attack = PGD()
@@ -128,12 +131,22 @@ class Experiment(Component):
                 "other weights than its student."
             )
         other = {"teacher": self.teacher_arch}.get(role) or self.arch
+        before = self._trained_before(PREREQUISITES[role](), other)
+        epochs = self.teacher_epochs or self.recipe.epochs
+        recipe = before.recipe.replace(epochs=epochs)
+        return before.replace(recipe=recipe, teacher_epochs=None)
+
+    def surrogate(self, arch: str) -> "Experiment":
+        """The experiment of a vanilla network to make black-box attacks on."""
+        return self._trained_before(Natural(), arch)
+
+    def _trained_before(self, method, arch):
         return self.replace(
-            method=PREREQUISITES[role](),
+            method=method,
             distillation=NoDistillation(),
             seed=self.teacher_seed,
-            arch=other,
-            init=self._init_of(other),
+            arch=arch,
+            init=self._init_of(arch),
             recipe=self.recipe.without("student"),
         )
 
@@ -212,14 +225,3 @@ class Experiment(Component):
 
 
 PREREQUISITES = {"teacher": Natural, "robust_teacher": PGDAT}
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationPlan:
-    """How the students of a run are evaluated on the test split."""
-
-    attacks: tuple[str, ...] = ("fgsm", "pgd20")
-    epsilon: float = 8 / 255
-    norm: str = "linf"
-    batch_size: int = 128
-    max_images: int | None = None

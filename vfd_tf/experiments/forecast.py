@@ -13,6 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from vfd_tf import evaluation
+from vfd_tf.evaluation import is_transfer
+from vfd_tf.experiments.evaluation_plan import STUDENTS
 from vfd_tf.models.keras_graph import layers_of
 from vfd_tf.progress import duration, wrapped
 
@@ -47,36 +49,60 @@ def _attack_forwards(attack):
     return IMAGE_GRADIENT * getattr(attack, "steps", 1) * runs
 
 
-def evaluation_forwards(plan, classes: int) -> int:
+def evaluation_forwards(attacks, plan, classes: int) -> int:
     """Forwards an image of an evaluation, where no attack succeeds."""
-    protocols = [evaluation.protocol(a, plan.epsilon, plan.norm) for a in plan.attacks]
+    protocols = [evaluation.protocol(a, plan.epsilon, plan.norm) for a in attacks]
     runs = [run for p in protocols for stage in p.stages(classes).values() for run in stage]
     return 1 + sum(_attack_forwards(run.attack) for run in runs)
 
 
 class Work:
-    """The multiply-adds of one run, of networks that are known."""
+    """The multiply-adds of one run.
 
-    def __init__(self, experiment, data, plan, student, teachers=()):
+    Args:
+        data: The data set, or what has as many images and classes.
+        student: Multiply-adds of a forward of the student.
+        teachers: Those of all networks beside it in a step, together.
+        surrogate: Those of the network that black-box attacks are made on.
+    """
+
+    def __init__(self, experiment, data, plan, student, teachers=0, surrogate=0):
         own, each = step_forwards(experiment)
-        forward = multiply_adds(student)
-        theirs = sum(map(multiply_adds, teachers))
         recipe = experiment.recipe
         self.steps = len(data.train) // recipe.batch_size
-        self.step = recipe.batch_size * (own * forward + each * theirs)
+        self.step = recipe.batch_size * (own * student + each * teachers)
         attacked = 10 * IMAGE_GRADIENT if experiment.method.adversarial else 0
-        validation = len(data.validation) * (1 + attacked) * forward
+        validation = len(data.validation) * (1 + attacked) * student
         self.epoch = self.steps * self.step + validation
         self.training = recipe.epochs * self.epoch
-        students = 2 if recipe.average == "none" else 3
-        images = len(data.test[: plan.max_images])
-        self.evaluation = (
-            students * images * evaluation_forwards(plan, data.num_classes) * forward
-        )
+        made = ("best", "last") if recipe.average == "none" else STUDENTS
+        students = set(made) & set(plan.students)
+        of_attacks = _evaluation(plan, data, student, surrogate)
+        # A mixture is two networks, and no black-box attack is made on it.
+        of_mixture = {n: 2 * w for n, w in of_attacks.items() if not is_transfer(n)}
+        mixtures = len(plan.mixtures) * len(students - {"best"})
+        self.attacks = {
+            name: len(students) * work + mixtures * of_mixture.get(name, 0)
+            for name, work in of_attacks.items()
+        }
+        self.evaluation = sum(self.attacks.values())
 
     @property
     def total(self) -> float:
         return self.training + self.evaluation
+
+
+def _evaluation(plan, data, student, surrogate):
+    """Attack -> multiply-adds on one student, if none succeeds; "clean" among them."""
+    found = {"clean": 0}
+    for images, attacks in plan.rounds().items():
+        count = len(data.test[:images])
+        found["clean"] += count * student
+        for name in attacks:
+            network = surrogate if is_transfer(name) else student
+            forwards = evaluation_forwards((name,), plan, data.num_classes) - 1
+            found[name] = count * forwards * network
+    return found
 
 
 class Forecast(keras.callbacks.Callback):

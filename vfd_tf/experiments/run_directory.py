@@ -19,17 +19,16 @@ import hashlib
 import io
 import json
 import os
-import platform
 import shutil
-import subprocess
 
 import keras
 import numpy as np
 
 from vfd_tf import files
 from vfd_tf.checkpoints import Checkpoints, State
-from vfd_tf.evaluation import Journal, accuracies
+from vfd_tf.evaluation import TRANSFER, Journal, accuracies
 from vfd_tf.experiments import sound
+from vfd_tf.experiments.provenance import provenance
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.training.checkpoint import Checkpoint
 
@@ -70,6 +69,11 @@ class RunDirectory:
         """Which students there are: "best", "last", and "average" where there is one."""
         names = ("best", "last", "average")
         return tuple(name for name in names if os.path.exists(self.student(name)))
+
+    @property
+    def evaluated(self) -> tuple[str, ...]:
+        """The students that have accuracies, and the mixtures."""
+        return tuple(self.results.get("accuracies", {}))
 
     @property
     def key(self) -> str:
@@ -210,6 +214,28 @@ class RunDirectory:
         if known != test_data:
             self._merge(test_data=test_data)
 
+    def keep_surrogate(self, mark: str) -> None:
+        """Drops verdicts on examples of another surrogate than the file of this hash."""
+        known = self.results.get("surrogate")
+        if known not in (None, mark):
+            print(
+                f"Note: {self.path}: black-box verdicts of another surrogate are dropped."
+            )
+            kept = {n: v for n, v in self._verdicts().items() if f"|{TRANSFER}" not in n}
+            self._write_verdicts(kept)
+            rows = self.results.get("accuracies", {})
+            self._merge(
+                accuracies={
+                    which: {
+                        key: {n: v for n, v in row.items() if not n.startswith(TRANSFER)}
+                        for key, row in evaluations.items()
+                    }
+                    for which, evaluations in rows.items()
+                }
+            )
+        if known != mark:
+            self._merge(surrogate=mark)
+
     def verdicts(self, which: str, threat: str, count: str) -> dict[str, np.ndarray]:
         """Column -> bool [n] known for a student: which test images it got right."""
         prefix, everything = f"{which}|{threat} {count}|", self._verdicts()
@@ -234,26 +260,32 @@ class RunDirectory:
         """
         everything = self._verdicts()
         new = {f"{which}|{threat} {count}|{name}": v for name, v in verdicts.items()}
-        with (
-            files.replaced(self.file("verdicts.npz")) as partial,
-            open(partial, "wb") as file,
-        ):
-            np.savez_compressed(file, **{**everything, **new})
+        self._write_verdicts({**everything, **new})
         known = self.results.get("accuracies", {})
         row = known.setdefault(which, {}).setdefault(f"{threat} {count}", {})
         row.update(accuracies(self.verdicts(which, threat, count)))
         self._merge(accuracies=known)
         self.remove_journal()
 
+    def _write_verdicts(self, verdicts):
+        path = self.file("verdicts.npz")
+        with files.replaced(path) as partial, open(partial, "wb") as file:
+            np.savez_compressed(file, **verdicts)
+
     def remove_journal(self) -> None:
         """Removes what an evaluation kept on the way."""
         shutil.rmtree(self.file("journal"), ignore_errors=True)
 
-    def journal(self, which: str, plan: dict[str, str]) -> Journal:
-        """What an evaluation of a student goes on from, if this version began it."""
+    def journal(self, mark: str, plan: dict[str, str]) -> Journal:
+        """What an evaluation goes on from, if this version began it.
+
+        Args:
+            mark: Hash of the student, or another text that tells it from others.
+            plan: Column -> what it depends on.
+        """
         known = provenance()
         owner = {name: known[name] for name in ("vfd_tf", "tensorflow", "keras", "numpy")}
-        owner |= {"student": files.sha256(self.student(which))}
+        owner |= {"student": mark}
         try:
             return Journal(self.file("journal"), owner, plan)
         except InputError:
@@ -358,35 +390,3 @@ def key(identity: dict) -> str:
     """Eight hexadecimal digits that name an identity."""
     text = json.dumps(identity, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def provenance() -> dict[str, str | None]:
-    """Versions and commit of what runs."""
-    import tensorflow as tf
-
-    import vfd_tf
-
-    return {
-        "vfd_tf": vfd_tf.__version__,
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "git_commit": _commit(os.path.dirname(os.path.dirname(vfd_tf.__file__))),
-        "devices": ", ".join(d.name for d in tf.config.list_logical_devices()),
-    }
-
-
-def _commit(root: str) -> str | None:
-    """The commit of the checkout at `root`, "-dirty" if changed; None without one."""
-
-    def git(*words):
-        command = ["git", "-C", root, *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-    try:
-        if not os.path.samefile(git("rev-parse", "--show-toplevel").strip(), root):
-            return None  # installed inside a checkout of something else
-        return git("describe", "--always", "--dirty", "--abbrev=40").strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -1,19 +1,15 @@
 """Running an experiment: train into a run directory, or continue, or find it complete."""
 
 import functools
-import importlib.util
-import re
 
-from vfd_tf import evaluation, files
-from vfd_tf.experiments import checks, continuing, fitting, forecast
+from vfd_tf import files
+from vfd_tf.experiments import checks, continuing, fitting, forecast, model_card, places
 from vfd_tf.experiments.experiment import Experiment
 from vfd_tf.experiments.run_directory import RunDirectory, key
 from vfd_tf.experiments.session import Session
-from vfd_tf.hyperparameters import name_of
-from vfd_tf.models import architectures, network
-from vfd_tf.training import curves, roles
-from vfd_tf.training.distillation import DISTILLATIONS
-from vfd_tf.training.methods import METHODS
+from vfd_tf.experiments.verdicts import Verdicts
+from vfd_tf.models import network
+from vfd_tf.training import roles
 
 
 class Runner:
@@ -40,23 +36,22 @@ class Runner:
         self.first = source.first(experiment) if source else experiment
         roles_ = self.first.prerequisites
         self.prerequisites = {
-            role: Runner(self.first.prerequisite(role), session)
-            for role in roles_
-            if self.first[role] == "auto"
+            role: self._before(role) for role in roles_ if self.first[role] == "auto"
         }
         self._given = {r: self.first[r] for r in roles_ if r not in self.prerequisites}
+        # Mixtures need a vanilla network, also where the method needs none.
+        mixes = session.plan.mixtures and experiment.method.adversarial
+        self._mixes = bool(mixes and "teacher" not in roles_)
         self._workdir = workdir
+
+    def _before(self, role):
+        """The runner of a network that is trained before this one."""
+        return Runner(self.first.prerequisite(role), self.session.of_teachers())
 
     @functools.cached_property
     def keys(self) -> dict[str, str]:
         """Role -> key of the run, or hash of the file, that gives its network."""
-        keys = {}
-        for role in self.first.prerequisites:
-            if role in self.prerequisites:
-                keys[role] = key(self.prerequisites[role].identity)
-            else:
-                keys[role] = files.sha256(self._given[role])
-        return keys
+        return places.helpers(self.first, self.session.data.digest)
 
     @functools.cached_property
     def identity(self) -> dict:
@@ -67,16 +62,9 @@ class Runner:
     @functools.cached_property
     def directory(self) -> RunDirectory:
         """The run directory; nothing is made yet."""
-        experiment = self.experiment
-        labels = (
-            re.sub(r"[^\w.]+", "-", experiment.dataset).strip("-"),
-            architectures.label(experiment.arch),
-            name_of(METHODS, experiment.method),
-            name_of(DISTILLATIONS, experiment.distillation),
-        )
-        name = "-".join((*labels, key(self.identity)))
-        path = self._workdir or f"{self.session.root}/{name}"
-        return RunDirectory(path, label="+".join(labels[2:]))
+        path = places.path(self.experiment, self.identity, self.session.root)
+        label = "+".join(places.labels(self.experiment)[2:])
+        return RunDirectory(self._workdir or path, label=label)
 
     def share(self) -> None:
         """Gives all workers the directory of the chief, and those of prerequisites."""
@@ -93,6 +81,9 @@ class Runner:
         experiment, data = self.experiment, self.session.data
         for role, path in self._given.items():
             checks.check_prerequisite(network.load(path), role, path, data)
+        if self.session.plan.surrogate:
+            path = self.session.plan.surrogate
+            checks.check_prerequisite(network.load(path), "surrogate", path, data)
         if self.source:
             self.source.check(experiment, data.digest, self.keys)
         checks.check_recipe(experiment, self.session)
@@ -137,9 +128,17 @@ class Runner:
             return
         data = self.session.data
         student = student or fitting.network_of(self.experiment, data)
-        teachers = [model for model in (stand_ins or {}).values() if model is not None]
+        beside = [model for model in (stand_ins or {}).values() if model is not None]
+        plan, surrogate = self.session.plan, 0
+        if plan.surrogate:
+            surrogate = forecast.multiply_adds(network.load(plan.surrogate))
         self.session.pending[self.directory.path] = forecast.Work(
-            self.experiment, data, self.session.plan, student, teachers
+            self.experiment,
+            data,
+            plan,
+            forecast.multiply_adds(student),
+            sum(map(forecast.multiply_adds, beside)),
+            surrogate,
         )
 
     def run(self, wait: bool = False) -> list[RunDirectory]:
@@ -158,6 +157,11 @@ class Runner:
             print(f"--{role}=auto: {type(runner.experiment.method).__name__} first")
             done += runner.run(wait=True)
             networks[role] = runner.directory.student("best")
+        vanilla = networks.get("teacher")
+        if self._mixes:
+            runner = self._before("teacher")
+            done += runner.run(wait=True)
+            vanilla = runner.directory.student("best")
         directory = self.directory
         with directory.owned(wait=wait):
             files.remove_parts(directory.path)
@@ -170,7 +174,9 @@ class Runner:
             else:
                 self._train(networks)
             self.session.pending.pop(directory.path, None)
-            self._evaluate()
+            Verdicts(directory, self.session, vanilla).add()
+            if self.session.cluster.chief:
+                model_card.write(directory)
         return [*done, directory]
 
     def _train(self, networks):
@@ -187,61 +193,11 @@ class Runner:
             extra = [forecast.Forecast(work, left, session.pending.values())]
         fitting.train(experiment, session, directory, trainer, extra)
 
-    def _verdicts(self, which, attacks):
-        """Column -> bool [n] of a student; replicas and workers share the images.
-
-        A single process goes on from the windows of images that were finished before.
-        """
-        session, plan, journal = self.session, self.session.plan, None
-        with session.strategy.scope():
-            student = network.load(self.directory.student(which))
-        if session.cluster.count == 1:
-            threat = plan.epsilon, plan.norm
-            described = {a: evaluation.protocol(a, *threat).describe() for a in attacks}
-            journal = self.directory.journal(which, described)
-        result = evaluation.evaluate(
-            student,
-            session.cluster.share(session.test),
-            attacks,
-            epsilon=plan.epsilon,
-            norm=plan.norm,
-            batch_size=plan.batch_size,
-            devices=session.cluster.devices,
-            journal=journal,
-        )
-        for warning in result.warnings:
-            print(f"Warning: {warning}")
-        own = result.verdicts()
-        return {name: session.cluster.whole(own[name], len(session.test)) for name in own}
-
     def _flags(self):
         """The flags that repeat the run."""
         describe, source = self.session.describe, self.source
         text = describe(self.experiment) if describe else ""
         return text + (f"--continue_from={source.path}\n" if source else "")
-
-    def _evaluate(self):
-        """Adds to results.json what it doesn't hold yet of the asked-for protocols."""
-        session, directory = self.session, self.directory
-        plan, test = session.plan, session.test
-        threat, count = session.threat_and_count
-        directory.keep_only(session.data.test.digest[:16])
-        for which in directory.students:
-            known = directory.verdicts(which, threat, count)
-            missing = [a for a in plan.attacks if a not in known]
-            if not missing and "clean" in known:
-                if not directory.accuracies(which, threat, count):  # results.json is new
-                    directory.add_verdicts(which, threat, count, {})
-                continue
-            print(f"{directory.path}: evaluating {which}.keras on {len(test)} test images")
-            verdicts = self._verdicts(which, missing)
-            if session.cluster.chief and importlib.util.find_spec("tensorboard"):
-                both = evaluation.accuracies({**known, **verdicts})
-                events = f"{directory.path}/tensorboard"
-                curves.write_accuracies(events, which, f"{threat} {count}", both)
-            # Last: an evaluation that has verdicts is not made again.
-            directory.add_verdicts(which, threat, count, verdicts)
-        directory.remove_journal()  # of a process that was killed behind its verdicts
 
 
 def warn_without_gpu(experiment: Experiment, session: Session) -> None:

@@ -8,12 +8,18 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from vfd_tf import evaluation
-from vfd_tf.attacks.attack import radius
 from vfd_tf.data import datasets
 from vfd_tf.experiments import forecast
-from vfd_tf.experiments.experiment import EvaluationPlan, Experiment
+from vfd_tf.experiments.evaluation_plan import EvaluationPlan
+from vfd_tf.experiments.experiment import Experiment
 from vfd_tf.experiments.run_directory import RunDirectory
 from vfd_tf.training.cluster import Cluster
+
+
+@functools.cache
+def _shared():
+    """The compiled attacks that all commands of a process share."""
+    return evaluation.Compilations()
 
 
 @dataclasses.dataclass
@@ -37,6 +43,7 @@ class Session:
     )
     # Path -> work of what is still to be trained, as far as it was checked.
     pending: dict[str, forecast.Work] = dataclasses.field(default_factory=dict)
+    compilations: evaluation.Compilations = dataclasses.field(default_factory=_shared)
 
     @functools.cached_property
     def cluster(self) -> Cluster:
@@ -48,20 +55,22 @@ class Session:
         """The test images that the plan asks for."""
         return self.data.test[: self.plan.max_images]
 
-    @property
-    def threat_and_count(self) -> tuple[str, str]:
-        """Under what results are filed: linf:8/255, n=10000."""
-        threat = f"{self.plan.norm}:{radius(self.plan.epsilon)}"
-        return threat, f"n={len(self.test)}"
+    def of_teachers(self) -> "Session":
+        """The session of the networks that are trained before a run."""
+        return dataclasses.replace(self, plan=self.plan.of_teachers())
 
     def report(self, directories: list[RunDirectory]) -> str:
-        """One table of the students of runs, and their folders."""
-        threat, count = self.threat_and_count
-        rows = {
-            f"{directory.label} ({which})": directory.accuracies(which, threat, count)
-            for directory in directories
-            for which in directory.students
-        }
+        """A table of the students of runs for each number of images, and their folders."""
+        tables = []
+        for images in self.plan.rounds():
+            count = f"n={len(self.data.test[:images])}"
+            rows = {
+                f"{directory.label} ({which})": columns
+                for directory in directories
+                for which in directory.evaluated
+                if (columns := directory.accuracies(which, self.plan.threat, count))
+            }
+            title = f"{self.data.name}, {count} test images, {self.plan.threat}"
+            tables.append(f"\n{title}\n\n{evaluation.table(rows)}")
         folders = "".join(f"\n  {d.label}: {d.path}" for d in directories)
-        title = f"{self.data.name}, {count} test images, {threat}"
-        return f"\n{title}\n\n{evaluation.table(rows)}\n{folders}"
+        return "\n".join([*tables, folders])

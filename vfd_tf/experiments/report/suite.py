@@ -1,6 +1,7 @@
 """A suite on disk: suite.json says what it is, status.json how far its commands are."""
 
 import dataclasses
+import glob
 import os
 import typing
 
@@ -101,14 +102,20 @@ def read(folder: str) -> Suite:
             f"{VERSION}: {_REMEDY}."
         )
     with _refused(path):
-        return _suite(folder, whole, _status(folder))
+        places = [os.path.join(folder, name) for name in whole.get("status", ["."])]
+        places += glob.glob(os.path.join(glob.escape(folder), "shard-*"))
+        return _suite(folder, whole, _status(places))
 
 
-def _status(folder):
-    path = os.path.join(folder, STATUS)
-    status = files.read_json(path, _REMEDY)
-    if not all(isinstance(entry, dict) for entry in status.values()):
-        raise InputError(f"{path} is damaged (an entry is none): {_REMEDY}.")
+def _status(folders):
+    """What status.json says in all of them; the newest has the last word."""
+    paths = {os.path.normpath(os.path.join(folder, STATUS)) for folder in folders}
+    status = {}
+    for path in sorted(filter(os.path.exists, paths), key=os.path.getmtime):
+        found = files.read_json(path, _REMEDY)
+        if not all(isinstance(entry, dict) for entry in found.values()):
+            raise InputError(f"{path} is damaged (an entry is none): {_REMEDY}.")
+        status |= found
     return status
 
 

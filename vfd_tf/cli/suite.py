@@ -1,0 +1,204 @@
+"""The mode `suite`: a table or figure of the paper, from a graph of runs to its report."""
+
+import concurrent.futures
+import hashlib
+import json
+import os
+
+from vfd_tf import files, text
+from vfd_tf.cli import flags, report, suite_plan
+from vfd_tf.cli.suite_plan import PlannedSuite, log_of, shell, words_of
+from vfd_tf.experiments import costs
+from vfd_tf.experiments.engines import Command, CommandStopped, LocalEngine, ParslEngine
+from vfd_tf.experiments.graph import Graph, Node
+from vfd_tf.experiments.overview import Overview
+from vfd_tf.experiments.suite import ALL, Suite, names, read
+from vfd_tf.hyperparameters import InputError
+from vfd_tf.progress import duration, wrapped
+
+FILE = "suite.json"
+_DEAR = 0.1  # share of all hours from which C&W is worth a word
+
+
+def run(values, words: list[str]) -> None:
+    """A table or figure of the paper, or a file of yours: suite table1 --scale=cpu."""
+    if len(words) != 1:
+        known = ", ".join((*names(), ALL))
+        raise InputError(
+            f"Name one suite: python run.py suite NAME, of {known}, or a file.toml."
+        )
+    suites = read(words[0], values.scale)
+    only_look = values.dry_run and not values.list
+    digest = (
+        suite_plan.digest_of_runs(values.runs)
+        if only_look
+        else suite_plan.digest_of_data(values.data_dir)
+    )
+    graph = Graph(values.runs, digest, flags.words)
+    more = suite_plan.passed_on(values)
+    seeds = tuple(range(values.seed, values.seed + values.seeds))
+    planned = [
+        PlannedSuite(suite, folder_of(suite, values, more), graph, more, seeds)
+        for suite in suites
+    ]
+    if values.shard:
+        graph = graph.only(_shard(values.shard, planned))
+    if values.list:
+        for node in graph.ordered():
+            print(f"{graph.level(node.path)}\t{shell(node, graph.root)}")
+        return
+    expected = costs.costs(graph, values.data_dir)
+    if values.dry_run:
+        print(forecast(graph, expected))
+        return
+    folders = _claim(values, planned)
+    _announce(expected, values)
+    failed = _run(values, graph, expected, folders, words[0])
+    report.run(values, folders)
+    if failed:
+        raise InputError(
+            f"{failed} of {len(graph.nodes)} commands failed: the report names each with "
+            "its reason and its log; the same command runs them again."
+        )
+
+
+def _shard(text_: str, planned: list[PlannedSuite]) -> list[str]:
+    """The paths of the runs of one of n parts, i/n."""
+    i, slash, n = text_.partition("/")
+    if not (slash and i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
+        raise InputError(f"--shard={text_} must be i/n, such as 1/4 and up to 4/4.")
+    paths = list(dict.fromkeys(path for each in planned for path in each.paths))
+    return paths[int(i) - 1 :: int(n)]
+
+
+def forecast(graph: Graph, expected: costs.Costs) -> str:
+    """A line a run with its hours, and the total."""
+    rows = [("level", "run", "training (h)", "evaluation (h)")]
+    for cost in expected.runs:
+        hours = [f"{seconds / 3600:.2f}" for seconds in (cost.training, cost.evaluation)]
+        shown = hours if cost.seconds else ("done", "done")
+        rows.append((str(graph.level(cost.node.path)), cost.node.name, *shown))
+    count = sum(1 for cost in expected.runs if cost.seconds)
+    return "\n".join([text.columns(rows, left=2), "", _total(expected, count)])
+
+
+def _total(expected, count):
+    """All hours in a sentence; those of C&W, which has a budget of its own."""
+    training = sum(cost.training for cost in expected.runs)
+    carlini = sum(expected.attack(name) for name in ("cw", "transfer-cw"))
+    sentence = (
+        f"{count} runs of {len(expected.runs)} are left: about "
+        f"{duration(expected.seconds)} on one device, training {duration(training)}, "
+        f"evaluation at most {duration(expected.seconds - training)}"
+    )
+    if carlini > _DEAR * expected.seconds:
+        sentence += (
+            f", {duration(carlini)} of it C&W of 1,000 steps, which fewer images make "
+            "shorter (--attack_images=cw:1000)"
+        )
+    return wrapped(f"{sentence}; {expected.source}, roughly.")
+
+
+def _announce(expected, values):
+    count = sum(1 for cost in expected.runs if cost.seconds)
+    print(f"{_total(expected, count)}\n\nLogs: {values.runs}/logs\n", flush=True)
+
+
+def folder_of(suite: Suite, values, more: tuple[str, ...]) -> str:
+    """The folder of a suite: named after it, its scale, and the flags of all its runs."""
+    if values.workdir:
+        return values.workdir
+    mark = f"-{hashlib.sha256(' '.join(more).encode()).hexdigest()[:6]}" if more else ""
+    return os.path.join(values.runs, f"suite-{suite.name}-{suite.scale}{mark}")
+
+
+def _claim(values, planned: list[PlannedSuite]) -> list[str]:
+    """Writes down what each suite is, in its folder; these folders.
+
+    Raises:
+        InputError: Another suite has a folder, or nothing can be written there.
+    """
+    if values.workdir and len(planned) > 1:
+        raise InputError(
+            f"--workdir names one folder, and {ALL} is {len(planned)} suites; use --runs "
+            "for the folder of all."
+        )
+    folders = [each.folder for each in planned]
+    for folder in folders:
+        files.check_writable(folder)
+    described = [each.describe() for each in planned]
+    for folder, whole in zip(folders, described, strict=True):
+        _refuse_another(folder, whole)
+    for folder, whole in zip(folders, described, strict=True):
+        whole["status"] = [os.path.relpath(_status_folder(values, folders), folder)]
+        os.makedirs(folder, exist_ok=True)
+        with files.replaced(os.path.join(folder, FILE)) as part, open(part, "w") as file:
+            json.dump(whole, file, indent=1)
+    return folders
+
+
+def _refuse_another(folder, whole):
+    known = files.read_json(os.path.join(folder, FILE), "remove it, or choose --workdir")
+    for key in ("name", "scale", "flags"):
+        if known and known.get(key) != whole[key]:
+            old, new = (_text(each.get(key)) for each in (known, whole))
+            raise InputError(
+                f"{folder} holds the suite {known.get('name')} with {key} {old} (now "
+                f"{new}); choose another --workdir, or leave it out."
+            )
+
+
+def _text(value):
+    return " ".join(value) if isinstance(value, list) else str(value)
+
+
+def _status_folder(values, folders):
+    """The folder of status.json; a shard has one of its own."""
+    if values.shard:
+        return os.path.join(folders[0], f"shard-{values.shard.replace('/', '-of-')}")
+    return folders[0]
+
+
+def _engine(values, started):
+    if values.engine == "parsl":
+        if not values.engine_config:
+            raise InputError(
+                "--engine=parsl needs --engine_config=FILE, such as "
+                "examples/parsl/local.py."
+            )
+        return ParslEngine(values.engine_config, started=started)
+    return LocalEngine(workers=values.workers, retries=values.retries, started=started)
+
+
+def _run(values, graph: Graph, expected, folders, name) -> int:
+    """Runs all commands of a graph; how many of them failed."""
+    nodes = graph.ordered()
+    commands = {
+        node.path: Command(node.name, _argv(node, graph, values), log_of(node, graph.root))
+        for node in nodes
+    }
+    predicted = {cost.node.name: cost.seconds for cost in expected.runs}
+    futures: dict[str, concurrent.futures.Future] = {}
+    status = _status_folder(values, folders)
+    overview = Overview(commands.values(), predicted, status)
+    engine = _engine(values, lambda command: overview.started(command.name))
+    overview.slots = engine.slots or 1
+    with overview, engine:
+        for node in nodes:
+            before = [futures[path] for path in node.after]
+            if node.tolerant:
+                concurrent.futures.wait(before)
+                before = []
+            futures[node.path] = engine.submit(commands[node.path], before)
+            overview.follow(node.name, futures[node.path])
+        concurrent.futures.wait(futures.values())
+    errors = [future.exception() for future in futures.values()]
+    if any(isinstance(error, CommandStopped) for error in errors):
+        raise KeyboardInterrupt
+    return sum(error is not None for error in errors)
+
+
+def _argv(node: Node, graph: Graph, values) -> tuple[str, ...]:
+    """The words of a command; data is where it is for this one."""
+    more = (f"--data_dir={values.data_dir}",) if values.data_dir else ()
+    return (*words_of(node, graph.root), *more)

@@ -1,0 +1,287 @@
+"""From suites and flags to a graph of commands, and to what a report needs to know."""
+
+import dataclasses
+import glob
+import os
+import re
+import shlex
+
+from vfd_tf import evaluation
+from vfd_tf.cli import flags
+from vfd_tf.data import datasets
+from vfd_tf.experiments.costs import data_of
+from vfd_tf.experiments.evaluation_plan import EvaluationPlan
+from vfd_tf.experiments.graph import Graph, Node, Run
+from vfd_tf.experiments.run_directory import RunDirectory
+from vfd_tf.experiments.suite import Suite
+from vfd_tf.experiments.verdicts import mixture_name
+from vfd_tf.hyperparameters import InputError
+from vfd_tf.training.methods import Natural
+
+# Flags that a suite sets itself, for every run.
+OWN = ("mode", "recipe", "method", "distill", "seed", "runs", "workdir", "continue_from")
+OWN += ("eval_students", "eval_teachers", "mixtures", "wait", "stop_signal")
+
+
+def passed_on(values) -> tuple[str, ...]:
+    """The flags on the command line that join all runs of a suite."""
+    taken = flags.taken(values, "train") - set(OWN)
+    given = (values[name] for name in sorted(taken) if values[name].present)
+    return tuple(word for flag in given for word in [flag.serialize()] if word)
+
+
+@dataclasses.dataclass
+class PlannedSuite:
+    """A suite with all its runs in a graph.
+
+    Args:
+        suite: The `Suite`.
+        folder: Where suite.json and the report are.
+        graph: The graph, which the runs are added to.
+        more: Flags that join all runs, behind those of the suite.
+        seeds: The seeds of every run.
+
+    Attributes:
+        points: (point, seed, path of its run), in order.
+    """
+
+    suite: Suite
+    folder: str
+    graph: Graph
+    more: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    def __post_init__(self):
+        self.points = []
+        self.surrogate = self._surrogate()
+        for seed in self.seeds:
+            for point in self.suite.points():
+                run = self._run(point, seed)
+                self.points.append((point, seed, self.graph.add(run)))
+        if self.suite.features:
+            self.graph.add_other(self._features())
+
+    @property
+    def label(self) -> str:
+        return f"{self.suite.name} at --scale={self.suite.scale}"
+
+    def words(self, *own: str) -> tuple[str, ...]:
+        """The flags of a run: of suite and scale, the user's, and its own."""
+        return (*self.suite.flags, *self.more, *own)
+
+    def _surrogate(self):
+        """The experiment of the network that black-box attacks are made on, or None."""
+        wanted = any(map(evaluation.is_transfer, self.suite.attacks))
+        if not wanted or "surrogate" in _names(self.more):
+            return None
+        words = self.words(*self.suite.surrogate, "--method=natural", "--distill=none")
+        experiment = flags.experiments(_values(words))[0]
+        return experiment.surrogate(experiment.arch)
+
+    def _run(self, point, seed):
+        words = self.words(*point.words, f"--seed={seed}")
+        values = _values((*self._evaluation(point), *words))
+        try:
+            (experiment,) = flags.experiments(values)
+            plan = flags.evaluation_plan(values, training=True)
+        except InputError as error:
+            raise InputError(f"{self.suite.name}, {point.label}: {error}") from error
+        students = ("last",) if experiment.recipe.average == "none" else ("last", "average")
+        mixes = self.suite.mixes(point) and not isinstance(experiment.method, Natural)
+        plan = dataclasses.replace(
+            plan,
+            students=students,
+            teachers=False,
+            mixtures=self.suite.mixtures if mixes else (),
+        )
+        name = f"{self.suite.name}: {point.label}, seed {seed}"
+        return Run(name, words, experiment, plan, self.surrogate)
+
+    def _evaluation(self, point):
+        """The flags of the evaluation of a run, before those of the user."""
+        suite, attacks = self.suite, self.suite.attacks
+        if point.curve:  # is compared on AutoAttack, or else on the strongest there is
+            attacks = attacks[-1:]
+        plain = {name.removeprefix(evaluation.TRANSFER) for name in attacks}
+        fewer = [f"{name}:{n}" for name, n in suite.images.items() if name in plain]
+        yield f"--eval_attacks={','.join(attacks)}"
+        yield f"--attack_images={','.join(fewer)}"
+        if suite.max_images:
+            yield f"--max_images={suite.max_images}"
+        if self.surrogate is not None:
+            yield "--surrogate=of-this-suite"
+
+    def _features(self):
+        """The command that draws the features of all rows of the first seed."""
+        paths = [path for _, seed, path in self.points if seed == self.seeds[0]]
+        first = self.graph.nodes[paths[0]].experiment
+        words = [*paths, *self.suite.features, f"--features_dir={self.folder}"]
+        words += [f"--dataset={first.dataset}", f"--norm={first.attack.norm}"]
+        words += [f"--epsilon={flags.text_of(first.attack.epsilon)}"]
+        if first.image_size:
+            words.append(f"--image_size={first.image_size}")
+        name = f"{self.suite.name}: features"
+        words = ("features", *words)
+        return Node(name, self.folder, words, after=tuple(paths), tolerant=True)
+
+    def describe(self) -> dict:
+        """What suite.json holds; logs are relative to the folder it is in."""
+        suite = self.suite
+        first = self.graph.nodes[self.points[0][2]]
+        test = data_of(first.experiment).test
+        images = {
+            name: len(test[:count])
+            for count, attacks in first.plan.rounds().items()
+            for name in attacks
+        }
+        recipe = first.experiment.recipe
+        notes = [f"{recipe.epochs} epochs, trained in {recipe.precision.split('_')[-1]}"]
+        return {
+            "version": 1,
+            "name": suite.name,
+            "title": suite.title,
+            "scale": suite.scale,
+            "kind": suite.kind,
+            "published": suite.published,
+            "dataset": first.experiment.dataset,
+            "arch": first.experiment.arch,
+            "threat": first.plan.threat,
+            "notes": notes,
+            "flags": [*suite.flags, *self.more],
+            "images": images,
+            "columns": list(suite.columns),
+            "sweep": suite.sweep[0] if suite.sweep else None,
+            "entries": list(self._entries()),
+            "curves": list(self._curves()),
+            "nodes": self._nodes(),
+        }
+
+    def _entries(self):
+        for point, seed, path in self.points:
+            if point.curve:
+                continue
+            node = self.graph.nodes[path]
+            base = self.suite.base(point.row)
+            for student in node.plan.students:
+                yield {
+                    "row": point.row,
+                    "group": self.suite.group(point.row),
+                    "base": base,
+                    "seed": seed,
+                    "value": point.value,
+                    "student": student,
+                    "directory": path,
+                    "node": node.name,
+                }
+
+    def _curves(self):
+        """The points of the trade-off curves of all groups."""
+        swept = self.suite.sweep is not None
+        bases = {self.suite.base(row) for row in self.suite.rows} - {None}
+        for point, seed, path in self.points:
+            node = self.graph.nodes[path]
+            own = {"group": point.row, "seed": seed, "directory": path, "node": node.name}
+            for student in node.plan.students:
+                if point.curve or swept and point.row in bases:
+                    label = {"kind": "sweep", "label": str(point.value), "which": student}
+                    yield {**own, "student": student, **label}
+                for weight in node.plan.mixtures if self.suite.mixes(point) else ():
+                    which = mixture_name(student, weight)
+                    label = {"kind": "mixture", "label": f"{weight:g}", "which": which}
+                    yield {**own, "student": student, **label}
+
+    def _nodes(self):
+        """Name -> command, log, level and what it needs, of the nodes of this suite."""
+        graph = self.graph.only(self.paths)
+        return {
+            node.name: {
+                "command": shell(node, self.graph.root),
+                "log": os.path.relpath(log_of(node, self.graph.root), self.folder),
+                "level": graph.level(node.path),
+                "after": [graph.nodes[path].name for path in node.after],
+            }
+            for node in graph.ordered()
+        }
+
+    @property
+    def paths(self) -> list[str]:
+        """Paths of all that this suite asks for itself."""
+        features = [self.folder] if self.suite.features else []
+        return [*dict.fromkeys(path for _, _, path in self.points), *features]
+
+
+def _names(words):
+    return {word.removeprefix("--").partition("=")[0] for word in words}
+
+
+def _values(words):
+    """The values of flags that are given as words."""
+    values = flags.define()
+    flags.parse(values, words)
+    return values
+
+
+def words_of(node: Node, root: str) -> tuple[str, ...]:
+    """What follows `python run.py` in the command of a node."""
+    if node.plan is None:
+        return node.words
+    plan = node.plan
+    words = [*node.words, f"--runs={root}", "--wait", *_evaluation_words(plan)]
+    if plan.surrogate:
+        words.append(f"--surrogate={plan.surrogate}")
+    return tuple(words)
+
+
+def _evaluation_words(plan: EvaluationPlan):
+    yield f"--eval_attacks={','.join(plan.attacks)}"
+    yield f"--eval_students={','.join(plan.students)}"
+    yield "--noeval_teachers"
+    if plan.max_images:
+        yield f"--max_images={plan.max_images}"
+    if plan.attack_images:
+        pairs = ",".join(f"{name}:{count}" for name, count in plan.attack_images)
+        yield f"--attack_images={pairs}"
+    if plan.mixtures:
+        yield f"--mixtures={','.join(f'{weight:g}' for weight in plan.mixtures)}"
+
+
+def shell(node: Node, root: str) -> str:
+    """The command of a node as a line of a shell."""
+    return shlex.join(["python", "run.py", *words_of(node, root)])
+
+
+def log_of(node: Node, root: str) -> str:
+    """The log of a node's command."""
+    name = re.sub(r"[^\w.=+-]+", "-", os.path.basename(node.path))
+    return os.path.join(root, "logs", f"{name}.log")
+
+
+def digest_of_data(data_dir: str | None):
+    """A function from an experiment to the hash of its training images, which it reads."""
+    known = {}
+
+    def digest(experiment):
+        key = experiment.dataset, experiment.validation, experiment.image_size
+        if key not in known:
+            name, validation, size = key
+            data = datasets.load(
+                name, data_dir, validation, image_size=size, hold=experiment.hold
+            )
+            known[key] = data.digest
+        return known[key]
+
+    return digest
+
+
+def digest_of_runs(root: str):
+    """The same, from the newest run on the data set; "" without one. Nothing is read."""
+    known = {}
+    for path in sorted(glob.glob(os.path.join(glob.escape(root), "*", "run.json"))):
+        try:
+            identity = RunDirectory(os.path.dirname(path)).owner["identity"]
+        except (InputError, OSError, KeyError):
+            continue
+        known[identity.get("dataset"), identity.get("image_size")] = identity.get(
+            "data", ""
+        )
+    return lambda experiment: known.get((experiment.dataset, experiment.image_size), "")

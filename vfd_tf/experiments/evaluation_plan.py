@@ -1,0 +1,114 @@
+"""How the students of a run are evaluated on the test split."""
+
+import dataclasses
+
+from vfd_tf import evaluation
+from vfd_tf.attacks.attack import radius
+from vfd_tf.hyperparameters import InputError, choose
+
+STUDENTS = ("best", "last", "average")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationPlan:
+    """How the students of a run are evaluated on the test split.
+
+    Attributes:
+        attacks: Protocols; "transfer-pgd20" is PGD-20 made on the surrogate.
+        epsilon, norm: Their threat model.
+        batch_size: Images that go through a network at once.
+        max_images: Take the first so many test images; None: all.
+        attack_images: (attack, images): attacks that take the first so many alone.
+        students: Those that are evaluated, where a run has them.
+        teachers: Whether networks that are trained before a run are evaluated as well.
+        surrogate: A .keras file or a run directory, for black-box attacks.
+        mixtures: Weights of the student in mixtures with the vanilla teacher.
+    """
+
+    attacks: tuple[str, ...] = ("fgsm", "pgd20")
+    epsilon: float = 8 / 255
+    norm: str = "linf"
+    batch_size: int = 128
+    max_images: int | None = None
+    attack_images: tuple[tuple[str, int], ...] = ()
+    students: tuple[str, ...] = STUDENTS
+    teachers: bool = True
+    surrogate: str | None = None
+    mixtures: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        for student in self.students:
+            choose(dict.fromkeys(STUDENTS), student, "student of --eval_students")
+        for weight in self.mixtures:
+            if not 0 <= weight <= 1:
+                raise InputError(f"--mixtures must be from 0 to 1; got {weight:g}.")
+        for attack in self.attacks:
+            evaluation.protocol(attack, self.epsilon, self.norm)
+            if evaluation.is_transfer(attack) and not self.surrogate:
+                raise InputError(
+                    f"{attack} is made on a surrogate: name one with --surrogate=FILE."
+                )
+        known = {_plain(attack) for attack in self.attacks}
+        for attack, _ in self.attack_images:
+            if attack not in known:
+                raise InputError(
+                    f"--attack_images names {attack}, which --eval_attacks does not."
+                )
+
+    def rounds(self) -> dict[int | None, tuple[str, ...]]:
+        """Number of test images, None for all -> the attacks on so many, all of them first.
+
+        A black-box attack takes as many as the attack itself.
+        """
+        fewer = dict(self.attack_images)
+        found = {self.max_images: ()}
+        for attack in self.attacks:
+            count = fewer.get(_plain(attack), self.max_images)
+            if self.max_images is not None:
+                count = min(count, self.max_images)
+            found[count] = (*found.get(count, ()), attack)
+        return found
+
+    @property
+    def threat(self) -> str:
+        """The threat model that results are filed under: linf:8/255."""
+        return f"{self.norm}:{radius(self.epsilon)}"
+
+    def joined(self, other: "EvaluationPlan") -> "EvaluationPlan":
+        """What either of two plans for the same run asks for."""
+
+        def both(name):
+            return tuple(dict.fromkeys((*getattr(self, name), *getattr(other, name))))
+
+        names = "attacks", "attack_images", "students", "mixtures"
+        surrogate = self.surrogate or other.surrogate
+        return dataclasses.replace(
+            self, surrogate=surrogate, **{name: both(name) for name in names}
+        )
+
+    def of_teachers(self) -> "EvaluationPlan":
+        """The plan for the networks that are trained before a run."""
+        students = self.students if self.teachers else ()
+        return dataclasses.replace(self, students=students, mixtures=())
+
+
+def _plain(attack):
+    return attack.removeprefix(evaluation.TRANSFER)
+
+
+def attack_images(texts) -> tuple[tuple[str, int], ...]:
+    """The pairs of texts such as autoattack:1000.
+
+    Raises:
+        InputError: A text that is none.
+    """
+    pairs = []
+    for text in texts:
+        attack, colon, count = text.rpartition(":")
+        if not colon or not count.isdecimal() or not int(count):
+            raise InputError(
+                f"--attack_images={text!r} must be an attack and a number of images, such "
+                "as autoattack:1000."
+            )
+        pairs.append((attack, int(count)))
+    return tuple(pairs)
