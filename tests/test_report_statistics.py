@@ -1,5 +1,7 @@
 """The numbers of the report against references made by hand or by brute force."""
 
+import json
+
 import numpy as np
 import pytest
 import suites
@@ -228,7 +230,7 @@ def test_the_distance_of_a_row_is_that_to_its_base_row_and_its_points(rows):
         few = suites.measured("TRADES+VFD-Adv", 400, 100 * seed + 5)[100]
         base = suites.measured("TRADES", 400, 100 * seed + 1)[100]
         points = [base]
-        for which in ("mixture-0.75", "mixture-0.50"):
+        for which in ("last-mixture-0.75", "last-mixture-0.5"):
             points.append(suites._mixtures("TRADES", 400, seed)[which][100])
         both = [np.stack([c["clean"], c["autoattack"]]) for c in (few, *points)]
         pairs.append((both[0], np.stack(both[1:])))
@@ -256,3 +258,31 @@ def test_other_test_images_are_never_compared(tmp_path):
     row = next(row for row in found.rows if row.name == "TRADES+KD")
     assert row.cells["pgd20"].p_value is None and row.cells["pgd20"].mean is not None
     assert row.distances["sweep"].points == 3  # without the base row
+
+
+def test_rows_of_a_sweep_are_held_against_a_curve_that_is_no_row(tmp_path):
+    """As lambda is swept, TRADES alone has no row of that value, and its curve counts."""
+    workdir = suites.sweep(tmp_path, images=80)
+    path = workdir / "suite.json"
+    whole = json.loads(path.read_text())
+    for entry in whole["entries"]:
+        entry["base"] = "TRADES"
+    for number, (clean, robust) in enumerate(((95, 30), (60, 55))):
+        folder = tmp_path / f"point{number}"
+        known = suites.verdicts({"clean": clean, "autoattack": robust}, 80)
+        suites.run(folder, {"last": {80: known}})
+        point = {"group": "TRADES", "seed": 0, "student": "last", "kind": "sweep"}
+        point |= {"label": str(number), "directory": str(folder), "which": "last"}
+        whole.setdefault("curves", []).append(point)
+    path.write_text(json.dumps(whole))
+    found = summary.summarize(collect.collect(suite.read(str(workdir))))
+    assert [row.distances["sweep"].points for row in found.rows] == [2] * 4
+
+
+def test_where_all_are_equal_none_is_the_best(tmp_path):
+    workdir = suites.sweep(tmp_path, images=40, values=("1", "2"))
+    for path in tmp_path.glob("*/run.json"):
+        known = {"clean": np.ones(40, bool), "pgd20": np.zeros(40, bool)}
+        suites.run(path.parent, {"last": {40: known}})
+    found = summary.summarize(collect.collect(suite.read(str(workdir))))
+    assert not any(row.cells[c].best for row in found.rows for c in ("clean", "pgd20"))
