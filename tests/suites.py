@@ -141,7 +141,9 @@ def _mixtures(row, images, seed):
             else share * mine[column] + (1 - share) * vanilla[column]
             for column in ("clean", "autoattack")
         }
-        found[f"mixture-{share:.2f}"] = {images // 4: verdicts(percents, images // 4, seed)}
+        found[f"last-mixture-{share:g}"] = {
+            images // 4: verdicts(percents, images // 4, seed)
+        }
     return found
 
 
@@ -156,7 +158,7 @@ def _curves(root, row, path, node, images, seed):
             "directory": str(path),
             "which": which,
         }
-        for which in ("mixture-0.75", "mixture-0.50")
+        for which in ("last-mixture-0.75", "last-mixture-0.5")
     ]
     for beta in (1, 2, 4):
         folder = root / f"cifar10-resnet8-{row}-beta{beta}-{seed}"

@@ -78,6 +78,8 @@ def style():
 def files_of(figure) -> dict[str, bytes]:
     """Ending -> the figure as SVG and as PNG, without dates."""
     found = {}
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # it is laid out: once, and not for every file
     for ending, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
         file = io.BytesIO()
         figure.savefig(file, format=ending, metadata=metadata)

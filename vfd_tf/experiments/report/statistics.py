@@ -1,5 +1,6 @@
 """The numbers behind a table: exact tests, means over seeds, average gains."""
 
+import functools
 import math
 import statistics
 
@@ -12,8 +13,11 @@ LEVEL = 0.05  # below which a difference is marked
 
 def interval(percent: float, images: int) -> tuple[float, float]:
     """Wilson's 95 % interval of an accuracy of so many images, in percent."""
-    low, high = wilson(round(percent * images / 100), images)
+    low, high = _wilson(round(percent * images / 100), images)
     return 100 * low, 100 * high
+
+
+_wilson = functools.cache(wilson)  # the same for a table, a figure and a file
 
 
 def mean(values) -> float | None:
@@ -36,12 +40,12 @@ def mcnemar(one: np.ndarray, other: np.ndarray) -> float:
     Args:
         one, other: Which of the same images each got right, bool [n].
     """
-    from scipy.stats import binomtest  # half a second, for those who need no test
+    from scipy.special import bdtr  # for those who need a test
 
     only_one, only_other = int((one & ~other).sum()), int((other & ~one).sum())
-    if only_one + only_other == 0:
-        return 1.0
-    return float(binomtest(only_one, only_one + only_other).pvalue)
+    # Both tails are equal at a half; together they are scipy.stats.binomtest's p.
+    tail = bdtr(min(only_one, only_other), only_one + only_other, 0.5)
+    return min(1.0, 2 * float(tail))
 
 
 def gain(accuracies: dict, row: str, others: list[str], columns) -> float | None:

@@ -208,8 +208,8 @@ def _best(rows, columns):
         for column in columns:
             means = {row.title: row.cells[column].mean for row in members}
             known = {title: round(m, 4) for title, m in means.items() if m is not None}
-            if len(known) > 1:
-                top = max(known.values())
+            top = max(known.values(), default=0)
+            if len(set(known.values())) > 1:
                 best |= {(title, column) for title, m in known.items() if m == top}
     return best
 
@@ -218,12 +218,13 @@ def _distance(collected, entries, bases, kind):
     """The distance of a row to a curve of its base row, over the seeds that have one."""
     seeds = []
     for entry in entries:
-        base = _base(entry, bases)
-        model = None if base is None else _both(entry)
+        item, base = entry.item, _base(entry, bases)
+        model = None if item.base in (None, item.row) else _both(entry)
         if model is None:
             continue
         members = [point for point in collected.points if _is_of(point, entry, kind)]
-        points = [_both(point) for point in (*members, base) if point.data == entry.data]
+        known = [*members, *([base] if base else [])]
+        points = [_both(point) for point in known if point.data == entry.data]
         points = [point for point in points if point is not None]
         if members and len(points) > 1:
             seeds.append((model, np.stack(points)))

@@ -157,6 +157,8 @@ def _upper_heads(names):
 
 
 def _latex_cell(cell):
+    if cell.mean is None:
+        return cell.state
     value = value_text(cell)
     if cell.best:
         value = rf"\textbf{{{value}}}"

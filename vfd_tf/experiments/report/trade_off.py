@@ -115,28 +115,28 @@ def height(x: np.ndarray, points_x: np.ndarray, points_y: np.ndarray) -> np.ndar
 def _drawn(model, points):
     """Distances [1 + resamples], the first of the images as they are; x; its range."""
     points = points[np.argsort(points[:, 0].mean(-1), kind="stable")]
-    everything = np.concatenate([model[None], points])
-    accuracies = _resampled(everything.reshape(-1, everything.shape[-1]))
-    x, y = np.moveaxis(accuracies.reshape(-1, len(everything), 2), 0, -1).swapaxes(0, 1)
+    everything = [_resampled(both.tobytes(), both.shape[-1]) for both in (model, *points)]
+    x, y = np.stack(everything, 1)
     distances = y[0] - height(x[0], x[1:], y[1:])
     return distances, float(x[0, 0]), (float(x[1:, 0].min()), float(x[1:, 0].max()))
 
 
-def _resampled(verdicts):
-    """Percent right [1 + resamples, m] of verdicts [m, n]; the first of all images."""
-    rights = verdicts.T.astype("float32")
-    rows = [rights.sum(0, dtype="float64")[None]]
-    rows += [weights.astype("float32") @ rights for weights in _weights(len(rights))]
-    return 100 * np.concatenate(rows).astype("float64") / len(rights)
+@functools.lru_cache(maxsize=512)  # a point is compared with every row of its method
+def _resampled(verdicts, images):
+    """Percent right [2, 1 + resamples] of the bytes of bool [2, n]; first of all images."""
+    rights = np.frombuffer(verdicts, bool).reshape(2, images).astype("float32")
+    totals = [rights.sum(1, dtype="float64")[:, None]]
+    totals += [rights @ weights.T for weights in _weights(images)]
+    return 100 * np.concatenate(totals, axis=1).astype("float64") / images
 
 
 @functools.lru_cache(maxsize=2)
 def _weights(images):
-    """How often each image is drawn: uint8 [rows, images] for some resamples at a time."""
+    """How often each image is drawn: [rows, images] for some resamples at a time."""
     random, found = np.random.default_rng(SEED), []
     for _ in range(RESAMPLES // _ROWS):
         drawn = random.integers(0, images, (_ROWS, images))
         drawn += images * np.arange(_ROWS)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=_ROWS * images)
-        found.append(counts.reshape(_ROWS, images).astype("uint8"))
+        found.append(counts.reshape(_ROWS, images).astype("float32"))
     return found

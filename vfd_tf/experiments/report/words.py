@@ -165,8 +165,8 @@ _GAINS = (
 )
 _PAPER = (
     "They are those of ResNet-18 trained as the paper says. Where network, epochs or "
-    "images differ, the accuracies are expected to differ too; what can be compared are the "
-    "differences between rows."
+    "images differ, the accuracies are expected to differ too; what can be compared are "
+    "the differences between rows."
 )
 _EMA = (
     "The averaged student: its weights are the moving average of those of the training. "
