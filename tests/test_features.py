@@ -109,6 +109,18 @@ def test_silhouettes_by_hand():
     assert np.isnan(embedding.silhouettes(points, np.zeros(4))).all()
 
 
+def test_silhouettes_are_scikit_learns(monkeypatch):
+    from sklearn.metrics import silhouette_score
+
+    points, labels = blobs(distance=1.0)
+    points = (points + 5).astype("float32")
+    monkeypatch.setattr(embedding, "_BLOCK", 50)  # of 120 dimensions
+    found = embedding.silhouettes(points, labels[:100])
+    parts = (points[:100], labels[:100]), (points[100:], labels[:100])
+    for own, part in zip(found, (*parts, (points, np.tile(labels[:100], 2))), strict=True):
+        np.testing.assert_allclose(own, silhouette_score(*part), rtol=1e-5)
+
+
 def test_features_without_a_picture_are_refused():
     with pytest.raises(InputError, match="the same"):
         embedding.plane(np.ones((20, 60)))

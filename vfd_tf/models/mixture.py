@@ -49,7 +49,7 @@ def mixture(
         if share
     ]
     # Not logaddexp, whose gradient in TensorFlow is that of one network where both agree.
-    logits = ops.logsumexp(ops.stack(logs, -1), -1) if len(logs) > 1 else logs[0]
+    logits = ops.logsumexp(ops.stack(logs, 1), 1) if len(logs) > 1 else logs[0]
     return keras.Model(image, logits, name=name)
 
 
