@@ -28,7 +28,8 @@ def mixture(
 
     Its logits are log((1 - weight) softmax(z_vanilla(x)) + weight softmax(z_robust(x))),
     computed as a logsumexp of log-probabilities, so that no probability underflows and
-    attacks get the gradient of both. It has copies of the weights, as float32.
+    attacks get the gradient of both. It has copies of the weights, as float32. Layers of
+    both may have one name: `model.get_layer("robust")` is a network of its own to tap.
 
     Args:
         vanilla, robust: Classifiers with logits, functional or Sequential.
