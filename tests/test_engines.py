@@ -61,9 +61,7 @@ def start(tmp_path):
 
         def started(devices=(), **options):
             names = []
-            engine = LocalEngine(
-                list(devices), run=RUN, started=lambda c: names.append(c.name), **options
-            )
+            engine = LocalEngine(list(devices), run=RUN, started=names.append, **options)
             ends.callback(engine.close)
             return Suite(engine, tmp_path, names)
 
@@ -287,7 +285,7 @@ def test_a_command_that_is_cancelled_does_not_run(start):
 
 
 def test_a_callback_that_fails_does_not_stop_the_engine(tmp_path):
-    def started(command):
+    def started(name):
         raise OSError("of the overview")
 
     with LocalEngine([], run=RUN, started=started) as engine:
