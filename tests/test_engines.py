@@ -438,6 +438,7 @@ def test_a_command_that_is_stopped_from_outside_stops_its_children(start):
     assert suite.submit("other").result() > 0
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_suite_stops_it_and_one_that_is_killed_takes_all_along(tmp_path):
     suites = {}
     for name in ("SIGTERM", "SIGINT", "SIGKILL"):
