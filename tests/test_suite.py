@@ -284,7 +284,7 @@ def test_a_file_that_is_no_suite_is_refused_in_one_sentence(
         (["table1", "table2"], "Name one suite"),
         (["nowhere.toml"], "can't be read"),
         (["table1", "--shard=0/4", "--list"], "--shard=0/4"),
-        (["table1", "--rows=TRADES+VFD", "--list"], "Did you mean 'TRADES+VFD-Adv'"),
+        (["table1", "--rows=TRADES+VFD-Ad", "--list"], "Did you mean 'TRADES+VFD-Adv'"),
         (["table1", "--scale=big"], "scale"),
     ],
 )

@@ -185,7 +185,7 @@ def _run(values, graph: Graph, expected, folders, name) -> int:
     futures: dict[str, concurrent.futures.Future] = {}
     status = _status_folder(values, folders)
     overview = Overview(commands.values(), predicted, status)
-    engine = _engine(values, lambda command: overview.started(command.name))
+    engine = _engine(values, overview.started)
     overview.slots = engine.slots or 1
     with overview, engine:
         for node in nodes:
