@@ -211,6 +211,38 @@ def test_bad_suites_are_refused_in_one_sentence(tmp_path, name, content, message
     assert not (tmp_path / "report").exists()
 
 
+def leaves(value, path=()):
+    """Paths of all values in JSON, of a list's the first alone."""
+    if path:
+        yield path
+    inside = value.items() if isinstance(value, dict) else ()
+    inside = enumerate(value[:1]) if isinstance(value, list) else inside
+    for key, member in inside:
+        yield from leaves(member, (*path, key))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["suite.json", "status.json"])
+def test_odd_values_are_refused_or_reported(tmp_path, name):
+    workdir = suites.table(tmp_path, 40, groups=("TRADES",), unfinished=UNFINISHED)
+    path, odd = workdir / name, (None, 7, -1.5, "", [], {}, ["x"], {"a": 1}, "a\nb")
+    whole = path.read_text()
+    for place in leaves(json.loads(whole)):
+        for value in odd:
+            changed = inside = json.loads(whole)
+            for key in place[:-1]:
+                inside = inside[key]
+            inside[place[-1]] = value
+            path.write_text(json.dumps(changed))
+            try:
+                found = summarized(workdir)
+            except InputError as error:
+                assert "\n" not in str(error)
+                continue
+            assert words.facts(found) and tables.long_rows(found) is not None
+            words.findings(found), words.explanations(found)
+
+
 def test_no_suite_at_all_is_refused(tmp_path):
     with pytest.raises(InputError, match="There is no suite to report"):
         build.build([], str(tmp_path))

@@ -193,7 +193,7 @@ def _twin(suite, series, robust, places):
     right.grid(False)
     right.spines["right"].set_visible(True)
     (rows,) = series.values()
-    styles = ((left, CLEAN, "#0072b2", "o-"), (right, robust, COLOURS["VFD-Adv"], "s--"))
+    styles = ((left, CLEAN, "#2a7fc1", "o-"), (right, robust, COLOURS["VFD-Adv"], "s--"))
     for plot, column, colour, fmt in styles:
         _line(plot, rows, column, places, colour, fmt, title(column))
         plot.set_ylabel(f"{title(column)} accuracy (%)", color=colour)

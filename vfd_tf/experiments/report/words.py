@@ -21,7 +21,8 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
     found = [("data set", suite.dataset), ("network", suite.arch)]
     found += [("threat model", suite.threat), ("scale", suite.scale)]
     found += [("test images", _images(suite)), ("seeds", ", ".join(map(str, seeds)))]
-    found += [("swept flag", suite.sweep or ""), ("notes", "; ".join(suite.notes))]
+    found += [("swept flag", suite.sweep or ""), ("flags", " ".join(suite.flags))]
+    found.append(("notes", "; ".join(suite.notes)))
     versions = [f"{name} {_distinct(results, name)}" for name in _VERSIONS]
     found.append(("versions", ", ".join(v for v in versions if not v.endswith(" "))))
     commits = [{"commit": _short(r["git_commit"])} for r in results if r.get("git_commit")]
