@@ -158,8 +158,9 @@ def test_what_is_damaged_or_of_others_says_so_and_the_rest_stands(tmp_path):
     for name in os.listdir(stranger):
         (stranger / name).unlink()
     (stranger / "photo.jpg").write_text("a stranger's")
-    history = tmp_path / "cifar10-resnet8-TRADES-beta1-0" / "history.csv"
-    history.write_text("epoch\nmany\n")
+    (tmp_path / "cifar10-resnet8-TRADES-beta1-0" / "results.json").write_text("{")
+    history = tmp_path / "cifar10-resnet8-TRADES-beta2-0" / "history.csv"
+    history.write_text("epoch\nmany\n")  # whose verdicts are whole
     rows = {row.name: row for row in summarized(workdir).rows}
     for name, reason in {
         "TRADES+KD": "can't be read",
@@ -174,7 +175,8 @@ def test_what_is_damaged_or_of_others_says_so_and_the_rest_stands(tmp_path):
     assert rows["TRADES+VFD-Adv"].distances["sweep"].points == 3  # one of four is damaged
     page = build.build([str(workdir)], str(workdir / "report"))
     with open(page) as file:
-        assert "holds a run on svhn" in file.read()
+        text = file.read()
+    assert "holds a run on svhn" in text and "history.csv is damaged" in text
 
 
 @pytest.mark.parametrize(

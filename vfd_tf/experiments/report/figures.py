@@ -6,7 +6,7 @@ from vfd_tf.experiments.report import drawing
 from vfd_tf.experiments.report.collect import AUTOATTACK, CLEAN, images_of
 from vfd_tf.experiments.report.drawing import BAR, CLASSES, COLOURS, DASHES
 from vfd_tf.experiments.report.statistics import interval
-from vfd_tf.experiments.report.summary import AVERAGE, Summary
+from vfd_tf.experiments.report.summary import AVERAGE, Summary, student_text
 from vfd_tf.experiments.report.tables import head
 
 HISTORY = {"val_accuracy": "clean", "val_pgd10_accuracy": "PGD-10"}
@@ -90,7 +90,7 @@ def _points(plot, rows, column, joined):
         series.setdefault((row.name, row.student), []).append(row)
     for (_, student), members in series.items():
         colour = drawing.colour(members[0])
-        label = drawing.label(members[0]) + (" (EMA)" if student == AVERAGE else "")
+        label = drawing.label(members[0]) + student_text(student)
         places = [_place(row, column) for row in members]
         images = images_of(members[0].entries[0].suite, column)
         for row, (x, y) in zip(members, places, strict=True):

@@ -4,7 +4,7 @@ from vfd_tf.experiments.report import statistics, tables, trade_off
 from vfd_tf.experiments.report.collect import AUTOATTACK, images_of
 from vfd_tf.experiments.report.gains import Gain, gains
 from vfd_tf.experiments.report.suite import STATES, Suite
-from vfd_tf.experiments.report.summary import AVERAGE, CURVES, Row, Summary
+from vfd_tf.experiments.report.summary import AVERAGE, CURVES, Row, Summary, student_text
 
 _VERSIONS = ("vfd_tf", "tensorflow", "keras", "numpy", "python")
 _CURVE_WORDS = {
@@ -80,7 +80,7 @@ def findings(summary: Summary) -> list[str]:
     """The sentences at the top: gains and distances of the rows with VFD."""
     over = [gain for gain in gains(summary) if gain.against == "base"]
     students = dict.fromkeys(gain.student for gain in over)
-    found = [_gains([g for g in over if g.student == s], s == AVERAGE) for s in students]
+    found = [_gains([g for g in over if g.student == s], s) for s in students]
     rows = [row for row in summary.rows if row.distillation == "VFD-Adv"]
     for kind in CURVES:
         members = [row for row in rows if kind in row.distances]
@@ -89,16 +89,15 @@ def findings(summary: Summary) -> list[str]:
     return [sentence for sentence in found if sentence]
 
 
-def _gains(members: list[Gain], ema):
+def _gains(members: list[Gain], student):
     texts = [f"{gain.group} {_gain(gain)}" for gain in members if _gain(gain)]
     if not texts:
         return ""
-    paper = not ema and any(gain.paper["robust"] is not None for gain in members)
+    paper = any(gain.paper["robust"] is not None for gain in members)
     beside = ", in brackets the paper's" if paper else ""
-    averaged = " (EMA)" if ema else ""
     return (
-        f"VFD{averaged} against the method alone, in points of robust and of clean "
-        f"accuracy{beside}: {'; '.join(texts)}."
+        f"VFD{student_text(student)} against the method alone, in points of robust and of "
+        f"clean accuracy{beside}: {'; '.join(texts)}."
     )
 
 
