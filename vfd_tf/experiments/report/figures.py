@@ -166,9 +166,9 @@ def sweep(summary: Summary):
         return None
     values = list(dict.fromkeys(row.value for row in rows))
     places = _places(values)
-    draw_ = _twin if len(series) == 1 else _side_by_side
+    made_by = _twin if len(series) == 1 else _side_by_side
     with drawing.style():
-        figure = draw_(summary.suite, series, robust, places)
+        figure = made_by(summary.suite, series, robust, places)
     flag = summary.suite.sweep or "the swept value"
     return (
         f"Clean and {title(robust)} accuracy against {flag}; bars are 95 % intervals over "
@@ -193,7 +193,7 @@ def _twin(suite, series, robust, places):
     right.grid(False)
     right.spines["right"].set_visible(True)
     (rows,) = series.values()
-    styles = ((left, CLEAN, "#2a7fc1", "o-"), (right, robust, COLOURS["VFD-Adv"], "s--"))
+    styles = ((left, CLEAN, CLASSES[0], "o-"), (right, robust, COLOURS["VFD-Adv"], "s--"))
     for plot, column, colour, fmt in styles:
         _line(plot, rows, column, places, colour, fmt, title(column))
         plot.set_ylabel(f"{title(column)} accuracy (%)", color=colour)
@@ -207,8 +207,10 @@ def _twin(suite, series, robust, places):
 def _side_by_side(suite, series, robust, places):
     figure = drawing.blank(8.4, 3.7)
     for plot, column in zip(figure.subplots(1, 2), (CLEAN, robust), strict=True):
-        for (name, _), rows in series.items():
-            _line(plot, rows, column, places, drawing.colour(rows[0]), "o-", name)
+        for (name, student), rows in series.items():
+            colour, label = drawing.colour(rows[0]), name + student_text(student)
+            fmt = "s--" if student == AVERAGE else "o-"
+            _line(plot, rows, column, places, colour, fmt, label)
         plot.set_ylabel(f"{title(column)} accuracy (%)")
         _value_axis(plot, suite, places)
     _legend(figure, figure.axes)
@@ -266,7 +268,7 @@ def training(summary: Summary):
 
 
 def _curve(entry, name):
-    """Epochs and percents of a curve of a run's history; None of fewer than one."""
+    """Epochs and percents of a curve of a run's history; None without one."""
     rows = [row for row in entry.run.history if name in row and "epoch" in row]
     return [(row["epoch"], 100 * row[name]) for row in rows] or None
 
