@@ -20,7 +20,11 @@ setup(
     packages=[*find_packages(include=["vfd_tf", "vfd_tf.*"]), "vfd_tf.recipes"],
     # The flagfiles stand beside run.py, and inside the package where it is installed.
     package_dir={"vfd_tf.recipes": "flags"},
-    package_data={"vfd_tf.recipes": ["*.flags"]},
+    package_data={
+        "vfd_tf.recipes": ["*.flags"],
+        "vfd_tf.experiments": ["suites/*.toml", "templates/*.md"],
+        "vfd_tf.experiments.report": ["*.csv", "templates/*"],
+    },
     python_requires=">=3.11,<3.14",
     install_requires=[
         "tensorflow>=2.20",
@@ -32,14 +36,27 @@ setup(
         "importlib_resources",  # tensorflow-datasets 4.9 imports it without declaring it
         "cleverhans",
         "h5py",
+        "jinja2",  # reports and model cards
         "psutil",
         "tensorboard",
         "matplotlib",
         "pillow",  # reads images beside PNG and JPEG; matplotlib brings it in any case
+        "rich",  # the overview of a suite; keras brings it in any case
         "scikit-learn",
+        "threadpoolctl",  # t-SNE in one thread; scikit-learn brings it in any case
     ],
     extras_require={
-        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "setuptools", "wheel"],
+        "dev": [
+            "pytest",
+            "pytest-xdist",
+            "hypothesis",
+            "parsl",
+            "playwright",
+            "ruff",
+            "setuptools",
+            "wheel",
+        ],
+        "parsl": ["parsl"],
         "docs": ["pdoc"],
         "bench": ["foolbox", "adversarial-robustness-toolbox"],
         "bench-torch": ["torch", "torchattacks"],

@@ -153,6 +153,15 @@ def test_one_process_runs_all_commands_of_a_device(start):
     assert notes[0]["imported"] == []  # TensorFlow is imported by the commands alone
 
 
+def test_a_process_is_replaced_after_some_commands(start, monkeypatch):
+    monkeypatch.setattr(local_engine, "_COMMANDS", 2)
+    suite = start()
+    for number in range(5):
+        suite.submit(f"{number}", f"note={suite.path('notes')}").result()
+    first, second, third, fourth, fifth = (note["pid"] for note in suite.notes())
+    assert first == second != third == fourth != fifth
+
+
 def test_the_log_holds_what_python_and_all_others_write(start):
     suite = start()
     suite.submit("one", "out=a", "err=b", "raw=c", "out=d").result()

@@ -5,6 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
+import tiny
 
 from vfd_tf.cli import features as mode
 from vfd_tf.cli import flags
@@ -106,6 +107,18 @@ def test_silhouettes_by_hand():
     np.testing.assert_allclose(found[0], (2 * (1 - 1 / 10.5) + 2 * (1 - 1 / 9.5)) / 4)
     assert found[1] < 0 < found[2] < found[0]
     assert np.isnan(embedding.silhouettes(points, np.zeros(4))).all()
+
+
+def test_silhouettes_are_scikit_learns(monkeypatch):
+    from sklearn.metrics import silhouette_score
+
+    points, labels = blobs(distance=1.0)
+    points = (points + 5).astype("float32")
+    monkeypatch.setattr(embedding, "_BLOCK", 50)  # of 120 dimensions
+    found = embedding.silhouettes(points, labels[:100])
+    parts = (points[:100], labels[:100]), (points[100:], labels[:100])
+    for own, part in zip(found, (*parts, (points, np.tile(labels[:100], 2))), strict=True):
+        np.testing.assert_allclose(own, silhouette_score(*part), rtol=1e-5)
 
 
 def test_features_without_a_picture_are_refused():
@@ -243,6 +256,12 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(students, data, tm
     (folder / features.FEATURES).write_bytes(b"no archive")
     with pytest.raises(InputError, match="remove it"):
         draw(students, data, folder)
+    (folder / features.FEATURES).unlink()
+    draw({"raw": students["raw"]}, data, folder)
+    arrays = loaded(folder)
+    np.savez(folder / features.FEATURES, **{**arrays, "embedding": arrays["embedding"][:0]})
+    with pytest.raises(InputError, match="remove it"):
+        draw(students, data, folder)
     one = dataclasses.replace(data, test=data.test[data.test.y == 3])
     with pytest.raises(InputError, match="1 class"):
         features.select(one, PLAN)
@@ -267,6 +286,18 @@ def test_the_mode_prints_a_table_of_files(students, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "36 images of" in said and "| trained " in said
     assert [*loaded(tmp_path)["names"]] == ["raw", "trained"]
+
+
+def test_a_run_directory_brings_its_data_set_and_its_name(tmp_path, capsys):
+    assert tiny.train(tiny.written(tmp_path)) == 0
+    words = [str(tmp_path / "run"), str(tmp_path / "net.keras")]
+    mode.run(values(tmp_path / "out"), words)
+    found = loaded(tmp_path / "out")
+    assert [*found["names"]] == ["natural+none", "net"] and len(found["labels"]) == 8
+    assert str(tmp_path / "data.npz") in str(found["settings"])
+    assert "fewer than 12 test images" in capsys.readouterr().out
+    with pytest.raises(InputError, match="no average student"):
+        mode.run(values(tmp_path / "out", "--features_student=average"), words)
 
 
 def test_the_mode_refuses_what_it_cannot_take(students, tmp_path):

@@ -208,7 +208,7 @@ def test_robust_overfitting_is_told_from_chance(tmp_path):
     assert "best has 45.00 % and last 37.50 %, 7.50 points less" in text
     assert f"difference {error:.2f})" in text
     known["last"]["autoattack"] = right(198) & ~right(20)  # 20 lost, 18 won
-    assert "overfitting" not in card(run(tmp_path / "other", known))
+    assert "Robust overfitting" not in card(run(tmp_path / "other", known))
 
 
 def test_numbers_that_contradict_each_other_are_named(tmp_path):

@@ -7,6 +7,7 @@ distillation or attack are prefixed with its name: `--vfd_lambda`, `--trades_bet
 """
 
 import dataclasses
+import functools
 import types
 import typing
 from fractions import Fraction
@@ -43,7 +44,11 @@ SECTIONS = {
     "features": ("features",),
 }
 _SURROGATE = ("surrogate", "surrogate_arch")
-_ELSEWHERE = {"train": _SURROGATE, "plot": ("eval_epsilon", "eval_norm", "max_images")}
+_ELSEWHERE = {
+    "train": _SURROGATE,
+    "plot": ("eval_epsilon", "eval_norm", "max_images"),
+    "report": ("runs",),
+}
 _LARGEST = LARGEST[int]
 
 
@@ -314,15 +319,19 @@ def flagfile(experiment: Experiment) -> str:
 
 def words(experiment: Experiment) -> tuple[str, ...]:
     """The flags that repeat an experiment, without those at their defaults."""
-    known = define()
     named = ("--method=", "--distill=")
     lines = (line.rstrip() for line in flagfile(experiment).splitlines())
-    return tuple(line for line in lines if line.startswith(named) or _changes(known, line))
+    return tuple(line for line in lines if line.startswith(named) or _changes(line))
 
 
-def _changes(known, line):
+def _changes(line):
     name, _, value = line.removeprefix("--").partition("=")
-    return text_of(known[name].default) != value
+    return text_of(_defaults()[name].default) != value
+
+
+@functools.cache
+def _defaults():
+    return define()
 
 
 def parse(values: flags.FlagValues, words_) -> list[str]:

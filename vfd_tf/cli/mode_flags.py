@@ -28,6 +28,8 @@ def suite(own) -> None:
     boolean("dry_run", False, help_, **own)
     help_ = "print a shell command a line, behind its level in the graph"
     boolean("list", False, help_, **own)
+    help_ = "run these rows alone, such as TRADES,TRADES+VFD-Adv; the report has all"
+    flags.DEFINE_list("rows", "", help_, **own)
     text("shard", None, "i/n: run the i-th of n parts, and what it needs", **own)
 
 

@@ -13,7 +13,7 @@ from vfd_tf.experiments.engines import Command, CommandStopped, LocalEngine, Par
 from vfd_tf.experiments.graph import Graph, Node
 from vfd_tf.experiments.overview import Overview
 from vfd_tf.experiments.suite import ALL, Suite, names, read
-from vfd_tf.hyperparameters import InputError
+from vfd_tf.hyperparameters import InputError, choose
 from vfd_tf.progress import duration, wrapped
 
 FILE = "suite.json"
@@ -41,8 +41,8 @@ def run(values, words: list[str]) -> None:
         PlannedSuite(suite, folder_of(suite, values, more), graph, more, seeds)
         for suite in suites
     ]
-    if values.shard:
-        graph = graph.only(_shard(values.shard, planned))
+    if values.rows or values.shard:
+        graph = graph.only(_chosen(values, planned))
     if values.list:
         for node in graph.ordered():
             print(f"{graph.level(node.path)}\t{shell(node, graph.root)}")
@@ -62,12 +62,16 @@ def run(values, words: list[str]) -> None:
         )
 
 
-def _shard(text_: str, planned: list[PlannedSuite]) -> list[str]:
-    """The paths of the runs of one of n parts, i/n."""
-    i, slash, n = text_.partition("/")
+def _chosen(values, planned: list[PlannedSuite]) -> list[str]:
+    """The paths of the runs of --rows, or of all; of these, those of --shard."""
+    known = {row: row for each in planned for row in each.suite.rows}
+    rows = {choose(known, row, "row of --rows") for row in values.rows}
+    paths = list(dict.fromkeys(path for each in planned for path in each.paths(rows)))
+    if not values.shard:
+        return paths
+    i, slash, n = values.shard.partition("/")
     if not (slash and i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
-        raise InputError(f"--shard={text_} must be i/n, such as 1/4 and up to 4/4.")
-    paths = list(dict.fromkeys(path for each in planned for path in each.paths))
+        raise InputError(f"--shard={values.shard} must be i/n, from 1/4 to 4/4 for one.")
     return paths[int(i) - 1 :: int(n)]
 
 

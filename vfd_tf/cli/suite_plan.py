@@ -5,6 +5,7 @@ import glob
 import os
 import re
 import shlex
+from collections.abc import Container
 
 from vfd_tf import evaluation
 from vfd_tf.cli import flags
@@ -192,7 +193,7 @@ class PlannedSuite:
 
     def _nodes(self):
         """Name -> command, log, level and what it needs, of the nodes of this suite."""
-        graph = self.graph.only(self.paths)
+        graph = self.graph.only(self.paths())
         return {
             node.name: {
                 "command": shell(node, self.graph.root),
@@ -203,11 +204,11 @@ class PlannedSuite:
             for node in graph.ordered()
         }
 
-    @property
-    def paths(self) -> list[str]:
-        """Paths of all that this suite asks for itself."""
-        features = [self.folder] if self.suite.features else []
-        return [*dict.fromkeys(path for _, _, path in self.points), *features]
+    def paths(self, rows: Container[str] = ()) -> list[str]:
+        """Paths of all that this suite asks for itself, or of some rows alone."""
+        runs = [path for point, _, path in self.points if not rows or point.row in rows]
+        features = [self.folder] if self.suite.features and not rows else []
+        return [*dict.fromkeys(runs), *features]
 
 
 def _names(words):

@@ -4,7 +4,8 @@ import numpy as np
 
 from vfd_tf.hyperparameters import InputError
 
-COMPONENTS = 50  # that t-SNE is given: its authors' number
+COMPONENTS = 50  # that t-SNE is given
+_BLOCK = 2048  # dimensions at once, in float64
 
 
 def plane(points: np.ndarray, seed: int = 0, perplexity: float = 30.0) -> np.ndarray:
@@ -52,14 +53,33 @@ def silhouettes(points: np.ndarray, labels: np.ndarray) -> np.ndarray:
         points: [2n, d]; the clean ones first.
         labels: [n].
     """
+    from threadpoolctl import threadpool_limits
+
     count = len(labels)
-    parts = (points[:count], labels), (points[count:], labels)
-    return np.array([_silhouette(*part) for part in (*parts, (points, np.tile(labels, 2)))])
+    with threadpool_limits(1):
+        apart = _distances(np.asarray(points))
+        clean, moved = apart[:count, :count], apart[count:, count:]
+        twice = np.tile(labels, 2)
+        parts = (clean, labels), (moved, labels), (apart, twice)
+        return np.array([_silhouette(*part) for part in parts])
 
 
-def _silhouette(points, labels):
+def _distances(points):
+    """Euclidean distances [n, n], float64; a block of dimensions at a time."""
+    products = np.zeros((len(points), len(points)))
+    for first in range(0, points.shape[1], _BLOCK):
+        part = points[:, first : first + _BLOCK].astype("float64")
+        part -= part.mean(0)  # less is lost of what is far from the origin
+        products += part @ part.T
+    squares = np.diag(products)
+    apart = np.sqrt(np.maximum(squares[:, None] + squares - 2 * products, 0))
+    np.fill_diagonal(apart, 0)
+    return apart
+
+
+def _silhouette(distances, labels):
     from sklearn.metrics import silhouette_score
 
     if not 2 <= len(np.unique(labels)) < len(labels):
         return np.nan
-    return float(silhouette_score(points, labels))
+    return float(silhouette_score(distances, labels, metric="precomputed"))

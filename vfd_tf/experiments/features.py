@@ -166,22 +166,18 @@ def _settings(data, plan, threat) -> str:
 
 def _known(folder, settings) -> dict[str, dict]:
     """SHA-256 of a student -> its row, of a folder's files of these settings."""
-    found = {}
-    for name in _OF_STUDENT:
-        arrays = files.read_arrays(os.path.join(folder, name), _REMEDY)
+    rows = []
+    for name, keys in _OF_STUDENT.items():
+        path = os.path.join(folder, name)
+        arrays = files.read_arrays(path, _REMEDY)
         if not arrays or str(arrays.get("settings")) != settings:
             return {}
-        found[name] = arrays
-    rows = {}
-    for i, mark in enumerate(found[FEATURES]["sha256"]):
-        j = np.flatnonzero(found[EXAMPLES]["sha256"] == mark)
-        if len(j):
-            rows[str(mark)] = {
-                (name, key): found[name][key][place]
-                for name, place in ((FEATURES, i), (EXAMPLES, j[0]))
-                for key in _OF_STUDENT[name]
-            }
-    return rows
+        with files.read_or_refused(path, _REMEDY):
+            parts = zip(arrays["sha256"], *(arrays[key] for key in keys), strict=True)
+            labels = [(name, key) for key in keys]
+            rows.append({str(m): dict(zip(labels, p, strict=True)) for m, *p in parts})
+    features, examples = rows
+    return {m: row | examples[m] for m, row in features.items() if m in examples}
 
 
 def _row(model, chosen, plan, attack) -> dict:

@@ -28,6 +28,7 @@ from vfd_tf.training import signals
 _WORKER = str(pathlib.Path(__file__).with_name("worker.py"))
 _THREADS = "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"
 _PATIENCE = 60  # seconds for an idle process to end
+_COMMANDS = 10  # of a process: TensorFlow keeps some megabytes of every training
 
 
 def visible_gpus() -> list[str]:
@@ -90,16 +91,19 @@ class Worker:
     """A process that runs one command after another, and is replaced when it dies.
 
     It begins with its first command, in a session of its own, so that Ctrl-C in the
-    terminal is left to the suite.
+    terminal is left to the suite. After some commands another one takes its place.
     """
 
     def __init__(self, environment: dict[str, str], run: str):
         self.environment, self.function = environment, run
         self._process, self._busy, self._stopped = None, False, False
+        self._count = 0  # commands of this process
         self._lock = threading.Lock()
 
     def run(self, command: Command) -> tuple[int, bool]:
         """(exit code, whether the process died); waits for the command's end."""
+        if self._count >= _COMMANDS:
+            self.close()
         for _ in range(2):  # an idle process may have died since its last command
             with self._lock:
                 if self._stopped:
@@ -112,6 +116,7 @@ class Worker:
                 self._busy = False
                 self._process = process if reply else None
             if reply:
+                self._count += 1
                 return int(reply), False
             process.stdout.close()
             with contextlib.suppress(BrokenPipeError):
@@ -131,6 +136,7 @@ class Worker:
         return bool(process.stdout.readline())
 
     def _start(self, log):
+        self._count = 0
         with open(log, "ab") as errors:  # of Python, should it not even start
             return subprocess.Popen(
                 [sys.executable, "-P", _WORKER],

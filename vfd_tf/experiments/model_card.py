@@ -182,7 +182,7 @@ def _data(record, found):
     identity, flags = record.identity, _flags(record)
     held = flags.get("validation", "")
     if held == "none":
-        held = "the default: 1,000, at most a tenth of the training images"
+        held = "as many as --validation holds out by default"
     rows = [("data set", identity["dataset"]), ("image size", identity.get("image_size"))]
     rows += [("digest of the training images", identity.get("data"))]
     rows += [("images held out of training", held)]

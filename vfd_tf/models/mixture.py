@@ -28,7 +28,8 @@ def mixture(
 
     Its logits are log((1 - weight) softmax(z_vanilla(x)) + weight softmax(z_robust(x))),
     computed as a logsumexp of log-probabilities, so that no probability underflows and
-    attacks get the gradient of both. It has copies of the weights, as float32.
+    attacks get the gradient of both. It has copies of the weights, as float32. Layers of
+    both may have one name: `model.get_layer("robust")` is a network of its own to tap.
 
     Args:
         vanilla, robust: Classifiers with logits, functional or Sequential.
@@ -49,7 +50,7 @@ def mixture(
         if share
     ]
     # Not logaddexp, whose gradient in TensorFlow is that of one network where both agree.
-    logits = ops.logsumexp(ops.stack(logs, -1), -1) if len(logs) > 1 else logs[0]
+    logits = ops.logsumexp(ops.stack(logs, 1), 1) if len(logs) > 1 else logs[0]
     return keras.Model(image, logits, name=name)
 
 
