@@ -290,4 +290,5 @@ def _histories(plot, rows, name):
                     *zip(*points, strict=True),
                     **{"color": colour, "label": label, "linewidth": 1.2},
                     linestyle="-" if alone else dash,
+                    marker="." if len(points) < 3 else "",
                 )

@@ -38,7 +38,7 @@ def _images(suite):
         return ""
     usual = max(counts.values(), key=list(counts.values()).count)
     others = [
-        f"{tables.head(column)[1]} {count:,}"
+        f"{tables.one_line(column)} {count:,}"
         for column, count in counts.items()
         if count != usual
     ]
