@@ -158,8 +158,9 @@ def test_what_is_damaged_or_of_others_says_so_and_the_rest_stands(tmp_path):
     for name in os.listdir(stranger):
         (stranger / name).unlink()
     (stranger / "photo.jpg").write_text("a stranger's")
-    history = tmp_path / "cifar10-resnet8-TRADES-beta1-0" / "history.csv"
-    history.write_text("epoch\nmany\n")
+    (tmp_path / "cifar10-resnet8-TRADES-beta1-0" / "results.json").write_text("{")
+    history = tmp_path / "cifar10-resnet8-TRADES-beta2-0" / "history.csv"
+    history.write_text("epoch\nmany\n")  # whose verdicts are whole
     rows = {row.name: row for row in summarized(workdir).rows}
     for name, reason in {
         "TRADES+KD": "can't be read",
@@ -174,7 +175,8 @@ def test_what_is_damaged_or_of_others_says_so_and_the_rest_stands(tmp_path):
     assert rows["TRADES+VFD-Adv"].distances["sweep"].points == 3  # one of four is damaged
     page = build.build([str(workdir)], str(workdir / "report"))
     with open(page) as file:
-        assert "holds a run on svhn" in file.read()
+        text = file.read()
+    assert "holds a run on svhn" in text and "history.csv is damaged" in text
 
 
 @pytest.mark.parametrize(
@@ -209,6 +211,38 @@ def test_bad_suites_are_refused_in_one_sentence(tmp_path, name, content, message
         build.build([str(workdir)], str(tmp_path / "report"))
     assert str(refused.value).endswith(".") and "\n" not in str(refused.value)
     assert not (tmp_path / "report").exists()
+
+
+def leaves(value, path=()):
+    """Paths of all values in JSON, of a list's the first alone."""
+    if path:
+        yield path
+    inside = value.items() if isinstance(value, dict) else ()
+    inside = enumerate(value[:1]) if isinstance(value, list) else inside
+    for key, member in inside:
+        yield from leaves(member, (*path, key))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["suite.json", "status.json"])
+def test_odd_values_are_refused_or_reported(tmp_path, name):
+    workdir = suites.table(tmp_path, 40, groups=("TRADES",), unfinished=UNFINISHED)
+    path, odd = workdir / name, (None, 7, -1.5, "", [], {}, ["x"], {"a": 1}, "a\nb")
+    whole = path.read_text()
+    for place in leaves(json.loads(whole)):
+        for value in odd:
+            changed = inside = json.loads(whole)
+            for key in place[:-1]:
+                inside = inside[key]
+            inside[place[-1]] = value
+            path.write_text(json.dumps(changed))
+            try:
+                found = summarized(workdir)
+            except InputError as error:
+                assert "\n" not in str(error)
+                continue
+            assert words.facts(found) and tables.long_rows(found) is not None
+            words.findings(found), words.explanations(found)
 
 
 def test_no_suite_at_all_is_refused(tmp_path):

@@ -286,3 +286,12 @@ def test_where_all_are_equal_none_is_the_best(tmp_path):
         suites.run(path.parent, {"last": {40: known}})
     found = summary.summarize(collect.collect(suite.read(str(workdir))))
     assert not any(row.cells[c].best for row in found.rows for c in ("clean", "pgd20"))
+
+
+def test_a_difference_is_marked_where_every_seed_has_it():
+    better = {"values": {0: 60.0, 1: 58.0}, "images": 100, "base": 50.0}
+    assert summary.Cell(**better, p_values={0: 0.01, 1: 0.04}).against_base == "better"
+    assert summary.Cell(**better, p_values={0: 0.01, 1: 0.06}).against_base == ""
+    worse = {"values": {0: 40.0}, "images": 100, "base": 50.0}
+    assert summary.Cell(**worse, p_values={0: 0.01}).against_base == "worse"
+    assert summary.Cell(**worse).against_base == ""

@@ -26,7 +26,8 @@ class Run:
 
     Attributes:
         record: None where there is no run yet, or none that can be read.
-        problem: Why it can't be read; "" where it can, or isn't there yet.
+        history: One row an epoch.
+        problem: What can't be read of it; "" where all can, or isn't there yet.
     """
 
     def __init__(self, path: str, suite: Suite):
@@ -38,7 +39,8 @@ class Run:
             record = Record(path)
             self.problem = _foreign(record, suite)
             if not self.problem:
-                self.history, self.record = record.history, record
+                self.record = record
+                self.history = record.history
         except _DAMAGED as error:
             self.problem = _sentence(path, error)
 

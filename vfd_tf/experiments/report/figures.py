@@ -6,7 +6,7 @@ from vfd_tf.experiments.report import drawing
 from vfd_tf.experiments.report.collect import AUTOATTACK, CLEAN, images_of
 from vfd_tf.experiments.report.drawing import BAR, CLASSES, COLOURS, DASHES
 from vfd_tf.experiments.report.statistics import interval
-from vfd_tf.experiments.report.summary import AVERAGE, Summary
+from vfd_tf.experiments.report.summary import AVERAGE, Summary, student_text
 from vfd_tf.experiments.report.tables import head
 
 HISTORY = {"val_accuracy": "clean", "val_pgd10_accuracy": "PGD-10"}
@@ -90,7 +90,7 @@ def _points(plot, rows, column, joined):
         series.setdefault((row.name, row.student), []).append(row)
     for (_, student), members in series.items():
         colour = drawing.colour(members[0])
-        label = drawing.label(members[0]) + (" (EMA)" if student == AVERAGE else "")
+        label = drawing.label(members[0]) + student_text(student)
         places = [_place(row, column) for row in members]
         images = images_of(members[0].entries[0].suite, column)
         for row, (x, y) in zip(members, places, strict=True):
@@ -166,9 +166,9 @@ def sweep(summary: Summary):
         return None
     values = list(dict.fromkeys(row.value for row in rows))
     places = _places(values)
-    draw_ = _twin if len(series) == 1 else _side_by_side
+    made_by = _twin if len(series) == 1 else _side_by_side
     with drawing.style():
-        figure = draw_(summary.suite, series, robust, places)
+        figure = made_by(summary.suite, series, robust, places)
     flag = summary.suite.sweep or "the swept value"
     return (
         f"Clean and {title(robust)} accuracy against {flag}; bars are 95 % intervals over "
@@ -193,7 +193,7 @@ def _twin(suite, series, robust, places):
     right.grid(False)
     right.spines["right"].set_visible(True)
     (rows,) = series.values()
-    styles = ((left, CLEAN, "#0072b2", "o-"), (right, robust, COLOURS["VFD-Adv"], "s--"))
+    styles = ((left, CLEAN, CLASSES[0], "o-"), (right, robust, COLOURS["VFD-Adv"], "s--"))
     for plot, column, colour, fmt in styles:
         _line(plot, rows, column, places, colour, fmt, title(column))
         plot.set_ylabel(f"{title(column)} accuracy (%)", color=colour)
@@ -207,8 +207,10 @@ def _twin(suite, series, robust, places):
 def _side_by_side(suite, series, robust, places):
     figure = drawing.blank(8.4, 3.7)
     for plot, column in zip(figure.subplots(1, 2), (CLEAN, robust), strict=True):
-        for (name, _), rows in series.items():
-            _line(plot, rows, column, places, drawing.colour(rows[0]), "o-", name)
+        for (name, student), rows in series.items():
+            colour, label = drawing.colour(rows[0]), name + student_text(student)
+            fmt = "s--" if student == AVERAGE else "o-"
+            _line(plot, rows, column, places, colour, fmt, label)
         plot.set_ylabel(f"{title(column)} accuracy (%)")
         _value_axis(plot, suite, places)
     _legend(figure, figure.axes)
@@ -266,7 +268,7 @@ def training(summary: Summary):
 
 
 def _curve(entry, name):
-    """Epochs and percents of a curve of a run's history; None of fewer than one."""
+    """Epochs and percents of a curve of a run's history; None without one."""
     rows = [row for row in entry.run.history if name in row and "epoch" in row]
     return [(row["epoch"], 100 * row[name]) for row in rows] or None
 
@@ -288,4 +290,5 @@ def _histories(plot, rows, name):
                     *zip(*points, strict=True),
                     **{"color": colour, "label": label, "linewidth": 1.2},
                     linestyle="-" if alone else dash,
+                    marker="." if len(points) < 3 else "",
                 )

@@ -3,7 +3,7 @@
 import dataclasses
 
 from vfd_tf.experiments.report import published, statistics
-from vfd_tf.experiments.report.summary import AVERAGE, Summary
+from vfd_tf.experiments.report.summary import LAST, Summary, student_text
 
 PARTS = {
     "robust": published.ROBUST,
@@ -54,9 +54,9 @@ def gains(summary: Summary) -> list[Gain]:
         for against, others in (("base", alone), ("best other", rivals)):
             mine = _parts(ours, row.title, [r.title for r in others], suite)
             theirs = _parts(paper, row.name, [r.name for r in others], suite)
-            if row.student == AVERAGE:
-                theirs = dict.fromkeys(PARTS)
-            known = None if row.student == AVERAGE else quoted.get((row.name, against))
+            known = quoted.get((row.name, against))
+            if row.student != LAST:  # the paper has no others
+                theirs, known = dict.fromkeys(PARTS), None
             found.append(
                 Gain(row.title, row.group, row.student, against, mine, theirs, known)
             )
@@ -84,9 +84,8 @@ def _averages(single, quoted):
             {part: _whole_mean([getattr(m, side)[part] for m in members]) for part in PARTS}
             for side in ("ours", "paper")
         )
-        ema = " (EMA)" if student == AVERAGE else ""
-        title = f"average of {len(members)} methods{ema}"
-        known = None if ema else quoted.get((f"*+{_VFD}", against))
+        title = f"average of {len(members)} methods{student_text(student)}"
+        known = quoted.get((f"*+{_VFD}", against)) if student == LAST else None
         found.append(Gain(title, "average", student, against, ours, paper, known))
     return found
 

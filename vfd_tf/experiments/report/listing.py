@@ -6,7 +6,7 @@ import urllib.parse
 
 from vfd_tf.experiments.report.collect import Collected, Measured, Run
 from vfd_tf.experiments.report.suite import Node
-from vfd_tf.experiments.report.summary import AVERAGE
+from vfd_tf.experiments.report.summary import student_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,6 @@ def _user(measured):
     """What a run is used for: `TRADES (EMA), seed 0`, `TRADES, sweep curve, beta 2`."""
     item = measured.item
     if hasattr(item, "row"):
-        ema = " (EMA)" if item.student == AVERAGE else ""
         value = f", {item.value}" if item.value is not None else ""
-        return f"{item.row}{ema}{value}, seed {item.seed}"
+        return f"{item.row}{student_text(item.student)}{value}, seed {item.seed}"
     return f"{item.group}, {item.kind} curve, {item.label}, seed {item.seed}"

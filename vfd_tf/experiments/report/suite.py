@@ -72,6 +72,7 @@ class Suite:
     published: str | None = None
     sweep: str | None = None
     notes: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
     curves: tuple[CurvePoint, ...] = ()
     nodes: dict[str, Node] = dataclasses.field(default_factory=dict)
 
@@ -129,7 +130,8 @@ def _suite(folder, whole, status):
     plain["entries"] = tuple(_one(Entry, entry) for entry in whole.get("entries", []))
     plain["curves"] = tuple(_one(CurvePoint, point) for point in whole.get("curves", []))
     plain["columns"] = tuple(whole.get("columns", []))
-    plain["notes"] = tuple(map(str, whole.get("notes", [])))
+    for name in ("notes", "flags"):
+        plain[name] = tuple(map(str, whole.get(name, [])))
     plain["nodes"] = {
         str(name): _node(name, node, status.get(name, {}))
         for name, node in whole.get("nodes", {}).items()

@@ -17,7 +17,7 @@ from vfd_tf.experiments.report.suite import Suite
 
 DISTILLATIONS = ("none", "KD", "BGAT", "LBGAT", "VFD-Adv")
 CURVES = ("sweep", "mixture")
-AVERAGE = "average"
+LAST, AVERAGE = "last", "average"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,10 +88,9 @@ class Row:
 
     @property
     def title(self) -> str:
-        ema = " (EMA)" if self.student == AVERAGE else ""
         swept = self.entries[0].suite.sweep or "value"
         setting = "" if self.value is None else f", {swept}={self.value}"
-        return self.name + ema + setting
+        return self.name + student_text(self.student) + setting
 
     @property
     def distillation(self) -> str:
@@ -121,6 +120,11 @@ class Summary:
     def comparisons(self) -> int:
         """How many tests against a base row the table holds."""
         return sum(c.p_value is not None for row in self.rows for c in row.cells.values())
+
+
+def student_text(student: str) -> str:
+    """What is said behind the name of a row: nothing for the student of the last epoch."""
+    return {LAST: "", AVERAGE: " (EMA)"}.get(student, f" ({student})")
 
 
 def summarize(collected: Collected) -> Summary:
@@ -186,7 +190,7 @@ def _cell(suite, entries, bases, column):
             base_values[seed] = 100 * float(theirs.mean())
     first = entries[0].item
     paper = None
-    if suite.published and first.student != AVERAGE and first.value is None:
+    if suite.published and first.student == LAST and first.value is None:
         paper = published.accuracies(suite.published).get((first.row, column))
     whole = p_values.keys() == values.keys()  # else the seeds differ
     return Cell(

@@ -28,6 +28,13 @@ def head(column: str) -> tuple[str, str]:
     return named.get(column, (ADDED, column))
 
 
+def one_line(column: str) -> str:
+    """The head of a column in one line: `black-box PGD`."""
+    setting, attack = head(column)
+    setting = {BLACK_BOX: "black-box ", WHITE_BOX: "white-box "}.get(setting, "")
+    return setting + attack
+
+
 def curves(rows: list[Row]) -> list[str]:
     """The curves that any row has a distance to."""
     return [kind for kind in CURVES if any(kind in row.distances for row in rows)]
@@ -90,10 +97,6 @@ def markdown(summary: Summary, rows: list[Row]) -> str:
         for row in rows
     ]
     return text.markdown(heads, body)
-
-
-def _short(column):
-    return {BLACK_BOX: "black-box", WHITE_BOX: "white-box"}.get(head(column)[0], "")
 
 
 def _markdown_cell(cell):

@@ -4,7 +4,7 @@ from vfd_tf.experiments.report import statistics, tables, trade_off
 from vfd_tf.experiments.report.collect import AUTOATTACK, images_of
 from vfd_tf.experiments.report.gains import Gain, gains
 from vfd_tf.experiments.report.suite import STATES, Suite
-from vfd_tf.experiments.report.summary import AVERAGE, CURVES, Row, Summary
+from vfd_tf.experiments.report.summary import AVERAGE, CURVES, Row, Summary, student_text
 
 _VERSIONS = ("vfd_tf", "tensorflow", "keras", "numpy", "python")
 _CURVE_WORDS = {
@@ -21,7 +21,8 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
     found = [("data set", suite.dataset), ("network", suite.arch)]
     found += [("threat model", suite.threat), ("scale", suite.scale)]
     found += [("test images", _images(suite)), ("seeds", ", ".join(map(str, seeds)))]
-    found += [("swept flag", suite.sweep or ""), ("notes", "; ".join(suite.notes))]
+    found += [("swept flag", suite.sweep or ""), ("flags", " ".join(suite.flags))]
+    found.append(("notes", "; ".join(suite.notes)))
     versions = [f"{name} {_distinct(results, name)}" for name in _VERSIONS]
     found.append(("versions", ", ".join(v for v in versions if not v.endswith(" "))))
     commits = [{"commit": _short(r["git_commit"])} for r in results if r.get("git_commit")]
@@ -37,7 +38,7 @@ def _images(suite):
         return ""
     usual = max(counts.values(), key=list(counts.values()).count)
     others = [
-        f"{tables.head(column)[1]} {count:,}"
+        f"{tables.one_line(column)} {count:,}"
         for column, count in counts.items()
         if count != usual
     ]
@@ -79,7 +80,7 @@ def findings(summary: Summary) -> list[str]:
     """The sentences at the top: gains and distances of the rows with VFD."""
     over = [gain for gain in gains(summary) if gain.against == "base"]
     students = dict.fromkeys(gain.student for gain in over)
-    found = [_gains([g for g in over if g.student == s], s == AVERAGE) for s in students]
+    found = [_gains([g for g in over if g.student == s], s) for s in students]
     rows = [row for row in summary.rows if row.distillation == "VFD-Adv"]
     for kind in CURVES:
         members = [row for row in rows if kind in row.distances]
@@ -88,16 +89,15 @@ def findings(summary: Summary) -> list[str]:
     return [sentence for sentence in found if sentence]
 
 
-def _gains(members: list[Gain], ema):
+def _gains(members: list[Gain], student):
     texts = [f"{gain.group} {_gain(gain)}" for gain in members if _gain(gain)]
     if not texts:
         return ""
-    paper = not ema and any(gain.paper["robust"] is not None for gain in members)
+    paper = any(gain.paper["robust"] is not None for gain in members)
     beside = ", in brackets the paper's" if paper else ""
-    averaged = " (EMA)" if ema else ""
     return (
-        f"VFD{averaged} against the method alone, in points of robust and of clean "
-        f"accuracy{beside}: {'; '.join(texts)}."
+        f"VFD{student_text(student)} against the method alone, in points of robust and of "
+        f"clean accuracy{beside}: {'; '.join(texts)}."
     )
 
 
