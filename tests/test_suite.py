@@ -280,8 +280,8 @@ def test_a_file_that_is_no_suite_is_refused_in_one_sentence(
     "words, sentence",
     [
         (["tabel1"], "Did you mean 'table1'"),
-        ([], "Name one suite"),
-        (["table1", "table2"], "Name one suite"),
+        ([], "Name a suite"),
+        (["table1", "fig2", "--workdir=here"], "there are 2 suites"),
         (["nowhere.toml"], "can't be read"),
         (["table1", "--shard=0/4", "--list"], "--shard=0/4"),
         (["table1", "--rows=TRADES+VFD-Ad", "--list"], "Did you mean 'TRADES+VFD-Adv'"),
