@@ -335,3 +335,11 @@ def test_what_two_suites_ask_of_a_run_is_asked_once():
 def test_the_forecast_is_of_this_machine_where_nothing_has_run(tmp_path):
     graph, _ = planned("fig4b", root=str(tmp_path))
     assert "on this machine" in costs.costs(graph).source
+
+
+def test_attacks_of_the_command_stand_in_place_of_the_suites():
+    _, (found,) = planned("table1", more=("--eval_attacks=fgsm,pgd50",))
+    whole = found.describe()
+    assert whole["columns"] == ["fgsm", "clean", "pgd50"]
+    assert set(whole["images"]) == {"fgsm", "pgd50"}
+    assert not any("surrogate" in name for name in whole["nodes"])

@@ -44,6 +44,7 @@ class PlannedSuite:
 
     Attributes:
         points: (point, seed, path of its run), in order.
+        attacks: What is evaluated: the suite's columns, or --eval_attacks.
     """
 
     suite: Suite
@@ -54,6 +55,8 @@ class PlannedSuite:
 
     def __post_init__(self):
         self.points = []
+        own = "eval_attacks" in _names(self.more)
+        self.attacks = tuple(_values(self.more).eval_attacks if own else self.suite.attacks)
         self.surrogate = self._surrogate()
         for seed in self.seeds:
             for point in self.suite.points():
@@ -72,7 +75,7 @@ class PlannedSuite:
 
     def _surrogate(self):
         """The experiment of the network that black-box attacks are made on, or None."""
-        wanted = any(map(evaluation.is_transfer, self.suite.attacks))
+        wanted = any(map(evaluation.is_transfer, self.attacks))
         if not wanted or "surrogate" in _names(self.more):
             return None
         words = self.words(*self.suite.surrogate, "--method=natural", "--distill=none")
@@ -100,7 +103,7 @@ class PlannedSuite:
 
     def _evaluation(self, point):
         """The flags of the evaluation of a run, before those of the user."""
-        suite, attacks = self.suite, self.suite.attacks
+        suite, attacks = self.suite, self.attacks
         if point.curve:  # is compared on AutoAttack, or else on the strongest there is
             attacks = attacks[-1:]
         plain = {name.removeprefix(evaluation.TRANSFER) for name in attacks}
@@ -150,12 +153,18 @@ class PlannedSuite:
             "notes": notes,
             "flags": [*suite.flags, *self.more],
             "images": images,
-            "columns": list(suite.columns),
+            "columns": self._columns(),
             "sweep": suite.sweep[0] if suite.sweep else None,
             "entries": list(self._entries()),
             "curves": list(self._curves()),
             "nodes": self._nodes(),
         }
+
+    def _columns(self):
+        """Those of the suite that are evaluated, then what was asked for beside them."""
+        wanted = ("clean", *self.attacks)
+        kept = [name for name in self.suite.columns if name in wanted]
+        return [*kept, *(name for name in wanted if name not in kept)]
 
     def _entries(self):
         for point, seed, path in self.points:
