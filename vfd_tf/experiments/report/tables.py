@@ -85,9 +85,10 @@ def markdown(summary: Summary, rows: list[Row]) -> str:
     """One student's rows, compact: ours, and in brackets the paper's and the difference."""
     columns, kinds = summary.suite.columns, curves(rows)
     heads = [
-        " ".join(filter(None, (_short(column), head(column)[1]))) for column in columns
+        "accuracy (%)",
+        *map(one_line, columns),
+        *(CURVE_HEADS[kind] for kind in kinds),
     ]
-    heads = ["accuracy (%)", *heads, *(CURVE_HEADS[kind] for kind in kinds)]
     body = [
         [
             row.title,
