@@ -37,6 +37,7 @@ setup(
         "cleverhans",
         "h5py",
         "jinja2",  # reports and model cards
+        "markupsafe",  # jinja2 brings it
         "psutil",
         "tensorboard",
         "matplotlib",

@@ -141,9 +141,9 @@ def parsl_suite(folder):
         command = Command(name, argv, f"{folder}/logs/{name}.txt")
         futures[name] = engine.submit(command, [futures[parent] for parent in after])
 
-    config, started = f"{folder}/config.py", lambda command: begun.append(command.name)
+    config, options = f"{folder}/config.py", {"run": "commands:main"}
     try:
-        with Signals(), ParslEngine(config, run="commands:main", started=started) as engine:
+        with Signals(), ParslEngine(config, started=begun.append, **options) as engine:
             submit("left", "raw=raw", "touch=left", "until=right", "note=notes")
             submit("right", "out=out", "touch=right", "until=left", "note=notes")
             submit("bad", "err=error: bad input", "code=2", after=["left"])

@@ -61,9 +61,7 @@ def start(tmp_path):
 
         def started(devices=(), **options):
             names = []
-            engine = LocalEngine(
-                list(devices), run=RUN, started=lambda c: names.append(c.name), **options
-            )
+            engine = LocalEngine(list(devices), run=RUN, started=names.append, **options)
             ends.callback(engine.close)
             return Suite(engine, tmp_path, names)
 
@@ -287,7 +285,7 @@ def test_a_command_that_is_cancelled_does_not_run(start):
 
 
 def test_a_callback_that_fails_does_not_stop_the_engine(tmp_path):
-    def started(command):
+    def started(name):
         raise OSError("of the overview")
 
     with LocalEngine([], run=RUN, started=started) as engine:
@@ -440,6 +438,7 @@ def test_a_command_that_is_stopped_from_outside_stops_its_children(start):
     assert suite.submit("other").result() > 0
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_suite_stops_it_and_one_that_is_killed_takes_all_along(tmp_path):
     suites = {}
     for name in ("SIGTERM", "SIGINT", "SIGKILL"):

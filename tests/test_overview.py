@@ -3,6 +3,7 @@
 import concurrent.futures
 import io
 import json
+import shutil
 import threading
 
 import pytest
@@ -178,6 +179,18 @@ def test_events_come_from_many_threads(tmp_path):
     assert {entry["status"] for entry in read_status(str(tmp_path)).values()} == {"done"}
 
 
+def test_where_nothing_can_be_written_the_suite_goes_on(tmp_path):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    shown, _ = overview(tmp_path / "folder", stream=Gone())
+    shutil.rmtree(tmp_path / "folder")
+    shown.started("teacher")
+    shown.ended("teacher", 1.0)
+    assert shown.counts()["done"] == 1
+
+
 # --- with an engine ---------------------------------------------------------------------
 
 
@@ -187,8 +200,8 @@ def test_it_follows_the_futures_of_an_engine(tmp_path):
         for name, argv in (("a", ("out=1",)), ("b", ("code=2",)), ("c", ()))
     }
     shown = Overview(commands.values(), {}, str(tmp_path), stream=io.StringIO())
-    begin = lambda command: shown.started(command.name)  # noqa: E731
-    with shown, LocalEngine([], run="commands:main", started=begin) as engine:
+    options = {"run": "commands:main", "started": shown.started}
+    with shown, LocalEngine([], **options) as engine:
         futures = {}
         for name, command in commands.items():
             after = [futures["b"]] if name == "c" else []

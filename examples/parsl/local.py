@@ -1,7 +1,4 @@
-"""Parsl on this machine: two workers, to which nothing from outside connects.
-
-python run.py suite ... --engine=parsl --parsl_config=examples/parsl/local.py
-"""
+"""Parsl on this machine, for --engine=parsl: two workers, reached from here alone."""
 
 import parsl
 from parsl.executors import HighThroughputExecutor

@@ -1,8 +1,7 @@
-"""Parsl on a cluster with Slurm: nodes of four GPUs, a worker a GPU. Not run here.
+"""Parsl on a cluster with Slurm, for --engine=parsl: nodes of four GPUs, a worker a GPU.
 
-  python run.py suite ... --engine=parsl --parsl_config=examples/parsl/slurm.py
-
-Runs, logs and `run_dir` have to be on a file system that all nodes share.
+Not run by the tests. Runs, logs and `run_dir` have to be on a file system that all nodes
+share.
 """
 
 import parsl

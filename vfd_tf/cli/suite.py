@@ -21,13 +21,14 @@ _DEAR = 0.1  # share of all hours from which C&W is worth a word
 
 
 def run(values, words: list[str]) -> None:
-    """A table or figure of the paper, or a file of yours: suite table1 --scale=cpu."""
-    if len(words) != 1:
+    """Tables and figures of the paper, or a file of yours: suite table1 --scale=cpu."""
+    if not words:
         known = ", ".join((*names(), ALL))
         raise InputError(
-            f"Name one suite: python run.py suite NAME, of {known}, or a file.toml."
+            f"Name a suite: python run.py suite NAME, of {known}, or a file.toml."
         )
-    suites = read(words[0], values.scale)
+    found = [suite for word in words for suite in read(word, values.scale)]
+    suites = [*{each.name: each for each in found}.values()]
     only_look = values.dry_run and not values.list
     digest = (
         suite_plan.digest_of_runs(values.runs)
@@ -53,7 +54,7 @@ def run(values, words: list[str]) -> None:
         return
     folders = _claim(values, planned)
     _announce(expected, values)
-    failed = _run(values, graph, expected, folders, words[0])
+    failed = _run(values, graph, expected, folders)
     report.run(values, folders)
     if failed:
         raise InputError(
@@ -124,7 +125,7 @@ def _claim(values, planned: list[PlannedSuite]) -> list[str]:
     """
     if values.workdir and len(planned) > 1:
         raise InputError(
-            f"--workdir names one folder, and {ALL} is {len(planned)} suites; use --runs "
+            f"--workdir names one folder, and there are {len(planned)} suites; use --runs "
             "for the folder of all."
         )
     folders = [each.folder for each in planned]
@@ -174,7 +175,7 @@ def _engine(values, started):
     return LocalEngine(workers=values.workers, retries=values.retries, started=started)
 
 
-def _run(values, graph: Graph, expected, folders, name) -> int:
+def _run(values, graph: Graph, expected, folders) -> int:
     """Runs all commands of a graph; how many of them failed."""
     nodes = graph.ordered()
     commands = {
@@ -185,7 +186,7 @@ def _run(values, graph: Graph, expected, folders, name) -> int:
     futures: dict[str, concurrent.futures.Future] = {}
     status = _status_folder(values, folders)
     overview = Overview(commands.values(), predicted, status)
-    engine = _engine(values, lambda command: overview.started(command.name))
+    engine = _engine(values, overview.started)
     overview.slots = engine.slots or 1
     with overview, engine:
         for node in nodes:

@@ -154,7 +154,8 @@ def is_done(node: Node, data) -> bool:
     if not directory.complete:
         return False
     threat = node.plan.threat
-    students = [name for name in directory.students if name in node.plan.students]
+    averages = node.experiment.recipe.average != "none"
+    students = [n for n in node.plan.students if averages or n != "average"]
     return all(
         {*attacks, "clean"} <= set(directory.accuracies(which, threat, f"n={count}"))
         for which in students

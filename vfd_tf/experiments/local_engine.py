@@ -190,7 +190,7 @@ class LocalEngine:
         workers: Commands at once on a CPU, which share its cores. Default: 1.
         retries: How often a command runs again that ended by an error that nobody
             expected (exit code 1), or whose process died.
-        started: Is called with a command whenever it begins, in any thread.
+        started: Is called with the name of a command whenever it begins, in any thread.
         run: Dotted name of what takes the words of a command, in the process of a device.
 
     Attributes:
@@ -202,13 +202,13 @@ class LocalEngine:
         devices: Sequence[str] | None = None,
         workers: int | None = None,
         retries: int = 0,
-        started: Callable[[Command], None] | None = None,
+        started: Callable[[str], None] | None = None,
         run: str = RUN,
     ):
         devices = visible_gpus() if devices is None else devices
         self._workers = [Worker(each, run) for each in _environments(devices, workers)]
         self.slots, self._retries = len(self._workers), retries
-        self._started = started or (lambda command: None)
+        self._started = started or (lambda name: None)
         self._changed = threading.Condition()
         self._waiting: list[_Job] = []
         self._settled: dict[concurrent.futures.Future, bool] = {}  # of all futures
@@ -334,7 +334,7 @@ class LocalEngine:
     def _run(self, worker, command):
         """Runs a command, again if it may; the seconds it took."""
         for left in range(self._retries, -1, -1):
-            self._started(command)
+            self._started(command.name)
             os.makedirs(os.path.dirname(command.log) or ".", exist_ok=True)
             with open(command.log, "ab") as log:
                 size = log.tell()

@@ -142,7 +142,12 @@ class Overview:
 
     def _change(self, name, status, line):
         self._status[name]["status"] = status
-        self._write()
+        with contextlib.suppress(OSError):  # a full disk, or a terminal that is gone
+            self._write()
+        with contextlib.suppress(OSError):
+            self._say(status, line)
+
+    def _say(self, status, line):
         if self._live is None:
             settled = sum(self.counts()[key] for key in ("done", "failed", "stopped"))
             text = f"[{settled}/{len(self._status)}] {line}; {self.summary()}\n"

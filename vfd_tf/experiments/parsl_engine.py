@@ -110,7 +110,7 @@ class ParslEngine:
     Args:
         config: A Python file that defines `config`, a `parsl.Config` or a function that
             gives one; or such a thing itself.
-        started: Is called with a command once it has begun, in any thread.
+        started: Is called with the name of a command once it has begun, in any thread.
         run: Dotted name of what takes the words of a command, in a worker.
 
     Attributes:
@@ -123,7 +123,7 @@ class ParslEngine:
     def __init__(
         self,
         config: str | os.PathLike | Callable,
-        started: Callable[[Command], None] | None = None,
+        started: Callable[[str], None] | None = None,
         run: str = RUN,
     ):
         try:
@@ -139,7 +139,7 @@ class ParslEngine:
         self._app = parsl.python_app(run_command, data_flow_kernel=self._kernel)
         self._folder = os.path.join(os.path.abspath(self._kernel.run_dir), "commands")
         os.makedirs(self._folder)
-        self._run, self._started = run, started or (lambda command: None)
+        self._run, self._started = run, started or (lambda name: None)
         self._lock = threading.RLock()
         self._commands = {}  # future -> (command, Parsl's future)
         self._begun = set()  # futures
@@ -211,7 +211,7 @@ class ParslEngine:
             new = future not in self._begun and not future.done()
             self._begun.add(future)
         if new:
-            self._started(self._commands[future][0])
+            self._started(self._commands[future][0].name)
 
     def _ended(self, future, after, task):
         """Settles the future of a command whose task at Parsl has ended."""
