@@ -157,4 +157,4 @@ def test_the_report_of_a_hundred_runs_takes_seconds(tmp_path):
     build.build([str(path) for path in workdirs], str(tmp_path / "report"))
     seconds = time.perf_counter() - begin
     print(f"{seconds:.1f} s")
-    assert seconds < 60  # 9 s on two idle cores
+    assert seconds < 60  # 4 s of processor time; the machine may be busy

@@ -126,7 +126,8 @@ def _resampled(verdicts, images):
     """Percent right [2, 1 + resamples] of the bytes of bool [2, n]; first of all images."""
     rights = np.frombuffer(verdicts, bool).reshape(2, images).astype("float32")
     totals = [rights.sum(1, dtype="float64")[:, None]]
-    totals += [rights @ weights.T for weights in _weights(images)]
+    # No BLAS: its threads wait for each other where trainings have the cores.
+    totals += [np.einsum("vi,ri->vr", rights, weights) for weights in _weights(images)]
     return 100 * np.concatenate(totals, axis=1).astype("float64") / images
 
 
