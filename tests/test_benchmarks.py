@@ -22,6 +22,7 @@ from benchmarks import (
     pytorch_trades,
     scaling,
     step,
+    suite,
     timing,
     worker,
 )
@@ -281,6 +282,18 @@ def test_the_table_of_an_evaluation(capsys):
     rows = rows_of(capsys.readouterr().out)
     assert [row[0] for row in rows] == ["early stop", "to the end", "mixed_bfloat16"]
     assert [row[-1] for row in rows[:2]] == ["0", "0"]
+
+
+@pytest.mark.slow
+def test_the_table_of_a_suite(capsys):
+    suite.main(["--runs=1", "--commands=2", "--points=100"])
+    rows = rows_of(capsys.readouterr().out)
+    assert [row[0] for row in rows] == [
+        "forecast of all suites",
+        "a command of 2",
+        "report of 36 runs",
+        "t-SNE of 100 points",
+    ]
 
 
 def test_a_network_has_no_distance_from_itself():
