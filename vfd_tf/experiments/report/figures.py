@@ -11,6 +11,7 @@ from vfd_tf.experiments.report.tables import head
 
 HISTORY = {"val_accuracy": "clean", "val_pgd10_accuracy": "PGD-10"}
 FILLED = {"last": "full", AVERAGE: "none"}
+_ENTRY = 1.9  # inches of an entry of a legend
 
 
 def draw(summary: Summary) -> dict[str, tuple[str, object]]:
@@ -150,9 +151,9 @@ def _legend(figure, plots):
     for plot in plots:
         for handle, label in zip(*plot.get_legend_handles_labels(), strict=True):
             known.setdefault(label, handle)
-    figure.legend(
-        known.values(), known.keys(), loc="outside lower center", ncols=min(len(known), 4)
-    )
+    beside = max(1, int(figure.get_figwidth() / _ENTRY))
+    columns = min(len(known), beside)
+    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=columns)
 
 
 def sweep(summary: Summary):
