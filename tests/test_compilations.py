@@ -1,0 +1,101 @@
+"""Networks of one architecture take turns in the same compiled attacks."""
+
+import keras
+import numpy as np
+
+from vfd_tf.evaluation import Compilations, evaluate
+
+RNG = np.random.default_rng(0)
+X = RNG.random((24, 8, 8, 1)).astype("float32")
+Y = RNG.integers(0, 10, 24)
+ATTACKS = ["pgd3", "square:queries=3"]
+
+
+def network(seed, width=4):
+    inputs = keras.Input((8, 8, 1), name="image")
+    h = keras.layers.Conv2D(width, 3, name="convolution")(inputs)
+    h = keras.layers.BatchNormalization(name="norm")(h)
+    h = keras.layers.Flatten(name="flat")(keras.layers.ReLU(name="relu")(h))
+    model = keras.Model(inputs, keras.layers.Dense(10, name="logits")(h), name="network")
+    for variable in model.weights:  # statistics and weights that tell networks apart
+        value = np.random.default_rng(seed).normal(0, 0.5, variable.shape)
+        variable.assign(np.abs(value) if "variance" in variable.path else value)
+    return model
+
+
+def verdicts(model, **options):
+    found = evaluate(model, (X, Y), ATTACKS, epsilon=0.1, **options)
+    return found.verdicts()
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    return all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_verdicts_are_those_of_each_network_alone():
+    alone = [verdicts(network(seed)) for seed in range(3)]
+    assert not same(alone[0], alone[1]) or not same(alone[1], alone[2])
+    shared = Compilations()
+    for seed in (0, 1, 2, 0):
+        assert same(verdicts(network(seed), compilations=shared), alone[seed])
+
+
+def test_black_box_columns_are_those_of_each_surrogate_alone():
+    attacks = ["transfer-pgd3"]
+
+    def found(seed, surrogate, **options):
+        result = evaluate(
+            network(seed),
+            (X, Y),
+            attacks,
+            epsilon=0.3,
+            surrogate=network(surrogate),
+            **options,
+        )
+        return result.verdicts()
+
+    pairs = [(0, 1), (0, 2), (1, 2), (0, 1)]
+    alone = [found(*pair) for pair in pairs]
+    shared = Compilations()
+    for pair, expected in zip(pairs, alone, strict=True):
+        assert same(found(*pair, compilations=shared), expected)
+
+
+def test_the_second_network_compiles_nothing():
+    shared = Compilations()
+    verdicts(network(0), compilations=shared)
+    (kept,) = shared._kept.values()
+    compiled = dict(kept[0].runner._compiled)
+    traces = {key: each.experimental_get_tracing_count() for key, each in compiled.items()}
+    verdicts(network(1), compilations=shared)
+    assert kept[0].runner._compiled == compiled
+    for key, each in compiled.items():
+        assert each.experimental_get_tracing_count() == traces[key]
+
+
+def test_other_architectures_and_settings_are_kept_apart():
+    shared = Compilations()
+    for model, options in (
+        (network(0), {}),
+        (network(0, width=8), {}),
+        (network(0), {"batch_size": 8}),
+    ):
+        expected = verdicts(model, **options)
+        assert same(verdicts(model, compilations=shared, **options), expected)
+    assert len(shared._kept) == 3
+
+
+def test_without_compilations_no_model_is_changed():
+    first, second = network(0), network(1)
+    before = [variable.numpy() for variable in first.weights]
+    verdicts(first), verdicts(second)
+    for variable, value in zip(first.weights, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+
+
+def test_few_are_kept():
+    shared = Compilations()
+    for size in range(1, 12):
+        shared.engine(network(0), batch_size=size)
+    assert len(shared._kept) == 8
