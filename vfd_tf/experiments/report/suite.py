@@ -158,7 +158,7 @@ def _node(name, node, status):
     return Node(
         name=str(name),
         command=str(node.get("command", "")),
-        log=str(status.get("log") or node.get("log") or ""),
+        log=str(node.get("log") or status.get("log") or ""),
         status=state if state in STATES else "waiting",
         seconds=seconds if isinstance(seconds, (int, float)) else None,
         reason=str(status.get("reason") or ""),
