@@ -13,7 +13,7 @@ from vfd_tf.cli import flags, report, suite_checks, suite_plan
 from vfd_tf.cli.suite_plan import PlannedSuite, log_of, shell, words_of
 from vfd_tf.experiments import costs
 from vfd_tf.experiments.engines import Command, CommandStopped, LocalEngine, ParslEngine
-from vfd_tf.experiments.graph import Graph, Node
+from vfd_tf.experiments.graph import Graph
 from vfd_tf.experiments.overview import Overview
 from vfd_tf.experiments.suite import ALL, Suite, names, read
 from vfd_tf.hyperparameters import InputError, choose
@@ -125,8 +125,10 @@ def folder_of(suite: Suite, values, more: tuple[str, ...]) -> str:
     """The folder of a suite: named after it, its scale, and the flags of all its runs."""
     if values.workdir:
         return values.workdir
-    mark = f"-{hashlib.sha256(' '.join(more).encode()).hexdigest()[:6]}" if more else ""
-    return os.path.join(values.runs, f"suite-{suite.name}-{suite.scale}{mark}")
+    name, mark = f"suite-{suite.name}-{suite.scale}", " ".join(suite_plan.lasting(more))
+    if mark:
+        name += f"-{hashlib.sha256(mark.encode()).hexdigest()[:6]}"
+    return os.path.join(values.runs, name)
 
 
 def _claim(values, planned: list[PlannedSuite]) -> list[str]:
@@ -147,7 +149,8 @@ def _claim(values, planned: list[PlannedSuite]) -> list[str]:
     for folder, whole in zip(folders, described, strict=True):
         suite_checks.check_folder(folder, whole)
     for folder, whole in zip(folders, described, strict=True):
-        whole["status"] = [os.path.relpath(_status_folder(values, folders), folder)]
+        own = os.path.relpath(_status_folder(values, folders), folder)
+        whole["status"] = [*dict.fromkeys((".", own))]
         os.makedirs(folder, exist_ok=True)
         with (
             files.replaced(os.path.join(folder, suite_checks.FILE)) as part,
@@ -179,7 +182,7 @@ def _run(values, graph: Graph, expected, folders) -> int:
     """Runs all commands of a graph; how many of them failed."""
     nodes = graph.ordered()
     commands = {
-        node.path: Command(node.name, _argv(node, graph, values), log_of(node, graph.root))
+        node.path: Command(node.name, words_of(node, graph.root), log_of(node, graph.root))
         for node in nodes
     }
     predicted = {cost.node.name: cost.seconds for cost in expected.runs}
@@ -201,9 +204,3 @@ def _run(values, graph: Graph, expected, folders) -> int:
     if any(isinstance(error, CommandStopped) for error in errors):
         raise signals.Stopped("a signal to one of its commands")
     return sum(error is not None for error in errors)
-
-
-def _argv(node: Node, graph: Graph, values) -> tuple[str, ...]:
-    """The words of a command; data is where it is for this one."""
-    more = (f"--data_dir={values.data_dir}",) if values.data_dir else ()
-    return (*words_of(node, graph.root), *more)

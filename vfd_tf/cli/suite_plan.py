@@ -22,6 +22,9 @@ from vfd_tf.training.methods import Natural
 # Flags that a suite sets itself, for every run.
 OWN = ("mode", "recipe", "method", "distill", "seed", "runs", "workdir", "continue_from")
 OWN += ("eval_students", "eval_teachers", "mixtures", "wait", "stop_signal")
+# Flags that decide no result, but where or how a run is made.
+HOW = ("data_dir", "strategy", "jit_compile", "steps_per_execution", "panel_every")
+HOW += ("checkpoint_minutes", "checkpoint_steps")
 _OF_ROWS = ("recipe", "method", "distill")  # of these, what a suite's file may set
 
 
@@ -30,6 +33,16 @@ def passed_on(values) -> tuple[str, ...]:
     taken = flags.taken(values, "train") - set(OWN)
     given = (values[name] for name in sorted(taken) if values[name].present)
     return tuple(word for flag in given for word in [flag.serialize()] if word)
+
+
+def _how(values, names=HOW):
+    """Those of these flags that are given."""
+    return tuple(values[name].serialize() for name in names if values[name].present)
+
+
+def lasting(words) -> tuple[str, ...]:
+    """The flags of `passed_on` that decide results, and so which suite it is."""
+    return tuple(word for word in words if not _names([word]) & {*HOW})
 
 
 @dataclasses.dataclass
@@ -56,16 +69,14 @@ class PlannedSuite:
 
     def __post_init__(self):
         _refuse_own(self.suite)
-        self.points, plans = [], {}
         own = "eval_attacks" in _names(self.more)
         self.attacks = tuple(_values(self.more).eval_attacks if own else self.suite.attacks)
         self.surrogate = self._surrogate()
-        for seed in self.seeds:
-            for point in self.suite.points():
-                run = self._run(point, seed)
-                plans[run.name] = run.plan
-                self.points.append((point, seed, self.graph.add(run)))
-        _refuse_unlike(plans)
+        pairs = [(point, seed) for seed in self.seeds for point in self.suite.points()]
+        runs = [self._run(*pair) for pair in pairs]
+        _refuse_unlike(runs)
+        paths = map(self.graph.add, runs)
+        self.points = [(*p, path) for p, path in zip(pairs, paths, strict=True)]
         if self.suite.features:
             self.graph.add_other(self._features())
 
@@ -83,7 +94,10 @@ class PlannedSuite:
         if not wanted or "surrogate" in _names(self.more):
             return None
         words = self.words(*self.suite.surrogate, "--method=natural", "--distill=none")
-        experiment = flags.experiments(_values(words))[0]
+        try:
+            experiment = flags.experiments(_values(words))[0]
+        except InputError as error:
+            raise InputError(f"{self.suite.name}, its surrogate: {error}") from error
         return experiment.surrogate(experiment.arch)
 
     def _run(self, point, seed):
@@ -106,7 +120,7 @@ class PlannedSuite:
             mixtures=self.suite.mixtures if mixes else (),
         )
         name = f"{self.suite.name}: {point.label}, seed {seed}"
-        return Run(name, words, experiment, plan, self.surrogate)
+        return Run(name, words, experiment, plan, self.surrogate, _how(values))
 
     def _evaluation(self, point):
         """The flags of the evaluation of a run, before those of the user."""
@@ -131,6 +145,7 @@ class PlannedSuite:
         words += [f"--epsilon={flags.text_of(first.attack.epsilon)}"]
         if first.image_size:
             words.append(f"--image_size={first.image_size}")
+        words += _how(_values(self.more), ("data_dir",))
         name = f"{self.suite.name}: features"
         words = ("features", *words)
         return Node(name, self.folder, words, after=tuple(paths), tolerant=True)
@@ -158,7 +173,7 @@ class PlannedSuite:
             "arch": first.experiment.arch,
             "threat": first.plan.threat,
             "notes": notes,
-            "flags": [*suite.flags, *self.more],
+            "flags": [*suite.flags, *lasting(self.more)],
             "images": images,
             "columns": self._columns(),
             "sweep": suite.sweep[0] if suite.sweep else None,
@@ -253,16 +268,16 @@ def _refuse_own(suite: Suite):
             )
 
 
-def _refuse_unlike(plans: dict[str, EvaluationPlan]):
+def _refuse_unlike(runs: list[Run]):
     """Raises `InputError` unless all runs of a suite are evaluated alike."""
-    (first, one), *others = plans.items()
-    for name, plan in others:
+    first = runs[0]
+    for run in runs:
         for flag, what in (("eval_epsilon", "threat"), ("max_images", "max_images")):
-            mine, its = getattr(one, what), getattr(plan, what)
+            its, mine = getattr(first.plan, what), getattr(run.plan, what)
             if mine != its:
                 raise InputError(
-                    f"{first} would be evaluated with {what} {mine}, and {name} with "
-                    f"{its}: give all rows one --{flag}, in `flags`."
+                    f"{first.name} would be evaluated with {what} {its}, and {run.name} "
+                    f"with {mine}: give all rows one --{flag}, in `flags`."
                 )
 
 

@@ -100,8 +100,8 @@ class EvaluationPlan:
         same = same and self.max_images == other.max_images
         if not same or self.threat != other.threat:
             raise InputError(
-                "Two suites evaluate one run under other threats or on other numbers of "
-                "images: run one behind the other."
+                "One run is to be evaluated in two ways, under other threats or on other "
+                "numbers of images: run such suites one behind the other."
             )
 
     def _images(self):

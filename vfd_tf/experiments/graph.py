@@ -44,6 +44,8 @@ class Run:
         experiment: What they amount to.
         plan: Its evaluation; `surrogate` is filled in by the graph.
         surrogate: The network that black-box attacks are made on, or None.
+        how: Those of the words that what it needs is trained with as well, as they decide
+            no result.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Run:
     experiment: Experiment
     plan: EvaluationPlan
     surrogate: Experiment | None = None
+    how: tuple[str, ...] = ()
 
 
 class Graph:
@@ -76,10 +79,10 @@ class Graph:
             needed.append("teacher")
         for role in needed:
             if experiment[role] == "auto":
-                after.append(self._add_before(experiment.prerequisite(role), role))
+                after.append(self._add_before(experiment.prerequisite(role), role, run.how))
         plan = run.plan
         if run.surrogate is not None:
-            path = self._add_before(run.surrogate, "surrogate")
+            path = self._add_before(run.surrogate, "surrogate", run.how)
             if path == self.path(experiment):
                 raise InputError(
                     f"{run.name} would be its own surrogate: choose another --seed."
@@ -100,12 +103,13 @@ class Graph:
         identity = places.identity(experiment, self._digest(experiment))
         return places.path(experiment, identity, self.root)
 
-    def _add_before(self, experiment, role):
+    def _add_before(self, experiment, role, how):
         """Adds a network that a run needs, which is trained and not evaluated."""
         name = f"{_ROLES[role]} {experiment.arch} on {experiment.dataset}"
         name += f", {experiment.recipe.epochs} epochs, seed {experiment.seed}"
         plan = EvaluationPlan(attacks=(), students=())
-        return self.add(Run(name, self._describe(experiment), experiment, plan))
+        words = (*self._describe(experiment), *how)
+        return self.add(Run(name, words, experiment, plan, how=how))
 
     def _put(self, node):
         known = self.nodes.pop(node.path, None)

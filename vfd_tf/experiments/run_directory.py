@@ -38,7 +38,7 @@ REMEDIES = {
     "results.json": "remove it, and the same command makes it again",
     "verdicts.npz": "remove it, and the same command evaluates again",
 }
-_OWN = {files.LOCK}  # what a directory that is claimed by nobody may hold
+_OWN = {files.LOCK, "flags.txt"}  # what a directory that is claimed by nobody may hold
 _PROGRESS = ("best.keras", "last.keras", "average.keras", "history.csv", "metrics.jsonl")
 _CLOCK = ("images_per_second",)  # no part of the history: it depends on the machine
 
@@ -97,9 +97,10 @@ class RunDirectory:
     def check_owner(self, identity: dict, fields: dict[str, dict]) -> None:
         """Raises `InputError` if something else than this run has the directory."""
         owner = self.owner
-        if not owner and os.path.isdir(self.path) and set(os.listdir(self.path)) - _OWN:
+        if not owner and self._is_others():
             raise InputError(
-                f"{self.path} holds files but no run; choose another --workdir."
+                f"{self.path} holds files but no run: move it away, or choose another "
+                "--workdir."
             )
         other = differences(owner, identity, fields) if owner else []
         if other:
@@ -107,6 +108,11 @@ class RunDirectory:
                 f"{self.path} holds a run with {', '.join(other)}; choose another "
                 "--workdir, or leave it out for a directory of its own."
             )
+
+    def _is_others(self):
+        """Whether there are files of which a run that has just begun leaves none."""
+        names = os.listdir(self.path) if os.path.isdir(self.path) else []
+        return any(name not in _OWN and files.PART not in name for name in names)
 
     @property
     def owner(self) -> dict:
@@ -125,9 +131,9 @@ class RunDirectory:
     def claim(self, identity: dict, fields: dict[str, dict], flags: str) -> None:
         """Writes down whose directory this is."""
         os.makedirs(self.path, exist_ok=True)
-        self._write("flags.txt", flags)
         owner = {"identity": identity, "fields": fields}
         self._write("run.json", json.dumps(owner, indent=2) + "\n")
+        self._write("flags.txt", flags)
 
     def adopt(self, source: "RunDirectory") -> None:
         """Copies what another run has come to, to go on from there; its state last."""
