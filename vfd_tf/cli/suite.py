@@ -174,6 +174,11 @@ def _engine(values, started):
                 "--engine=parsl needs --engine_config=FILE, such as "
                 "examples/parsl/local.py."
             )
+        if values.workers or values.retries:
+            raise InputError(
+                "--workers and --retries are of --engine=local: leave them out, the "
+                "configuration of Parsl says both."
+            )
         return ParslEngine(values.engine_config, started=started)
     return LocalEngine(workers=values.workers, retries=values.retries, started=started)
 

@@ -22,7 +22,7 @@ from vfd_tf.experiments.command import (
     last_words,
     passed_on,
 )
-from vfd_tf.hyperparameters import InputError
+from vfd_tf.hyperparameters import InputError, reason
 from vfd_tf.training import signals
 
 _EVERY = 0.5  # seconds between two looks at the files that workers leave
@@ -76,12 +76,18 @@ def _heed(stop, ended):
 def _configuration(source):
     """The `parsl.Config` of a file that defines `config`, of a function, or itself."""
     if isinstance(source, (str, os.PathLike)):
+        name = os.fspath(source)
         try:
-            source = runpy.run_path(os.fspath(source)).get("config")
+            source = runpy.run_path(name).get("config")
         except OSError as error:
             raise InputError(
-                f"{source} can't be read ({error.strerror}): name a Python file that "
+                f"{name} can't be read ({error.strerror}): name a Python file that "
                 "defines `config`, such as examples/parsl/local.py."
+            ) from error
+        except Exception as error:
+            raise InputError(
+                f"{name} can't be run ({type(error).__name__}: {reason(error)}): see "
+                "examples/parsl/local.py."
             ) from error
     config = source() if callable(source) else source
     if not hasattr(config, "executors"):
