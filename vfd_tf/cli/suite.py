@@ -10,7 +10,7 @@ from vfd_tf.cli import flags, report, suite_plan
 from vfd_tf.cli.suite_plan import PlannedSuite, log_of, shell, words_of
 from vfd_tf.experiments import costs
 from vfd_tf.experiments.engines import Command, CommandStopped, LocalEngine, ParslEngine
-from vfd_tf.experiments.graph import Graph, Node
+from vfd_tf.experiments.graph import Graph
 from vfd_tf.experiments.overview import Overview
 from vfd_tf.experiments.suite import ALL, Suite, names, read
 from vfd_tf.hyperparameters import InputError, choose
@@ -35,8 +35,8 @@ def run(values, words: list[str]) -> None:
         if only_look
         else suite_plan.digest_of_data(values.data_dir)
     )
-    graph = Graph(values.runs, digest, flags.words)
-    more = suite_plan.passed_on(values)
+    more, places = suite_plan.passed_on(values)
+    graph = Graph(values.runs, digest, flags.words, places)
     seeds = tuple(range(values.seed, values.seed + values.seeds))
     planned = [
         PlannedSuite(suite, folder_of(suite, values, more), graph, more, seeds)
@@ -46,7 +46,7 @@ def run(values, words: list[str]) -> None:
         graph = graph.only(_chosen(values, planned))
     if values.list:
         for node in graph.ordered():
-            print(f"{graph.level(node.path)}\t{shell(node, graph.root)}")
+            print(f"{graph.level(node.path)}\t{shell(node, graph)}")
         return
     expected = costs.costs(graph, values.data_dir)
     if values.dry_run:
@@ -55,7 +55,10 @@ def run(values, words: list[str]) -> None:
     folders = _claim(values, planned)
     _announce(expected, values)
     failed = _run(values, graph, expected, folders)
-    report.run(values, folders)
+    if values.shard:
+        print("The report of all shards: python run.py report")
+    else:
+        report.run(values, folders)
     if failed:
         raise InputError(
             f"{failed} of {len(graph.nodes)} commands failed: the report names each with "
@@ -135,7 +138,7 @@ def _claim(values, planned: list[PlannedSuite]) -> list[str]:
     for folder, whole in zip(folders, described, strict=True):
         _refuse_another(folder, whole)
     for folder, whole in zip(folders, described, strict=True):
-        whole["status"] = [os.path.relpath(_status_folder(values, folders), folder)]
+        whole["status"] = [os.path.relpath(folders[0], folder)]
         os.makedirs(folder, exist_ok=True)
         with files.replaced(os.path.join(folder, FILE)) as part, open(part, "w") as file:
             json.dump(whole, file, indent=1)
@@ -179,7 +182,7 @@ def _run(values, graph: Graph, expected, folders) -> int:
     """Runs all commands of a graph; how many of them failed."""
     nodes = graph.ordered()
     commands = {
-        node.path: Command(node.name, _argv(node, graph, values), log_of(node, graph.root))
+        node.path: Command(node.name, words_of(node, graph), log_of(node, graph.root))
         for node in nodes
     }
     predicted = {cost.node.name: cost.seconds for cost in expected.runs}
@@ -201,9 +204,3 @@ def _run(values, graph: Graph, expected, folders) -> int:
     if any(isinstance(error, CommandStopped) for error in errors):
         raise KeyboardInterrupt
     return sum(error is not None for error in errors)
-
-
-def _argv(node: Node, graph: Graph, values) -> tuple[str, ...]:
-    """The words of a command; data is where it is for this one."""
-    more = (f"--data_dir={values.data_dir}",) if values.data_dir else ()
-    return (*words_of(node, graph.root), *more)

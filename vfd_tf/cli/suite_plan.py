@@ -11,24 +11,31 @@ from vfd_tf import evaluation
 from vfd_tf.cli import flags
 from vfd_tf.data import datasets
 from vfd_tf.experiments.costs import data_of
-from vfd_tf.experiments.evaluation_plan import EvaluationPlan
+from vfd_tf.experiments.evaluation_plan import EvaluationPlan, attack_images
 from vfd_tf.experiments.graph import Graph, Node, Run
 from vfd_tf.experiments.run_directory import RunDirectory
 from vfd_tf.experiments.suite import Suite
 from vfd_tf.experiments.verdicts import mixture_name
-from vfd_tf.hyperparameters import InputError
+from vfd_tf.hyperparameters import InputError, choose
 from vfd_tf.training.methods import Natural
 
 # Flags that a suite sets itself, for every run.
-OWN = ("mode", "recipe", "method", "distill", "seed", "runs", "workdir", "continue_from")
-OWN += ("eval_students", "eval_teachers", "mixtures", "wait", "stop_signal")
+_OWN = ("mode", "recipe", "seed", "runs", "workdir", *flags.OF_ROWS)
+# Flags that change no result, and are those of a machine.
+_PLACES = ("data_dir", "strategy", "jit_compile", "steps_per_execution", "panel_every")
+_PLACES += ("checkpoint_minutes", "checkpoint_steps", "eval_batch_size")
+_ATTACKS = ("eval_attacks", "attack_images")  # that not all runs of a suite have
 
 
-def passed_on(values) -> tuple[str, ...]:
-    """The flags on the command line that join all runs of a suite."""
-    taken = flags.taken(values, "train") - set(OWN)
-    given = (values[name] for name in sorted(taken) if values[name].present)
-    return tuple(word for flag in given for word in [flag.serialize()] if word)
+def passed_on(values) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The flags of the command that join all runs: those that change results, others."""
+    taken = sorted(flags.taken(values, "train") - set(_OWN))
+    given = [values[name] for name in taken if values[name].present]
+    texts = {flag.name: flag.serialize() for flag in given}
+    return (
+        tuple(text for name, text in texts.items() if name not in _PLACES and text),
+        tuple(text for name, text in texts.items() if name in _PLACES and text),
+    )
 
 
 @dataclasses.dataclass
@@ -55,8 +62,10 @@ class PlannedSuite:
 
     def __post_init__(self):
         self.points = []
-        own = "eval_attacks" in _names(self.more)
-        self.attacks = tuple(_values(self.more).eval_attacks if own else self.suite.attacks)
+        own, given = _values(self.more), _names(self.more)
+        asked = own.eval_attacks if "eval_attacks" in given else self.suite.attacks
+        self.attacks = tuple(asked)
+        self.fewer = {**self.suite.images, **self._fewer(own.attack_images)}
         self.surrogate = self._surrogate()
         for seed in self.seeds:
             for point in self.suite.points():
@@ -71,7 +80,16 @@ class PlannedSuite:
 
     def words(self, *own: str) -> tuple[str, ...]:
         """The flags of a run: of suite and scale, the user's, and its own."""
-        return (*self.suite.flags, *self.more, *own)
+        more = (word for word in self.more if not _names([word]) & set(_ATTACKS))
+        return (*self.suite.flags, *more, *own)
+
+    def _fewer(self, texts):
+        """Attack -> images, of --attack_images."""
+        plain = {name.removeprefix(evaluation.TRANSFER): name for name in self.attacks}
+        pairs = attack_images(texts)
+        for name, _ in pairs:
+            choose(plain, name, f"attack of {self.suite.name} in --attack_images")
+        return dict(pairs)
 
     def _surrogate(self):
         """The experiment of the network that black-box attacks are made on, or None."""
@@ -99,21 +117,24 @@ class PlannedSuite:
             mixtures=self.suite.mixtures if mixes else (),
         )
         name = f"{self.suite.name}: {point.label}, seed {seed}"
-        return Run(name, words, experiment, plan, self.surrogate)
+        black_box = any(map(evaluation.is_transfer, self._attacks(point)))
+        return Run(name, words, experiment, plan, self.surrogate if black_box else None)
 
     def _evaluation(self, point):
         """The flags of the evaluation of a run, before those of the user."""
-        suite, attacks = self.suite, self.attacks
-        if point.curve:  # is compared on AutoAttack, or else on the strongest there is
-            attacks = attacks[-1:]
+        attacks, most = self._attacks(point), self.suite.max_images
         plain = {name.removeprefix(evaluation.TRANSFER) for name in attacks}
-        fewer = [f"{name}:{n}" for name, n in suite.images.items() if name in plain]
+        fewer = [f"{name}:{n}" for name, n in self.fewer.items() if name in plain]
         yield f"--eval_attacks={','.join(attacks)}"
         yield f"--attack_images={','.join(fewer)}"
-        if suite.max_images:
-            yield f"--max_images={suite.max_images}"
+        if most:
+            yield f"--max_images={most}"
         if self.surrogate is not None:
             yield "--surrogate=of-this-suite"
+
+    def _attacks(self, point):
+        """Curves are compared on AutoAttack, or else on the last attack there is."""
+        return self.attacks[-1:] if point.curve else self.attacks
 
     def _features(self):
         """The command that draws the features of all rows of the first seed."""
@@ -180,6 +201,7 @@ class PlannedSuite:
                     "seed": seed,
                     "value": point.value,
                     "student": student,
+                    "distillation": flags.names(node.experiment)["distill"],
                     "directory": path,
                     "node": node.name,
                 }
@@ -205,7 +227,7 @@ class PlannedSuite:
         graph = self.graph.only(self.paths())
         return {
             node.name: {
-                "command": shell(node, self.graph.root),
+                "command": shell(node, graph),
                 "log": os.path.relpath(log_of(node, self.graph.root), self.folder),
                 "level": graph.level(node.path),
                 "after": [graph.nodes[path].name for path in node.after],
@@ -231,12 +253,13 @@ def _values(words):
     return values
 
 
-def words_of(node: Node, root: str) -> tuple[str, ...]:
+def words_of(node: Node, graph: Graph) -> tuple[str, ...]:
     """What follows `python run.py` in the command of a node."""
-    if node.plan is None:
-        return node.words
     plan = node.plan
-    words = [*node.words, f"--runs={root}", "--wait", *_evaluation_words(plan)]
+    if plan is None:
+        return (*node.words, *(w for w in graph.more if _names([w]) == {"data_dir"}))
+    words = [*node.words, f"--runs={graph.root}", "--wait", *_evaluation_words(plan)]
+    words += graph.more
     if plan.surrogate:
         words.append(f"--surrogate={plan.surrogate}")
     return tuple(words)
@@ -255,9 +278,9 @@ def _evaluation_words(plan: EvaluationPlan):
         yield f"--mixtures={','.join(f'{weight:g}' for weight in plan.mixtures)}"
 
 
-def shell(node: Node, root: str) -> str:
+def shell(node: Node, graph: Graph) -> str:
     """The command of a node as a line of a shell."""
-    return shlex.join(["python", "run.py", *words_of(node, root)])
+    return shlex.join(["python", "run.py", *words_of(node, graph)])
 
 
 def log_of(node: Node, root: str) -> str:
