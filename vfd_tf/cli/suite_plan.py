@@ -160,7 +160,8 @@ class PlannedSuite:
             for name in attacks
         }
         recipe = first.experiment.recipe
-        notes = [f"{recipe.epochs} epochs, trained in {recipe.precision.split('_')[-1]}"]
+        precision = recipe.precision.removeprefix("mixed_")
+        notes = [f"{recipe.epochs} epochs, trained in {precision}, evaluated in float32"]
         return {
             "version": 1,
             "name": suite.name,
