@@ -16,7 +16,6 @@ import time
 import traceback
 import warnings
 
-import absl.flags
 import keras
 import tensorflow as tf
 
@@ -30,6 +29,7 @@ from vfd_tf.cli import (
     info,
     plot,
     recipes,
+    refusals,
     report,
     suite,
     train,
@@ -189,22 +189,8 @@ def _told(values, words: list[str]) -> bool:
 
 def _parsed(values, argv: list[str]) -> list[str]:
     """Reads the flags; the words that are none."""
-    try:
+    with refusals.of_flags(values):
         words = values(argv)[1:]
-    except absl.flags.UnrecognizedFlagError as error:
-        near = difflib.get_close_matches(error.flagname, list(values), n=1)
-        hint = f"the nearest name is --{near[0]}" if near else "--help lists all"
-        raise InputError(f"Unknown flag --{error.flagname}; {hint}.") from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise InputError(
-            "The --flagfile is no text file; name one with a flag a line, such as "
-            "flags/demo.flags."
-        ) from error
-    except absl.flags.CantOpenFlagFileError as error:
-        reason = str(error).split("]")[-1].strip()
-        raise InputError(f"The --flagfile can't be opened: {reason}.") from error
-    except absl.flags.Error as error:
-        raise InputError(f"{str(error).rstrip('.')}.") from error
     for text in (*words, *(str(values[name].value) for name in values)):
         if "\0" in text or text != text.encode(errors="replace").decode():
             raise InputError(f"{text!a} is no text: rename the file or folder.")

@@ -1,12 +1,15 @@
 """The mode `suite`: a table or figure of the paper, from a graph of runs to its report."""
 
 import concurrent.futures
+import contextlib
 import hashlib
 import json
 import os
 
+import tensorflow as tf
+
 from vfd_tf import files, text
-from vfd_tf.cli import flags, report, suite_plan
+from vfd_tf.cli import flags, report, suite_checks, suite_plan
 from vfd_tf.cli.suite_plan import PlannedSuite, log_of, shell, words_of
 from vfd_tf.experiments import costs
 from vfd_tf.experiments.engines import Command, CommandStopped, LocalEngine, ParslEngine
@@ -15,8 +18,8 @@ from vfd_tf.experiments.overview import Overview
 from vfd_tf.experiments.suite import ALL, Suite, names, read
 from vfd_tf.hyperparameters import InputError, choose
 from vfd_tf.progress import duration, wrapped
+from vfd_tf.training import signals
 
-FILE = "suite.json"
 _DEAR = 0.1  # share of all hours from which C&W is worth a word
 
 
@@ -28,7 +31,7 @@ def run(values, words: list[str]) -> None:
             f"Name a suite: python run.py suite NAME, of {known}, or a file.toml."
         )
     found = [suite for word in words for suite in read(word, values.scale)]
-    suites = [*{each.name: each for each in found}.values()]
+    suites = suite_checks.check_names(found)
     only_look = values.dry_run and not values.list
     digest = (
         suite_plan.digest_of_runs(values.runs)
@@ -48,10 +51,12 @@ def run(values, words: list[str]) -> None:
         for node in graph.ordered():
             print(f"{graph.level(node.path)}\t{shell(node, graph)}")
         return
+    _leave_memory()
     expected = costs.costs(graph, values.data_dir)
     if values.dry_run:
         print(forecast(graph, expected))
         return
+    suite_checks.check_networks(graph, values.data_dir)
     folders = _claim(values, planned)
     _announce(expected, values)
     failed = _run(values, graph, expected, folders)
@@ -64,6 +69,13 @@ def run(values, words: list[str]) -> None:
             f"{failed} of {len(graph.nodes)} commands failed: the report names each with "
             "its reason and its log; the same command runs them again."
         )
+
+
+def _leave_memory():
+    """Keeps this process, which measures for a moment, from taking all memory of a GPU."""
+    with contextlib.suppress(RuntimeError):  # of one that has begun to use it
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
 
 
 def _chosen(values, planned: list[PlannedSuite]) -> list[str]:
@@ -132,32 +144,20 @@ def _claim(values, planned: list[PlannedSuite]) -> list[str]:
             "for the folder of all."
         )
     folders = [each.folder for each in planned]
-    for folder in folders:
+    for folder in (values.runs, *folders):
         files.check_writable(folder)
     described = [each.describe() for each in planned]
     for folder, whole in zip(folders, described, strict=True):
-        _refuse_another(folder, whole)
+        suite_checks.check_folder(folder, whole)
     for folder, whole in zip(folders, described, strict=True):
         whole["status"] = [os.path.relpath(folders[0], folder)]
         os.makedirs(folder, exist_ok=True)
-        with files.replaced(os.path.join(folder, FILE)) as part, open(part, "w") as file:
+        with (
+            files.replaced(os.path.join(folder, suite_checks.FILE)) as part,
+            open(part, "w") as file,
+        ):
             json.dump(whole, file, indent=1)
     return folders
-
-
-def _refuse_another(folder, whole):
-    known = files.read_json(os.path.join(folder, FILE), "remove it, or choose --workdir")
-    for key in ("name", "scale", "flags"):
-        if known and known.get(key) != whole[key]:
-            old, new = (_text(each.get(key)) for each in (known, whole))
-            raise InputError(
-                f"{folder} holds the suite {known.get('name')} with {key} {old} (now "
-                f"{new}); choose another --workdir, or leave it out."
-            )
-
-
-def _text(value):
-    return " ".join(value) if isinstance(value, list) else str(value)
 
 
 def _status_folder(values, folders):
@@ -202,5 +202,5 @@ def _run(values, graph: Graph, expected, folders) -> int:
         concurrent.futures.wait(futures.values())
     errors = [future.exception() for future in futures.values()]
     if any(isinstance(error, CommandStopped) for error in errors):
-        raise KeyboardInterrupt
+        raise signals.Stopped("a signal to one of its commands")
     return sum(error is not None for error in errors)

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Container
 
 from vfd_tf import evaluation
-from vfd_tf.cli import flags
+from vfd_tf.cli import flags, refusals
 from vfd_tf.data import datasets
 from vfd_tf.experiments.costs import data_of
 from vfd_tf.experiments.evaluation_plan import EvaluationPlan, attack_images
@@ -25,6 +25,7 @@ _OWN = ("mode", "recipe", "seed", "runs", "workdir", *flags.OF_ROWS)
 _PLACES = ("data_dir", "strategy", "jit_compile", "steps_per_execution", "panel_every")
 _PLACES += ("checkpoint_minutes", "checkpoint_steps", "eval_batch_size")
 _ATTACKS = ("eval_attacks", "attack_images")  # that not all runs of a suite have
+_OF_ROWS = ("recipe", "method", "distill")  # of these, what a suite's file may set
 
 
 def passed_on(values) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -61,7 +62,8 @@ class PlannedSuite:
     seeds: tuple[int, ...]
 
     def __post_init__(self):
-        self.points = []
+        _refuse_own(self.suite)
+        self.points, plans = [], {}
         own, given = _values(self.more), _names(self.more)
         asked = own.eval_attacks if "eval_attacks" in given else self.suite.attacks
         self.attacks = tuple(asked)
@@ -70,7 +72,9 @@ class PlannedSuite:
         for seed in self.seeds:
             for point in self.suite.points():
                 run = self._run(point, seed)
+                plans[run.name] = run.plan
                 self.points.append((point, seed, self.graph.add(run)))
+        _refuse_unlike(plans)
         if self.suite.features:
             self.graph.add_other(self._features())
 
@@ -102,9 +106,12 @@ class PlannedSuite:
 
     def _run(self, point, seed):
         words = self.words(*point.words, f"--seed={seed}")
-        values = _values((*self._evaluation(point), *words))
         try:
-            (experiment,) = flags.experiments(values)
+            values = _values((*self._evaluation(point), *words))
+            experiments = flags.experiments(values)
+            if len(experiments) > 1:
+                raise InputError("--method and --distill name several runs, not one.")
+            experiment = experiments[0]
             plan = flags.evaluation_plan(values, training=True)
         except InputError as error:
             raise InputError(f"{self.suite.name}, {point.label}: {error}") from error
@@ -250,8 +257,36 @@ def _names(words):
 def _values(words):
     """The values of flags that are given as words."""
     values = flags.define()
-    flags.parse(values, words)
+    with refusals.of_flags(values):
+        flags.parse(values, words)
     return values
+
+
+def _refuse_own(suite: Suite):
+    """Raises `InputError` if a suite sets what is not its rows' to decide."""
+    swept = [suite.sweep] if suite.sweep else []
+    swept = {name for name, _ in (*swept, *suite.curves.values())}
+    for words in (suite.flags, suite.surrogate, *suite.rows.values()):
+        swept |= _names(words)
+    for name in _OWN:
+        if name in swept and name not in _OF_ROWS:
+            raise InputError(
+                f"The suite {suite.name} sets --{name} for a run, which is set for all "
+                "runs alike: leave it out of the file."
+            )
+
+
+def _refuse_unlike(plans: dict[str, EvaluationPlan]):
+    """Raises `InputError` unless all runs of a suite are evaluated alike."""
+    (first, one), *others = plans.items()
+    for name, plan in others:
+        for flag, what in (("eval_epsilon", "threat"), ("max_images", "max_images")):
+            mine, its = getattr(one, what), getattr(plan, what)
+            if mine != its:
+                raise InputError(
+                    f"{first} would be evaluated with {what} {mine}, and {name} with "
+                    f"{its}: give all rows one --{flag}, in `flags`."
+                )
 
 
 def words_of(node: Node, graph: Graph) -> tuple[str, ...]:
@@ -310,7 +345,8 @@ def digest_of_data(data_dir: str | None):
 def digest_of_runs(root: str):
     """The same, from the newest run on the data set; "" without one. Nothing is read."""
     known = {}
-    for path in sorted(glob.glob(os.path.join(glob.escape(root), "*", "run.json"))):
+    paths = glob.glob(os.path.join(glob.escape(root), "*", "run.json"))
+    for path in sorted(paths, key=os.path.getmtime):
         try:
             identity = RunDirectory(os.path.dirname(path)).owner["identity"]
         except (InputError, OSError, KeyError):

@@ -68,15 +68,26 @@ def costs(graph: Graph, data_dir: str | None = None) -> Costs:
     runs = [node for node in graph.ordered() if node.experiment is not None]
     data = {node.path: data_of(node.experiment, data_dir) for node in runs}
     works = {node.path: _work(node, data[node.path], graph) for node in runs}
+    if not runs:
+        return Costs([], "there is nothing to run")
     rate, source = _rate(works) or _measured(runs, data)
     found = []
     for node in runs:
-        work, complete = works[node.path], RunDirectory(node.path).complete
-        done = complete and is_done(node, data[node.path])
+        work = works[node.path]
+        complete, done = _state(node, data[node.path])
         attacks = {name: 0 if done else rate * w for name, w in work.attacks.items()}
         training = 0 if complete else rate * work.training
         found.append(Cost(node, training, sum(attacks.values()), attacks))
     return Costs(found, source)
+
+
+def _state(node, data) -> tuple[bool, bool]:
+    """Whether a run is complete, and whether it is done."""
+    try:
+        complete = RunDirectory(node.path).complete
+        return complete, complete and is_done(node, data)
+    except InputError:  # is refused when the run is reached, and the others stand
+        return False, False
 
 
 def data_of(experiment: Experiment, data_dir: str | None = None) -> Facts:
@@ -105,14 +116,17 @@ def _work(node, data, graph) -> Work:
 
 
 def _multiply_adds(experiment, data) -> int:
-    network = _network(experiment.arch, experiment.width, data.input_shape)
-    return multiply_adds(network)
+    return multiply_adds(_network(experiment, data))
+
+
+def _network(experiment, data):
+    """A network as large as that of an experiment."""
+    return _built(experiment.arch, experiment.width, data.input_shape, data.num_classes)
 
 
 @functools.cache
-def _network(arch, width, shape):
-    """A network as large as that of an experiment; how many classes counts for little."""
-    return architectures.architecture(arch)(shape, 10, width, 0.0, 1.0)
+def _built(arch, width, shape, classes):
+    return architectures.architecture(arch)(shape, classes, width, 0.0, 1.0)
 
 
 def _rate(works) -> tuple[float, str] | None:
@@ -135,7 +149,7 @@ def _measured(runs, data) -> tuple[float, str]:
     """Seconds a multiply-add of this machine: gradients of a small batch."""
     first = min(runs, key=lambda node: _multiply_adds(node.experiment, data[node.path]))
     experiment, known = first.experiment, data[first.path]
-    network = _network(experiment.arch, experiment.width, known.input_shape)
+    network = _network(experiment, known)
     images = tf.zeros((_IMAGES, *network.input_shape[1:]))
 
     @tf.function(autograph=False)

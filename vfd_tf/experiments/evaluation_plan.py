@@ -75,7 +75,14 @@ class EvaluationPlan:
         return f"{self.norm}:{radius(self.epsilon)}"
 
     def joined(self, other: "EvaluationPlan") -> "EvaluationPlan":
-        """What either of two plans for the same run asks for."""
+        """What either of two plans for the same run asks for.
+
+        Raises:
+            InputError: They evaluate it otherwise.
+        """
+        if not self.students or not other.students:  # one of them evaluates nothing
+            return self if self.students else other
+        self._check_like(other)
 
         def both(name):
             return tuple(dict.fromkeys((*getattr(self, name), *getattr(other, name))))
@@ -85,6 +92,21 @@ class EvaluationPlan:
         return dataclasses.replace(
             self, surrogate=surrogate, **{name: both(name) for name in names}
         )
+
+    def _check_like(self, other):
+        """Raises `InputError` where two plans have other images or another threat."""
+        mine, theirs = self._images(), other._images()
+        same = all(mine[attack] == theirs[attack] for attack in mine.keys() & theirs)
+        same = same and self.max_images == other.max_images
+        if not same or self.threat != other.threat:
+            raise InputError(
+                "Two suites evaluate one run under other threats or on other numbers of "
+                "images: run one behind the other."
+            )
+
+    def _images(self):
+        """Attack -> its number of images."""
+        return {a: count for count, attacks in self.rounds().items() for a in attacks}
 
     def of_teachers(self) -> "EvaluationPlan":
         """The plan for the networks that are trained before a run."""

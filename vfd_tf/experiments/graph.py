@@ -3,10 +3,13 @@
 import dataclasses
 from collections.abc import Callable, Iterable
 
+from vfd_tf.evaluation import is_transfer
 from vfd_tf.experiments import places
 from vfd_tf.experiments.evaluation_plan import EvaluationPlan
 from vfd_tf.experiments.experiment import Experiment
 from vfd_tf.experiments.run_directory import RunDirectory
+from vfd_tf.experiments.verdicts import mixture_name
+from vfd_tf.hyperparameters import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +87,10 @@ class Graph:
         plan = run.plan
         if run.surrogate is not None:
             path = self._add_before(run.surrogate, "surrogate")
+            if path == self.path(experiment):
+                raise InputError(
+                    f"{run.name} would be its own surrogate: choose another --seed."
+                )
             after.append(path)
             plan = dataclasses.replace(plan, surrogate=path)
         path = self.path(experiment)
@@ -109,17 +116,17 @@ class Graph:
 
     def _put(self, node):
         known = self.nodes.pop(node.path, None)
-        if known is None:
-            names = {each.name for each in self.nodes.values()}
-            number = 2
-            while node.name in names:
-                node = dataclasses.replace(node, name=f"{node.name} ({number})")
-                number += 1
-            self.nodes[node.path] = node
-            return
-        after = tuple(dict.fromkeys((*known.after, *node.after)))
-        plan = known.plan.joined(node.plan)
-        self.nodes[node.path] = dataclasses.replace(known, after=after, plan=plan)
+        if known is not None:
+            after = tuple(dict.fromkeys((*known.after, *node.after)))
+            plan = known.plan.joined(node.plan)
+            # The words of the one that is evaluated have the threat model.
+            first = known if known.plan.students else node
+            node = dataclasses.replace(first, after=after, plan=plan)
+        names, name, number = {each.name for each in self.nodes.values()}, node.name, 2
+        while node.name in names:
+            node = dataclasses.replace(node, name=f"{name} ({number})")
+            number += 1
+        self.nodes[node.path] = node
 
     def ordered(self) -> list[Node]:
         """The nodes, each behind all that it needs; of one level as they were added."""
@@ -163,9 +170,14 @@ def is_done(node: Node, data) -> bool:
     threat = node.plan.threat
     averages = node.experiment.recipe.average != "none"
     students = [n for n in node.plan.students if averages or n != "average"]
-    return all(
-        {*attacks, "clean"} <= set(directory.accuracies(which, threat, f"n={count}"))
-        for which in students
-        for images, attacks in node.plan.rounds().items()
-        for count in [len(data.test[:images])]
-    )
+    mixed = [name for name in students if name != "best"]
+    mixtures = {mixture_name(name, w) for name in mixed for w in node.plan.mixtures}
+    for images, attacks in node.plan.rounds().items():
+        count = f"n={len(data.test[:images])}"
+        wanted = {*attacks, "clean"}
+        white_box = {name for name in wanted if not is_transfer(name)}
+        for which in (*students, *mixtures):
+            columns = white_box if which in mixtures else wanted
+            if not columns <= set(directory.accuracies(which, threat, count)):
+                return False
+    return True

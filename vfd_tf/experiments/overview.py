@@ -10,10 +10,12 @@ from collections.abc import Iterable, Mapping
 
 from vfd_tf import files
 from vfd_tf.experiments.command import Command, CommandStopped, ParentFailed
+from vfd_tf.hyperparameters import InputError
 from vfd_tf.progress import duration
 
 STATUS = "status.json"
 _DRAWINGS = 2  # a second
+_ENDED = "done", "failed", "stopped"
 
 
 def read_status(folder: str) -> dict[str, dict]:
@@ -21,6 +23,19 @@ def read_status(folder: str) -> dict[str, dict]:
     return files.read_json(
         os.path.join(folder, STATUS), "remove it; a suite writes it anew"
     )
+
+
+def _ended(folder, names):
+    """The entries of commands of other names, such as rows that don't run this time."""
+    try:
+        known = read_status(folder)
+    except InputError:  # damaged, and written anew
+        return {}
+    return {
+        name: entry
+        for name, entry in known.items()
+        if name not in names and isinstance(entry, dict) and entry.get("status") in _ENDED
+    }
 
 
 class Overview:
@@ -58,6 +73,7 @@ class Overview:
             for command in commands
         }
         self._began = {}  # name -> time, of what runs
+        self._others = _ended(output, self._status)
         self._path, self._lock = os.path.join(output, STATUS), threading.RLock()
         os.makedirs(output, exist_ok=True)
         self._live, self._stream = None, sys.stdout if stream is None else stream
@@ -167,7 +183,7 @@ class Overview:
 
     def _write(self):
         with files.replaced(self._path) as part, open(part, "w") as file:
-            json.dump(self._status, file, indent=1)
+            json.dump(self._others | self._status, file, indent=1)
 
     def __enter__(self):
         if getattr(self._stream, "isatty", lambda: False)():

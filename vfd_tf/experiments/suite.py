@@ -149,7 +149,7 @@ def read(name: str, scale: str) -> list[Suite]:
 
 def _read(path) -> dict:
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(
             f"The suite {path} can't be read ({reason(error)}); see docs/suites.md."
@@ -229,7 +229,10 @@ def _words(key, text) -> tuple[str, ...]:
     """The words of flags in one text."""
     if not isinstance(text, str):
         raise InputError(f"{key!r} is {text!r}, and must be a text of flags.")
-    words = tuple(shlex.split(text))
+    try:
+        words = tuple(shlex.split(text))
+    except ValueError as error:
+        raise InputError(f"{key!r} is {text!r}, and has a quote too few.") from error
     for word in words:
         if not word.startswith("--"):
             raise InputError(f"{key!r} has {word!r}: write flags as --name=value.")
