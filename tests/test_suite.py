@@ -151,6 +151,7 @@ def test_curves_need_no_surrogate():
     for point, _, path in found.points:
         names_ = [graph.nodes[before].name for before in graph.nodes[path].after]
         assert any("surrogate" in name for name in names_) != point.curve
+        assert (graph.nodes[path].plan.surrogate in graph.nodes) != point.curve
 
 
 def test_flags_of_a_machine_join_the_commands_and_not_the_suite(tmp_path, capsys):

@@ -136,7 +136,7 @@ class PlannedSuite:
         yield f"--attack_images={','.join(fewer)}"
         if most:
             yield f"--max_images={most}"
-        if self.surrogate is not None:
+        if self.surrogate is not None and any(map(evaluation.is_transfer, attacks)):
             yield "--surrogate=of-this-suite"
 
     def _attacks(self, point):
