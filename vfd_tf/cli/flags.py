@@ -193,6 +193,7 @@ def _define_run(values):
         _define_parameter(values, name, field, "features")
     text("features_dir", "features", "folder of the pictures' numbers", **own)
     text("features_student", "last", "student of every run directory", **own)
+    add("features_names", "", "names of the students, in order", **own)
     mode_flags.plot(of("plot"))
     mode_flags.evaluate(of("evaluate"))
 

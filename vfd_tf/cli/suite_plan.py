@@ -145,9 +145,13 @@ class PlannedSuite:
 
     def _features(self):
         """The command that draws the features of all rows of the first seed."""
-        paths = [path for _, seed, path in self.points if seed == self.seeds[0]]
+        points = [(p, path) for p, seed, path in self.points if seed == self.seeds[0]]
+        paths = [path for _, path in points]
         first = self.graph.nodes[paths[0]].experiment
         words = [*paths, *self.suite.features, f"--features_dir={self.folder}"]
+        rows = [point.row for point, _ in points]
+        if not any("," in row for row in rows):
+            words.append(f"--features_names={','.join(rows)}")
         words += [f"--dataset={first.dataset}", f"--norm={first.attack.norm}"]
         words += [f"--epsilon={flags.text_of(first.attack.epsilon)}"]
         if first.image_size:
