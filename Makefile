@@ -8,7 +8,7 @@ demo: .venv/installed  ## train and compare on scikit-learn's digits, under 4 mi
 	$(BIN)/python run.py --recipe=demo
 
 smoke: .venv/installed  ## every suite of the paper, seconds a run, on digits; about 40 minutes
-	$(BIN)/python run.py suite all --scale=smoke --runs=runs/smoke --workers=2
+	CUDA_VISIBLE_DEVICES=-1 $(BIN)/python run.py suite all --scale=smoke --runs=runs/smoke --workers=2
 
 test: .venv/installed  ## the whole test suite
 	$(BIN)/python -m pytest -q -rs -n 2 --dist worksteal

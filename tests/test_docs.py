@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from vfd_tf.cli import flags, main, recipes
+from vfd_tf.experiments import suite
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -61,13 +62,21 @@ SMALL += ["--method=trades", "--max_images=16", "--eval_attacks=pgd20"]
 def test_commands_that_need_no_gpu_run(tmp_path, monkeypatch, capsys):
     """Those of training on another data set and for one epoch, the others as printed."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.toml").write_text(blocks("docs/suites.md", "toml")[0])
     rest = [c for c in every_command("") if " evaluate " not in c]
     trains = [c for c in rest if c.split()[1].startswith("-")]
     assert len(trains) == 1 and len(rest) >= 3
-    for command in trains + [c for c in rest if c not in trains]:
+    for command in sorted(rest, key=turn):
         words = [p for w in command.split() for p in (sorted(glob.glob(w)) or [w])]
         assert main.main([*words, *(SMALL if command in trains else [])]) == 0, command
     assert "trades+vfd (best)" in capsys.readouterr().out
+
+
+def turn(command):
+    """Trainings come first, then what looks at their runs, suites and reports."""
+    mode = command.split()[1]
+    last = ["suite", "report"]
+    return 0 if mode.startswith("-") else 2 + last.index(mode) if mode in last else 1
 
 
 @pytest.mark.slow
@@ -76,13 +85,14 @@ def test_the_script_of_vfd_runs(tmp_path):
 
 
 def commands(name, gpu=True):
-    """The commands of a document, without comments; those that need a GPU say so."""
+    """The commands of a document, without comments; those for a GPU or hours say so."""
     lines = "".join(blocks(name, "sh"))
     found = re.findall(r"^python (run\.py [^#\n]*?) *(#.*)?$", lines, re.M)
     return [
         line
         for line, comment in found
-        if "--help" not in line and (gpu or "needs a GPU" not in comment)
+        if "--help" not in line
+        and (gpu or not re.search("needs a GPU|takes hours", comment))
     ]
 
 
@@ -100,6 +110,20 @@ def test_every_command_is_understood(name):
         words = values(recipes.expanded(line.split()))[1:]
         assert not words or words[0] in main.MODES, line
         assert flags.experiments(values)
+
+
+def test_the_suite_of_the_document_is_one_and_its_table_has_every_key(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(blocks("docs/suites.md", "toml")[0])
+    for scale in suite.SCALES:
+        (read,) = suite.read(str(path), scale)
+        assert [point.row for point in read.points()] == [*read.rows, *2 * ["TRADES"]]
+    named = {
+        key
+        for row in re.findall(r"^\| (`[^|]+) \|", TEXTS["docs/suites.md"], re.M)
+        for key in re.findall(r"`\[?([a-z_\d]+)\]?`", row)
+    }
+    assert named >= {*suite.KEYS, *suite.SCALES, *suite.names(), suite.ALL}
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -270,12 +270,6 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(students, data, tm
 def values(tmp_path, *words):
     """The flags of the command line, with those of the mode."""
     found = flags.define()
-    if "features_dir" not in found:
-        for name, field in flags.parameters(features.FeaturePlan, mode.PREFIX):
-            flags._define_parameter(found, name, field, "features")
-        own = {"flag_values": found, "module_name": "features"}
-        flags.flags.DEFINE_string("features_dir", "features", "folder", **own)
-        flags.flags.DEFINE_enum("features_student", "best", mode.STUDENTS, "", **own)
     small = [f"--features_{n}={getattr(PLAN, n)}" for n in ("classes", "images", "attack")]
     found(["run.py", *small, f"--features_dir={tmp_path}", "--eval_epsilon=0.1", *words])
     return found
@@ -296,8 +290,22 @@ def test_a_run_directory_brings_its_data_set_and_its_name(tmp_path, capsys):
     assert [*found["names"]] == ["natural+none", "net"] and len(found["labels"]) == 8
     assert str(tmp_path / "data.npz") in str(found["settings"])
     assert "fewer than 12 test images" in capsys.readouterr().out
-    with pytest.raises(InputError, match="no average student"):
-        mode.run(values(tmp_path / "out", "--features_student=average"), words)
+    # The run has no such student: a note says so, and the file is drawn alone.
+    data = f"--dataset=npz:{tmp_path / 'data.npz'}"
+    mode.run(values(tmp_path / "out", "--features_student=average", data), words)
+    assert "no average student" in capsys.readouterr().err
+    assert [*loaded(tmp_path / "out")["names"]] == ["net"]
+
+
+def test_names_stand_beside_their_students_also_where_some_are_missing(
+    students, tmp_path, capsys
+):
+    words = [students["raw"], str(tmp_path / "nothing"), students["trained"]]
+    names = "--features_names=One,Two,Three"
+    mode.run(values(tmp_path, "--dataset=digits", names), words)
+    assert [*loaded(tmp_path)["names"]] == ["One", "Three"]
+    with pytest.raises(InputError, match="names 3 students, and there are 2"):
+        mode.run(values(tmp_path, names), words[:2])
 
 
 def test_the_mode_refuses_what_it_cannot_take(students, tmp_path):

@@ -16,6 +16,7 @@ from vfd_tf.experiments.experiment import Experiment
 from vfd_tf.experiments.graph import Graph, Run
 from vfd_tf.experiments.run_directory import RunDirectory
 from vfd_tf.experiments.suite import SCALES, names, read
+from vfd_tf.hyperparameters import InputError
 from vfd_tf.training.distillation import KD, VFD, NoDistillation
 from vfd_tf.training.methods import HAT, TRADES, Natural
 
@@ -116,7 +117,7 @@ def test_a_run_stands_behind_the_networks_that_it_reads():
 def test_a_command_of_the_graph_gives_the_run_whose_directory_it_names():
     graph, _ = planned("ablations", more=("--average=ema", "--nesterov"))
     for node in graph.nodes.values():
-        words = suite_plan.words_of(node, graph.root)
+        words = suite_plan.words_of(node, graph)
         values = values_of(*words)
         (experiment,) = flags.experiments(values)
         identity = places.identity(experiment, NO_DATA(experiment))
@@ -135,6 +136,36 @@ def test_options_join_the_base_and_the_enhanced_alike():
     for _, _, path in found.points:
         recipe = found.graph.nodes[path].experiment.recipe
         assert (recipe.average, recipe.precision) == ("ema", "mixed_bfloat16")
+
+
+def test_fewer_images_are_those_of_the_command_where_it_names_the_attack():
+    _, (found,) = planned("table1", more=("--attack_images=cw:3",))
+    assert found.describe()["images"]["cw"] == 3
+    assert found.describe()["images"]["autoattack"] == 10  # as the scale says
+    with pytest.raises(InputError, match="--attack_images"):
+        planned("table1", more=("--attack_images=pgd50:3",))
+
+
+def test_curves_need_no_surrogate():
+    graph, (found,) = planned("table1")
+    for point, _, path in found.points:
+        names_ = [graph.nodes[before].name for before in graph.nodes[path].after]
+        assert any("surrogate" in name for name in names_) != point.curve
+        assert (graph.nodes[path].plan.surrogate in graph.nodes) != point.curve
+
+
+def test_flags_of_a_machine_join_the_commands_and_not_the_suite(tmp_path, capsys):
+    words = "fig4b", "--scale=smoke", "--list", "--checkpoint_minutes=3", "--epochs=2"
+    assert run(*words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all("--checkpoint_minutes=3" in line and "--epochs=2" in line for line in lines)
+    more, places_ = suite_plan.passed_on(values_of(*words[3:]))
+    assert (more, places_) == (("--epochs=2",), ("--checkpoint_minutes=3.0",))
+
+
+def test_flags_that_rows_set_are_said_to_have_no_effect():
+    with pytest.warns(UserWarning, match="--method has no effect"):
+        assert run("fig4b", "--scale=smoke", "--list", "--method=hat") == 0
 
 
 def test_seeds_are_runs_of_their_own_with_the_same_teachers():

@@ -212,13 +212,13 @@ def test_a_forecast_says_nothing_of_the_classes_of_a_network_file(inside, capsys
 def test_teachers_get_the_flags_that_say_how_and_the_suite_is_the_same(inside):
     values = flags.define()
     flags.parse(values, ["--scale=smoke", "--data_dir=there", "--checkpoint_minutes=1"])
-    more = suite.suite_plan.passed_on(values)
+    more, places = suite.suite_plan.passed_on(values)
     (mine,) = suite.read("mine.toml", "smoke")
     assert suite.folder_of(mine, values, more) == "runs/suite-mine-smoke"
-    graph = Graph("runs", lambda experiment: "0", flags.words)
+    graph = Graph("runs", lambda experiment: "0", flags.words, places)
     planned = suite.PlannedSuite(mine, "there", graph, more, (0,))
     for node in graph.nodes.values():
-        words = suite.words_of(node, "runs")
+        words = suite.words_of(node, graph)
         for word in ("--data_dir=there", "--checkpoint_minutes=1.0", "--jit_compile=false"):
             assert word in words, (node.name, words)
     assert "--data_dir=there" not in planned.describe()["flags"]
@@ -301,6 +301,7 @@ def test_rows_alone_keep_what_is_known_of_the_others(inside):
 
 def test_a_shard_without_runs_ends_well_and_the_report_has_all(inside, capsys):
     assert run("mine.toml", "--shard=9/9") == 0
+    assert main.main(["run.py", "report"]) == 0
     out = capsys.readouterr().out
     assert "0 runs of 0" in out and "3 of 3 commands are done" in out
     assert costs(Graph("runs", lambda experiment: "0", flags.words)).seconds == 0
@@ -435,6 +436,7 @@ def test_shards_make_all_runs_and_each_says_how_far_it_is(inside, capsys):
     for shard in ("1/2", "2/2"):
         assert run("mine.toml", f"--shard={shard}") == 0
     assert contents() == before
+    assert main.main(["run.py", "report"]) == 0
     assert "3 of 3 commands are done" in capsys.readouterr().out
     folders = [f"runs/suite-mine-smoke/shard-{i}-of-2" for i in (1, 2)]
     assert [len(status(folder)) for folder in folders] == [1, 2]

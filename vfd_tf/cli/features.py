@@ -34,7 +34,7 @@ def run(values, words: list[str]) -> None:
     paths = dict.fromkeys(map(os.path.normpath, words))
     records = dict(readable(paths, lambda path: (path, _record(path, which))))
     name, size = _dataset(values, [r for r in records.values() if r is not None])
-    students = _students(records, which)
+    students = _students(records, which, _names(values.features_names, paths))
     files.check_writable(folder)
     data = datasets.load(
         name, values.data_dir, training=False, image_size=size, hold=values.hold
@@ -77,9 +77,18 @@ def _record(path, which):
     return record
 
 
-def _students(records, which) -> dict[str, str]:
+def _names(given, paths) -> dict[str, str]:
+    """Path -> name, of --features_names."""
+    if given and len(given) != len(paths):
+        raise InputError(
+            f"--features_names names {len(given)} students, and there are {len(paths)}."
+        )
+    return dict(zip(paths, given, strict=True)) if given else {}
+
+
+def _students(records, which, names) -> dict[str, str]:
     """Name -> file; runs are called by method and distillation where that tells them."""
-    labels = [_label(path, record) for path, record in records.items()]
+    labels = [names.get(p) or _label(p, record) for p, record in records.items()]
     return {
         label if labels.count(label) == 1 else path: (
             path if record is None else record.directory.student(which)

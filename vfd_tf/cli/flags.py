@@ -49,6 +49,9 @@ _ELSEWHERE = {
     "plot": ("eval_epsilon", "eval_norm", "max_images"),
     "report": ("runs",),
 }
+# Flags that the rows of a suite set themselves.
+OF_ROWS = ("method", "distill", "continue_from", "eval_students", "eval_teachers")
+OF_ROWS += ("mixtures", "wait", "stop_signal")
 _LARGEST = LARGEST[int]
 
 
@@ -190,6 +193,7 @@ def _define_run(values):
         _define_parameter(values, name, field, "features")
     text("features_dir", "features", "folder of the pictures' numbers", **own)
     text("features_student", "last", "student of every run directory", **own)
+    add("features_names", "", "names of the students, in order", **own)
     mode_flags.plot(of("plot"))
     mode_flags.evaluate(of("evaluate"))
 
@@ -345,9 +349,10 @@ def taken(values: flags.FlagValues, mode: str) -> set[str]:
     for section, members in values.flags_by_module_dict().items():
         if mode in SECTIONS.get(section, ("train",)):
             found |= {flag.name for flag in members}
+    if mode == "suite":
+        return found | taken(values, "train") - set(OF_ROWS)
     surrogate = mode == "evaluate" and values["surrogate"].value == "auto"
-    runs = surrogate or mode == "suite"
-    return found | taken(values, "train") if runs else found
+    return found | taken(values, "train") if surrogate else found
 
 
 def help_text(values: flags.FlagValues, mode: str | None = None) -> str:

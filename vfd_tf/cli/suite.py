@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 
 import tensorflow as tf
 
@@ -38,8 +39,8 @@ def run(values, words: list[str]) -> None:
         if only_look
         else suite_plan.digest_of_data(values.data_dir)
     )
-    graph = Graph(values.runs, digest, flags.words)
-    more = suite_plan.passed_on(values)
+    more, places = suite_plan.passed_on(values)
+    graph = Graph(values.runs, digest, flags.words, places)
     seeds = tuple(range(values.seed, values.seed + values.seeds))
     planned = [
         PlannedSuite(suite, folder_of(suite, values, more), graph, more, seeds)
@@ -49,7 +50,7 @@ def run(values, words: list[str]) -> None:
         graph = graph.only(_chosen(values, planned))
     if values.list:
         for node in graph.ordered():
-            print(f"{graph.level(node.path)}\t{shell(node, graph.root)}")
+            print(f"{graph.level(node.path)}\t{shell(node, graph)}")
         return
     _leave_memory()
     expected = costs.costs(graph, values.data_dir)
@@ -60,7 +61,11 @@ def run(values, words: list[str]) -> None:
     folders = _claim(values, planned)
     _announce(expected, values)
     failed = _run(values, graph, expected, folders)
-    report.run(values, folders)
+    if values.shard:
+        told = shlex.join(["python", "run.py", "report", *folders])
+        print(f"The report of all shards: {told}")
+    else:
+        report.run(values, folders)
     if failed:
         raise InputError(
             f"{failed} of {len(graph.nodes)} commands failed: the report names each with "
@@ -125,7 +130,7 @@ def folder_of(suite: Suite, values, more: tuple[str, ...]) -> str:
     """The folder of a suite: named after it, its scale, and the flags of all its runs."""
     if values.workdir:
         return values.workdir
-    name, mark = f"suite-{suite.name}-{suite.scale}", " ".join(suite_plan.lasting(more))
+    name, mark = f"suite-{suite.name}-{suite.scale}", " ".join(more)
     if mark:
         name += f"-{hashlib.sha256(mark.encode()).hexdigest()[:6]}"
     return os.path.join(values.runs, name)
@@ -149,8 +154,9 @@ def _claim(values, planned: list[PlannedSuite]) -> list[str]:
     for folder, whole in zip(folders, described, strict=True):
         suite_checks.check_folder(folder, whole)
     for folder, whole in zip(folders, described, strict=True):
-        own = os.path.relpath(_status_folder(values, folders), folder)
-        whole["status"] = [*dict.fromkeys((".", own))]
+        places = (folder, folders[0], _status_folder(values, folders))
+        status = dict.fromkeys(os.path.relpath(path, folder) for path in places)
+        whole["status"] = [*status]
         os.makedirs(folder, exist_ok=True)
         with (
             files.replaced(os.path.join(folder, suite_checks.FILE)) as part,
@@ -187,7 +193,7 @@ def _run(values, graph: Graph, expected, folders) -> int:
     """Runs all commands of a graph; how many of them failed."""
     nodes = graph.ordered()
     commands = {
-        node.path: Command(node.name, words_of(node, graph.root), log_of(node, graph.root))
+        node.path: Command(node.name, words_of(node, graph), log_of(node, graph.root))
         for node in nodes
     }
     predicted = {cost.node.name: cost.seconds for cost in expected.runs}

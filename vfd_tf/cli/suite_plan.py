@@ -11,38 +11,37 @@ from vfd_tf import evaluation
 from vfd_tf.cli import flags, refusals
 from vfd_tf.data import datasets
 from vfd_tf.experiments.costs import data_of
-from vfd_tf.experiments.evaluation_plan import EvaluationPlan
+from vfd_tf.experiments.evaluation_plan import EvaluationPlan, attack_images
 from vfd_tf.experiments.graph import Graph, Node, Run
 from vfd_tf.experiments.run_directory import RunDirectory
 from vfd_tf.experiments.suite import Suite
 from vfd_tf.experiments.verdicts import mixture_name
-from vfd_tf.hyperparameters import InputError
+from vfd_tf.hyperparameters import InputError, choose
 from vfd_tf.training.methods import Natural
 
 # Flags that a suite sets itself, for every run.
-OWN = ("mode", "recipe", "method", "distill", "seed", "runs", "workdir", "continue_from")
-OWN += ("eval_students", "eval_teachers", "mixtures", "wait", "stop_signal")
-# Flags that decide no result, but where or how a run is made.
-HOW = ("data_dir", "strategy", "jit_compile", "steps_per_execution", "panel_every")
-HOW += ("checkpoint_minutes", "checkpoint_steps")
+_OWN = ("mode", "recipe", "seed", "runs", "workdir", *flags.OF_ROWS)
+# Flags that change no result, and are those of a machine.
+_PLACES = ("data_dir", "strategy", "jit_compile", "steps_per_execution", "panel_every")
+_PLACES += ("checkpoint_minutes", "checkpoint_steps", "eval_batch_size")
+_ATTACKS = ("eval_attacks", "attack_images")  # that not all runs of a suite have
 _OF_ROWS = ("recipe", "method", "distill")  # of these, what a suite's file may set
 
 
-def passed_on(values) -> tuple[str, ...]:
-    """The flags on the command line that join all runs of a suite."""
-    taken = flags.taken(values, "train") - set(OWN)
-    given = (values[name] for name in sorted(taken) if values[name].present)
-    return tuple(word for flag in given for word in [flag.serialize()] if word)
+def passed_on(values) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The flags of the command that join all runs: those that change results, others."""
+    taken = sorted(flags.taken(values, "train") - set(_OWN))
+    given = [values[name] for name in taken if values[name].present]
+    texts = {flag.name: flag.serialize() for flag in given}
+    return (
+        tuple(text for name, text in texts.items() if name not in _PLACES and text),
+        tuple(text for name, text in texts.items() if name in _PLACES and text),
+    )
 
 
-def _how(values, names=HOW):
-    """Those of these flags that are given."""
-    return tuple(values[name].serialize() for name in names if values[name].present)
-
-
-def lasting(words) -> tuple[str, ...]:
-    """The flags of `passed_on` that decide results, and so which suite it is."""
-    return tuple(word for word in words if not _names([word]) & {*HOW})
+def _how(values):
+    """The flags of the file that change no result: teachers are trained so as well."""
+    return tuple(values[name].serialize() for name in _PLACES if values[name].present)
 
 
 @dataclasses.dataclass
@@ -69,8 +68,10 @@ class PlannedSuite:
 
     def __post_init__(self):
         _refuse_own(self.suite)
-        own = "eval_attacks" in _names(self.more)
-        self.attacks = tuple(_values(self.more).eval_attacks if own else self.suite.attacks)
+        own, given = _values(self.more), _names(self.more)
+        asked = own.eval_attacks if "eval_attacks" in given else self.suite.attacks
+        self.attacks = tuple(asked)
+        self.fewer = {**self.suite.images, **self._fewer(own.attack_images)}
         self.surrogate = self._surrogate()
         pairs = [(point, seed) for seed in self.seeds for point in self.suite.points()]
         runs = [self._run(*pair) for pair in pairs]
@@ -86,7 +87,16 @@ class PlannedSuite:
 
     def words(self, *own: str) -> tuple[str, ...]:
         """The flags of a run: of suite and scale, the user's, and its own."""
-        return (*self.suite.flags, *self.more, *own)
+        more = (word for word in self.more if not _names([word]) & set(_ATTACKS))
+        return (*self.suite.flags, *more, *own)
+
+    def _fewer(self, texts):
+        """Attack -> images, of --attack_images."""
+        plain = {name.removeprefix(evaluation.TRANSFER): name for name in self.attacks}
+        pairs = attack_images(texts)
+        for name, _ in pairs:
+            choose(plain, name, f"attack of {self.suite.name} in --attack_images")
+        return dict(pairs)
 
     def _surrogate(self):
         """The experiment of the network that black-box attacks are made on, or None."""
@@ -120,32 +130,39 @@ class PlannedSuite:
             mixtures=self.suite.mixtures if mixes else (),
         )
         name = f"{self.suite.name}: {point.label}, seed {seed}"
-        return Run(name, words, experiment, plan, self.surrogate, _how(values))
+        black_box = any(map(evaluation.is_transfer, self._attacks(point)))
+        surrogate = self.surrogate if black_box else None
+        return Run(name, words, experiment, plan, surrogate, _how(values))
 
     def _evaluation(self, point):
         """The flags of the evaluation of a run, before those of the user."""
-        suite, attacks = self.suite, self.attacks
-        if point.curve:  # is compared on AutoAttack, or else on the strongest there is
-            attacks = attacks[-1:]
+        attacks, most = self._attacks(point), self.suite.max_images
         plain = {name.removeprefix(evaluation.TRANSFER) for name in attacks}
-        fewer = [f"{name}:{n}" for name, n in suite.images.items() if name in plain]
+        fewer = [f"{name}:{n}" for name, n in self.fewer.items() if name in plain]
         yield f"--eval_attacks={','.join(attacks)}"
         yield f"--attack_images={','.join(fewer)}"
-        if suite.max_images:
-            yield f"--max_images={suite.max_images}"
-        if self.surrogate is not None:
+        if most:
+            yield f"--max_images={most}"
+        if self.surrogate is not None and any(map(evaluation.is_transfer, attacks)):
             yield "--surrogate=of-this-suite"
+
+    def _attacks(self, point):
+        """Curves are compared on AutoAttack, or else on the last attack there is."""
+        return self.attacks[-1:] if point.curve else self.attacks
 
     def _features(self):
         """The command that draws the features of all rows of the first seed."""
-        paths = [path for _, seed, path in self.points if seed == self.seeds[0]]
+        points = [(p, path) for p, seed, path in self.points if seed == self.seeds[0]]
+        paths = [path for _, path in points]
         first = self.graph.nodes[paths[0]].experiment
         words = [*paths, *self.suite.features, f"--features_dir={self.folder}"]
+        rows = [point.row for point, _ in points]
+        if not any("," in row for row in rows):
+            words.append(f"--features_names={','.join(rows)}")
         words += [f"--dataset={first.dataset}", f"--norm={first.attack.norm}"]
         words += [f"--epsilon={flags.text_of(first.attack.epsilon)}"]
         if first.image_size:
             words.append(f"--image_size={first.image_size}")
-        words += _how(_values(self.more), ("data_dir",))
         name = f"{self.suite.name}: features"
         words = ("features", *words)
         return Node(name, self.folder, words, after=tuple(paths), tolerant=True)
@@ -161,7 +178,8 @@ class PlannedSuite:
             for name in attacks
         }
         recipe = first.experiment.recipe
-        notes = [f"{recipe.epochs} epochs, trained in {recipe.precision.split('_')[-1]}"]
+        precision = recipe.precision.removeprefix("mixed_")
+        notes = [f"{recipe.epochs} epochs, trained in {precision}, evaluated in float32"]
         return {
             "version": 1,
             "name": suite.name,
@@ -173,7 +191,7 @@ class PlannedSuite:
             "arch": first.experiment.arch,
             "threat": first.plan.threat,
             "notes": notes,
-            "flags": [*suite.flags, *lasting(self.more)],
+            "flags": [*suite.flags, *self.more],
             "images": images,
             "columns": self._columns(),
             "sweep": suite.sweep[0] if suite.sweep else None,
@@ -202,6 +220,7 @@ class PlannedSuite:
                     "seed": seed,
                     "value": point.value,
                     "student": student,
+                    "distillation": flags.names(node.experiment)["distill"],
                     "directory": path,
                     "node": node.name,
                 }
@@ -227,7 +246,7 @@ class PlannedSuite:
         graph = self.graph.only(self.paths())
         return {
             node.name: {
-                "command": shell(node, self.graph.root),
+                "command": shell(node, graph),
                 "log": os.path.relpath(log_of(node, self.graph.root), self.folder),
                 "level": graph.level(node.path),
                 "after": [graph.nodes[path].name for path in node.after],
@@ -260,7 +279,7 @@ def _refuse_own(suite: Suite):
     swept = {name for name, _ in (*swept, *suite.curves.values())}
     for words in (suite.flags, suite.surrogate, *suite.rows.values()):
         swept |= _names(words)
-    for name in OWN:
+    for name in _OWN:
         if name in swept and name not in _OF_ROWS:
             raise InputError(
                 f"The suite {suite.name} sets --{name} for a run, which is set for all "
@@ -281,12 +300,13 @@ def _refuse_unlike(runs: list[Run]):
                 )
 
 
-def words_of(node: Node, root: str) -> tuple[str, ...]:
+def words_of(node: Node, graph: Graph) -> tuple[str, ...]:
     """What follows `python run.py` in the command of a node."""
-    if node.plan is None:
-        return node.words
     plan = node.plan
-    words = [*node.words, f"--runs={root}", "--wait", *_evaluation_words(plan)]
+    if plan is None:
+        return (*node.words, *(w for w in graph.more if _names([w]) == {"data_dir"}))
+    words = [*node.words, f"--runs={graph.root}", "--wait", *_evaluation_words(plan)]
+    words += graph.more
     if plan.surrogate:
         words.append(f"--surrogate={plan.surrogate}")
     return tuple(words)
@@ -305,9 +325,9 @@ def _evaluation_words(plan: EvaluationPlan):
         yield f"--mixtures={','.join(f'{weight:g}' for weight in plan.mixtures)}"
 
 
-def shell(node: Node, root: str) -> str:
+def shell(node: Node, graph: Graph) -> str:
     """The command of a node as a line of a shell."""
-    return shlex.join(["python", "run.py", *words_of(node, root)])
+    return shlex.join(["python", "run.py", *words_of(node, graph)])
 
 
 def log_of(node: Node, root: str) -> str:

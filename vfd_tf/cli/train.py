@@ -91,7 +91,7 @@ def _run(experiments, session, values):
         source = continuing.Source(path)
     if session.plan.surrogate:
         surrogate = _surrogate(experiments[0], session, values.surrogate_arch)
-        session = replace(session, plan=replace(session.plan, surrogate=surrogate))
+        session = session.with_plan(replace(session.plan, surrogate=surrogate))
     runners = [Runner(each, session, workdir, source) for each in experiments]
     for runner in runners:
         runner.check()
@@ -105,7 +105,7 @@ def _surrogate(experiment, session, arch):
     given = session.plan.surrogate
     if given != "auto":
         return classifiers.student_of_run(given) or given
-    own = replace(session, plan=EvaluationPlan(attacks=()))
+    own = session.with_plan(EvaluationPlan(attacks=()))
     runner = Runner(experiment.surrogate(arch), own)
     runner.check()
     return runner.run(wait=True)[-1].student("best")

@@ -57,7 +57,13 @@ class Session:
 
     def of_teachers(self) -> "Session":
         """The session of the networks that are trained before a run."""
-        return dataclasses.replace(self, plan=self.plan.of_teachers())
+        return self.with_plan(self.plan.of_teachers())
+
+    def with_plan(self, plan: EvaluationPlan) -> "Session":
+        """The same session with another evaluation."""
+        other = dataclasses.replace(self, plan=plan)
+        other.cluster = self.cluster
+        return other
 
     def report(self, directories: list[RunDirectory]) -> str:
         """A table of the students of runs for each number of images, and their folders."""

@@ -58,7 +58,9 @@ def label(row) -> str:
 
 def colour(row) -> str:
     """The colour of a row's distillation."""
-    return COLOURS[{"method alone": "none"}.get(label(row), label(row))]
+    name = {"method alone": "none"}.get(label(row), label(row))
+    other = CLASSES[sum(map(ord, name)) % len(CLASSES)]  # a distillation of the user's
+    return COLOURS.get(name, other)
 
 
 def blank(width: float, height: float):

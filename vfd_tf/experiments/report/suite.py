@@ -25,6 +25,7 @@ class Entry:
     base: str | None = None  # the row it is compared with
     value: str | None = None  # of the swept flag
     student: str = "last"
+    distillation: str | None = None  # by its flag; else what the row's name says
     node: str = ""
 
 
@@ -104,7 +105,8 @@ def read(folder: str) -> Suite:
         )
     with _refused(path):
         places = [os.path.join(folder, name) for name in whole.get("status", ["."])]
-        places += glob.glob(os.path.join(glob.escape(folder), "shard-*"))
+        shards = [os.path.join(glob.escape(place), "shard-*") for place in places]
+        places += [path for pattern in shards for path in glob.glob(pattern)]
         return _suite(folder, whole, _status(places))
 
 
@@ -158,7 +160,7 @@ def _node(name, node, status):
     return Node(
         name=str(name),
         command=str(node.get("command", "")),
-        log=str(node.get("log") or status.get("log") or ""),
+        log=str(node.get("log") or ""),
         status=state if state in STATES else "waiting",
         seconds=seconds if isinstance(seconds, (int, float)) else None,
         reason=str(status.get("reason") or ""),

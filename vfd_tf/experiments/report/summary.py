@@ -15,7 +15,14 @@ from vfd_tf.experiments.report.collect import (
 )
 from vfd_tf.experiments.report.suite import Suite
 
-DISTILLATIONS = ("none", "KD", "BGAT", "LBGAT", "VFD-Adv")
+# Distillation by its flag -> as the paper calls it.
+DISTILLATIONS = {
+    "none": "none",
+    "kd": "KD",
+    "bgat": "BGAT",
+    "lbgat": "LBGAT",
+    "vfd": "VFD-Adv",
+}
 CURVES = ("sweep", "mixture")
 LAST, AVERAGE = "last", "average"
 
@@ -94,9 +101,13 @@ class Row:
 
     @property
     def distillation(self) -> str:
-        """The name behind the plus, "none" without."""
+        """As the paper calls it; without its flag the name behind the plus, or "none"."""
+        known = self.entries[0].item.distillation
+        if known is not None:
+            return DISTILLATIONS.get(known, known)
         last = self.name.rpartition("+")[2]
-        return last if last in DISTILLATIONS and "+" in self.name else "none"
+        named = last in DISTILLATIONS.values() and "+" in self.name
+        return last if named else "none"
 
     @property
     def sentences(self) -> tuple[str, ...]:
