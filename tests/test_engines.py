@@ -540,7 +540,7 @@ def test_without_parsl_its_engine_is_refused(monkeypatch):
         ParslEngine("config.py")
 
 
-@pytest.mark.parametrize("text", [None, "", "config = 3"])
+@pytest.mark.parametrize("text", [None, "", "config = 3", "import nowhere", "config = ("])
 def test_a_parsl_configuration_that_is_none_is_refused(tmp_path, text):
     pytest.importorskip("parsl", reason="Parsl is an extra: pip install vfd_tf[parsl]")
     if text is not None:

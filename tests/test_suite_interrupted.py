@@ -372,6 +372,22 @@ def test_what_a_process_that_was_killed_at_its_beginning_left_is_taken_over(insi
     assert contents() == before
 
 
+def test_a_student_that_collapsed_is_evaluated(inside):
+    """Its outputs lie in [0, 1], as probabilities would."""
+    path = found("trades-none")
+    student = keras.saving.load_model(path / "last.keras", compile=False)
+    weights = [np.zeros_like(array) for array in student.get_weights()]
+    student.set_weights([*weights[:-1], np.array([0.1, 0.2, 0.3])])
+    student.save(path / "last.keras")
+    results = json.loads((path / "results.json").read_text())
+    del results["accuracies"], results["checksum"]
+    (path / "results.json").write_text(json.dumps(results))
+    (path / "verdicts.npz").unlink()
+    assert run("mine.toml") == 0
+    (log,) = pathlib.Path("runs/logs").glob("*trades-none*")
+    assert "Warning: " in log.read_text()
+
+
 def test_files_of_nobody_are_kept(inside):
     path = found("trades-none")
     for name in os.listdir(path):
