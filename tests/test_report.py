@@ -73,7 +73,7 @@ def test_a_half_finished_suite_is_reported_as_far_as_it_is(half):
         "to the sweep",
         "to the mixture",
     ]
-    assert "TRADES+VFD-Adv (EMA)" in rows and "3 of 6 commands are done" in text
+    assert "TRADES+VFD-Adv (averaged)" in rows and "3 of 6 commands are done" in text
     failed = next(row for row in found.rows if row.name == "TRADES+KD")
     assert failed.sentences == (
         "There is not enough memory: choose a smaller --batch_size.",
@@ -84,13 +84,13 @@ def test_the_paper_stands_beside_the_last_student_and_not_beside_the_average(hal
     rows = {row.title: row for row in summarized(half).rows}
     assert rows["TRADES+VFD-Adv"].cells["clean"].paper == 87.5
     assert rows["TRADES+VFD-Adv"].cells["autoattack"].paper is None
-    assert rows["TRADES+VFD-Adv (EMA)"].cells["clean"].paper is None
+    assert rows["TRADES+VFD-Adv (averaged)"].cells["clean"].paper is None
 
 
 def test_the_best_of_a_method_is_bold(half):
     rows = {row.title: row for row in summarized(half).rows}
     best = [title for title, row in rows.items() if row.cells["clean"].best]
-    assert best == ["TRADES+VFD-Adv", "TRADES+VFD-Adv (EMA)"]
+    assert best == ["TRADES+VFD-Adv", "TRADES+VFD-Adv (averaged)"]
     value = rows["TRADES+VFD-Adv"].cells["clean"]
     tex = tables.latex(summarized(half), tables.students(summarized(half))[0])
     assert rf"\textbf{{{value.mean:.1f}}}" in tex

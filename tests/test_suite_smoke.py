@@ -64,7 +64,8 @@ def test_every_run_is_made_once_and_has_its_verdicts(finished):
     assert len(runs) == 2 + 3 + 2 + 1 + 1
     whole = json.loads((folder / "runs/suite-table1-smoke/suite.json").read_text())
     for entry in whole["entries"]:
-        directory = RunDirectory(os.path.join(folder, entry["directory"]))
+        path = folder / "runs/suite-table1-smoke" / entry["directory"]
+        directory = RunDirectory(os.path.normpath(path))
         known = {
             column
             for images in {*whole["images"].values()}

@@ -31,23 +31,7 @@ def run(values, words: list[str]) -> None:
         raise InputError(
             f"Name a suite: python run.py suite NAME, of {known}, or a file.toml."
         )
-    found = [suite for word in words for suite in read(word, values.scale)]
-    suites = suite_checks.check_names(found)
-    only_look = values.dry_run and not values.list
-    digest = (
-        suite_plan.digest_of_runs(values.runs)
-        if only_look
-        else suite_plan.digest_of_data(values.data_dir)
-    )
-    more, places = suite_plan.passed_on(values)
-    graph = Graph(values.runs, digest, flags.words, places)
-    seeds = tuple(range(values.seed, values.seed + values.seeds))
-    planned = [
-        PlannedSuite(suite, folder_of(suite, values, more), graph, more, seeds)
-        for suite in suites
-    ]
-    if values.rows or values.shard:
-        graph = graph.only(_chosen(values, planned))
+    planned, graph = _planned(values, words)
     if values.list:
         for node in graph.ordered():
             print(f"{graph.level(node.path)}\t{shell(node, graph)}")
@@ -71,6 +55,28 @@ def run(values, words: list[str]) -> None:
             f"{failed} of {len(graph.nodes)} commands failed: the report names each with "
             "its reason and its log; the same command runs them again."
         )
+
+
+def _planned(values, words):
+    """The suites of these names, with their runs; the graph of those that are asked for."""
+    found = [suite for word in words for suite in read(word, values.scale)]
+    suites = suite_checks.check_names(found)
+    only_look = values.dry_run and not values.list
+    digest = (
+        suite_plan.digest_of_runs(values.runs)
+        if only_look
+        else suite_plan.digest_of_data(values.data_dir)
+    )
+    more, places = suite_plan.passed_on(values)
+    graph = Graph(values.runs, digest, flags.words, places)
+    seeds = tuple(range(values.seed, values.seed + values.seeds))
+    planned = [
+        PlannedSuite(suite, folder_of(suite, values, more), graph, more, seeds)
+        for suite in suites
+    ]
+    if values.rows or values.shard:
+        graph = graph.only(_chosen(values, planned))
+    return planned, graph
 
 
 def _leave_memory():

@@ -168,7 +168,7 @@ class PlannedSuite:
         return Node(name, self.folder, words, after=tuple(paths), tolerant=True)
 
     def describe(self) -> dict:
-        """What suite.json holds; logs are relative to the folder it is in."""
+        """What suite.json holds; paths are relative to the folder it is in."""
         suite = self.suite
         first = self.graph.nodes[self.points[0][2]]
         test = data_of(first.experiment).test
@@ -221,7 +221,7 @@ class PlannedSuite:
                     "value": point.value,
                     "student": student,
                     "distillation": flags.names(node.experiment)["distill"],
-                    "directory": path,
+                    "directory": self._seen(path),
                     "node": node.name,
                 }
 
@@ -231,7 +231,8 @@ class PlannedSuite:
         bases = {self.suite.base(row) for row in self.suite.rows} - {None}
         for point, seed, path in self.points:
             node = self.graph.nodes[path]
-            own = {"group": point.row, "seed": seed, "directory": path, "node": node.name}
+            own = {"group": point.row, "seed": seed, "node": node.name}
+            own["directory"] = self._seen(path)
             for student in node.plan.students:
                 if point.curve or swept and point.row in bases:
                     label = {"kind": "sweep", "label": str(point.value), "which": student}
@@ -241,13 +242,17 @@ class PlannedSuite:
                     label = {"kind": "mixture", "label": f"{weight:g}", "which": which}
                     yield {**own, "student": student, **label}
 
+    def _seen(self, path):
+        """A path as the folder sees it: both may be moved together."""
+        return os.path.relpath(path, self.folder)
+
     def _nodes(self):
         """Name -> command, log, level and what it needs, of the nodes of this suite."""
         graph = self.graph.only(self.paths())
         return {
             node.name: {
                 "command": shell(node, graph),
-                "log": os.path.relpath(log_of(node, self.graph.root), self.folder),
+                "log": self._seen(log_of(node, self.graph.root)),
                 "level": graph.level(node.path),
                 "after": [graph.nodes[path].name for path in node.after],
             }

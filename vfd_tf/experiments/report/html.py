@@ -119,7 +119,7 @@ def _table(summary, rows, anchors, by_name):
 def _caption(rows):
     students = {
         "last": "Students of the last epoch.",
-        "average": "Averaged students (EMA).",
+        "average": "Averaged students.",
     }
     said = students.get(rows[0].student, f"Students {rows[0].student!r}.")
     paper = any(cell.paper is not None for row in rows for cell in row.cells.values())

@@ -80,7 +80,7 @@ def _directory(members: list[Measured], out):
 
 
 def _user(measured):
-    """What a run is used for: `TRADES (EMA), seed 0`, `TRADES, sweep curve, beta 2`."""
+    """What a run is used for: `TRADES (averaged), seed 0`, or a point of a curve."""
     item = measured.item
     if hasattr(item, "row"):
         value = f", {item.value}" if item.value is not None else ""

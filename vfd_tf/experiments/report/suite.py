@@ -129,8 +129,9 @@ def _refused(path):
 def _suite(folder, whole, status):
     known = {field.name for field in dataclasses.fields(Suite)}
     plain = {name: value for name, value in whole.items() if name in known}
-    plain["entries"] = tuple(_one(Entry, entry) for entry in whole.get("entries", []))
-    plain["curves"] = tuple(_one(CurvePoint, point) for point in whole.get("curves", []))
+    for name, kind in (("entries", Entry), ("curves", CurvePoint)):
+        items = [_one(kind, fields) for fields in whole.get(name, [])]
+        plain[name] = tuple(_from(folder, item) for item in items)
     plain["columns"] = tuple(whole.get("columns", []))
     for name in ("notes", "flags"):
         plain[name] = tuple(map(str, whole.get(name, [])))
@@ -152,6 +153,12 @@ def _one(cls, fields):
         if not isinstance(value, kind):
             raise ValueError(f"its {name} is {value!r}")
     return item
+
+
+def _from(folder, item):
+    """The item with its run directory, which is named as the folder sees it."""
+    path = os.path.normpath(os.path.join(folder, item.directory))
+    return dataclasses.replace(item, directory=path)
 
 
 def _node(name, node, status):

@@ -135,7 +135,7 @@ class Summary:
 
 def student_text(student: str) -> str:
     """What is said behind the name of a row: nothing for the student of the last epoch."""
-    return {LAST: "", AVERAGE: " (EMA)"}.get(student, f" ({student})")
+    return {LAST: "", AVERAGE: " (averaged)"}.get(student, f" ({student})")
 
 
 def summarize(collected: Collected) -> Summary:

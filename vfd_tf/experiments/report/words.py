@@ -144,7 +144,7 @@ def explanations(summary: Summary) -> list[tuple[str, str]]:
     if summary.suite.published:
         found.append(("The paper's values", _PAPER))
     if any(row.student == AVERAGE for row in summary.rows):
-        found.append(("EMA", _EMA))
+        found.append(("Averaged students", _AVERAGED))
     return found
 
 
@@ -168,9 +168,9 @@ _PAPER = (
     "images differ, the accuracies are expected to differ too; what can be compared are "
     "the differences between rows."
 )
-_EMA = (
-    "The averaged student: its weights are the moving average of those of the training. "
-    "The paper has no such rows."
+_AVERAGED = (
+    "Students whose weights are an average of those of the training, as the flags say: of "
+    "all steps, the newest counting most (EMA), or of epochs (SWA). The paper has none."
 )
 
 
