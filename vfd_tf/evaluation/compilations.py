@@ -2,6 +2,7 @@
 
 import collections
 import hashlib
+from typing import Any
 
 from vfd_tf.evaluation.engine import Engine
 from vfd_tf.models import network
@@ -20,8 +21,12 @@ class Compilations:
     def __init__(self):
         self._kept = collections.OrderedDict()
 
-    def engine(self, model, source=None, **options) -> Engine:
-        """An `Engine` of this network, compiled before where there was one like it."""
+    def engine(self, model: Any, source: Any = None, **options: Any) -> Engine:
+        """An `Engine` of this network, compiled before where there was one like it.
+
+        Args:
+            model, source, options: As `Engine` takes them.
+        """
         keys = [_architecture(each) for each in (model, source)]
         if None in keys:
             return Engine(model, source=source, **options)
