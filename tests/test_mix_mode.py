@@ -105,6 +105,14 @@ def test_the_printed_commands_evaluate_the_files(folder, tmp_path, capsys):
     assert {row["images"] for row in results["rows"]} == {16}
 
 
+def test_mixednuts_are_to_be_attacked_by_more_than_pgd(folder, tmp_path, capsys):
+    words = "--mix_kind=nuts", "--dataset=digits", "--epsilon=0.05", "--mix_attack=pgd2"
+    assert run(folder, tmp_path, *words) == 0
+    assert f"autoattack --surrogate={folder / 'robust.keras'}" in capsys.readouterr().out
+    assert run(folder, tmp_path, *words, "--eval_attacks=fgsm") == 0
+    assert "surrogate" not in capsys.readouterr().out
+
+
 def test_files_of_several_commands_share_a_folder(folder, tmp_path):
     for words in (["--mix_weights=0.5"], ["--mix_kind=weights", "--mix_weights=0,1"]):
         assert run(folder, tmp_path, *words) == 0

@@ -50,7 +50,8 @@ def run(values, words: list[str]) -> None:
         for name, model, facts in make(values, networks, paths, shares):
             written.append(_save(model, folder, name))
             _note(folder, name, {**facts, **made_of, "sha256": files.sha256(written[-1])})
-    print("\nEvaluate with:\n" + "\n".join(_command(values, path) for path in written))
+    commands = [_command(values, path, paths["robust"]) for path in written]
+    print("\nEvaluate with:\n" + "\n".join(commands))
 
 
 def _warn(values):
@@ -152,8 +153,13 @@ def _note(folder, name, facts):
         json.dump(known, file, indent=2)
 
 
-def _command(values, path) -> str:
-    """The command that evaluates a file, with the flags that were given."""
+def _command(values, path, robust) -> str:
+    """The command that evaluates a file, with the flags that were given.
+
+    PGD alone overrates MixedNUTS, whose gradients vanish where the robust network is sure.
+    """
     given = [name for name in (*_DATA, *_EVALUATION) if values[name].present]
     own = [values[name].serialize() for name in dict.fromkeys(["dataset", *given])]
+    if values.mix_kind == "nuts" and "eval_attacks" not in given:
+        own += ["--eval_attacks=pgd20,autoattack", f"--surrogate={robust}"]
     return shlex.join(["python", "run.py", "evaluate", f"--model={path}", *own])
