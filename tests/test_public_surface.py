@@ -8,7 +8,7 @@ import pytest
 import vfd_tf  # before TensorFlow
 
 MODULES = "architectures attacks callbacks datasets distillation evaluation losses methods"
-MODULES = (*MODULES.split(), "optimizers")
+MODULES = (*MODULES.split(), "mixture", "optimizers")
 
 
 def members(module):

@@ -24,7 +24,7 @@ from vfd_tf.data import datasets
 from vfd_tf.data.datasets import load as load_data
 from vfd_tf.evaluation import evaluate, perturb
 from vfd_tf.hyperparameters import InputError
-from vfd_tf.models import architectures
+from vfd_tf.models import architectures, mixture
 from vfd_tf.training import callbacks, distillation, methods, optimizers
 from vfd_tf.training.callbacks import RobustAccuracy, VFDCallback
 from vfd_tf.training.image_panel import ImagePanel
@@ -50,10 +50,12 @@ __all__ = [
     "load_data",
     "losses",
     "methods",
+    "mixture",
     "optimizers",
     "perturb",
 ]
 
 # `from vfd_tf.methods import TRADES` reads the module that `vfd_tf.methods` is.
-for _module in (architectures, callbacks, datasets, distillation, methods, optimizers):
+_MODULES = architectures, callbacks, datasets, distillation, methods, mixture, optimizers
+for _module in _MODULES:
     sys.modules[f"{__name__}.{_module.__name__.rpartition('.')[2]}"] = _module

@@ -31,17 +31,19 @@ TRAINING_ATTACKS = {name: cls for name, cls in ATTACKS.items() if cls.trains}
 _AXES = {"method": METHODS, "distill": DISTILLATIONS, "attack": TRAINING_ATTACKS}
 SCHEDULED = ("lambda", "beta")
 _DATA = ("dataset", "image_size", "hold")
+_MODES = ("train", "evaluate", "info", "plot", "suite", "report", "features", "mix")
 # Sections of the help and the modes that take their flags; all others are of training.
 SECTIONS = {
-    "all modes": ("train", "evaluate", "info", "plot", "suite", "report", "features"),
+    "all modes": _MODES,
     "runs": ("train",),
-    "data": ("train", "evaluate", "features"),
-    "evaluation": ("train", "evaluate", "features"),
+    "data": ("train", "evaluate", "features", "mix"),
+    "evaluation": ("train", "evaluate", "features", "mix"),
     "evaluation of runs": ("train",),
     "evaluate": ("evaluate",),
     "plot": ("plot",),
     "suite": ("suite",),
     "features": ("features",),
+    "mix": ("mix",),
 }
 _SURROGATE = ("surrogate", "surrogate_arch")
 _ELSEWHERE = {
@@ -196,6 +198,7 @@ def _define_run(values):
     add("features_names", "", "names of the students, in order", **own)
     mode_flags.plot(of("plot"))
     mode_flags.evaluate(of("evaluate"))
+    mode_flags.mix(of("mix"))
 
 
 def _parameter(cls, name):

@@ -27,6 +27,7 @@ from vfd_tf.cli import (
     flags,
     idle_flags,
     info,
+    mix,
     plot,
     recipes,
     refusals,
@@ -44,6 +45,7 @@ USAGE = """Adversarial training with Vanilla Feature Distillation.
   python run.py --recipe=trades --distill=none,vfd
   python run.py evaluate --model=my.keras --dataset=cifar10 --eval_attacks=autoattack
   python run.py info runs/NAME runs/NAME/best.keras
+  python run.py mix VANILLA.keras ROBUST.keras --mix_kind=nuts --dataset=cifar10
   python run.py plot runs/* --plot_y=pgd20 --out=tradeoff.png
   python run.py suite table1 --scale=cpu
   python run.py report
@@ -227,6 +229,7 @@ MODES = {
     "suite": _other("suite", suite.run),
     "report": _other("report", report.run),
     "features": _other("features", features.run),
+    "mix": _other("mix", mix.run),
 }
 NOTHING = "nothing had begun"
 LOST_WORKER = (
@@ -241,4 +244,5 @@ INTERRUPTED = {
     "suite": "the same command continues: what was finished is kept",
     "report": "nothing is lost, the same command begins again",
     "features": "the same command continues: the students that were drawn are kept",
+    "mix": "files that were written are whole, and the same command writes all of them",
 }

@@ -10,6 +10,7 @@ from vfd_tf.experiments.suite import SCALES
 from vfd_tf.hyperparameters import LARGEST
 
 _LARGEST = LARGEST[int]
+MIX_KINDS = ("probabilities", "nuts", "weights")
 
 
 def suite(own) -> None:
@@ -63,3 +64,19 @@ def plot(own) -> None:
     text("plot_x", "clean", "column of the x axis", **own)
     text("plot_y", "worst", "column of the y axis", **own)
     text("plot_student", "last", "student, as results.json calls it", **own)
+
+
+def mix(own) -> None:
+    """How two networks become one."""
+    text, add = flags.DEFINE_string, flags.DEFINE_list
+    help_ = "what is mixed: probabilities, those of MixedNUTS, or weights"
+    flags.DEFINE_enum("mix_kind", "probabilities", list(MIX_KINDS), help_, **own)
+    help_ = "shares of the robust network, from 0 to 1, one file each"
+    add("mix_weights", "0.6,0.8,0.9", help_, **own)
+    help_ = "nuts: shares of the right answers under attack to keep, one file each"
+    add("mix_kept", "0.985", help_, **own)
+    help_ = "nuts: protocol whose images the numbers are fitted to"
+    text("mix_attack", "pgd20", help_, **own)
+    help_ = "nuts: temperature of the vanilla logits; the paper's is 0"
+    flags.DEFINE_float("mix_temperature", 1.0, help_, 0.0, **own)
+    text("mix_dir", "mixtures", "folder of the files", **own)

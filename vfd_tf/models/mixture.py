@@ -1,21 +1,19 @@
 """Two networks as one classifier: their probabilities mixed, or their weights.
 
-What both give is a plain functional model of Keras's own layers and operations, which
-`keras.saving.load_model` reads without this package.
+What all of them give is a plain functional model of Keras's own layers and operations,
+which `keras.saving.load_model` reads without this package.
 """
-
-import math
-import numbers
 
 import keras
 import numpy as np
 from keras import ops
 
 from vfd_tf.hyperparameters import InputError
-from vfd_tf.models import contract, network, precision
-from vfd_tf.models.keras_graph import finalize, graph_of, layers_of
+from vfd_tf.models import pairs
+from vfd_tf.models.keras_graph import finalize, layers_of
+from vfd_tf.models.mixed_nuts import Nuts, fit_nuts, mixed_nuts
 
-_LEAST = -1e30  # log of a probability 0; the gradient of a sum of two of -inf is NaN
+__all__ = ["Nuts", "fit_nuts", "interpolation", "mixed_nuts", "mixture"]
 
 
 def mixture(
@@ -41,17 +39,15 @@ def mixture(
         InputError: Other images or classes than the other network's, probabilities instead
             of logits, a weight outside [0, 1].
     """
-    vanilla, robust = _pair(vanilla, robust, weight)
-    image = keras.Input(batch_shape=vanilla.inputs[0].shape, dtype="float32", name="image")
+    vanilla, robust = pairs.pair(vanilla, robust, weight)
+    image = pairs.image_of(vanilla)
     shares = {"vanilla": (vanilla, 1 - weight), "robust": (robust, weight)}
-    logs = [
-        _log_probabilities(_copy(model, role), image, share)
-        for role, (model, share) in shares.items()
-        if share
-    ]
-    # Not logaddexp, whose gradient in TensorFlow is that of one network where both agree.
-    logits = ops.logsumexp(ops.stack(logs, 1), 1) if len(logs) > 1 else logs[0]
-    return keras.Model(image, logits, name=name)
+    logs = []
+    for role, (model, share) in shares.items():
+        if share:
+            logits = pairs.logits_of(pairs.copied(model, role), image)
+            logs.append(pairs.share_of(ops.log_softmax(logits), share))
+    return keras.Model(image, pairs.joined(logs), name=name)
 
 
 def interpolation(
@@ -70,67 +66,18 @@ def interpolation(
     Raises:
         InputError: What `mixture` refuses, and other architectures.
     """
-    vanilla, robust = _pair(vanilla, robust, weight)
+    vanilla, robust = pairs.pair(vanilla, robust, weight)
     if _anatomy(vanilla) != _anatomy(robust):
         raise InputError(
             f"The models {vanilla.name!r} and {robust.name!r} differ in their layers or in "
             "how they normalise images, so that their weights have no mean: mix their "
             "probabilities with mixture(vanilla, robust, weight)."
         )
-    model = _copy(vanilla, name)
-    pairs = zip(vanilla.get_weights(), robust.get_weights(), strict=True)
-    model.set_weights([_between(one, other, weight) for one, other in pairs])
+    model = pairs.copied(vanilla, name)
+    both = zip(vanilla.get_weights(), robust.get_weights(), strict=True)
+    model.set_weights([_between(one, other, weight) for one, other in both])
     finalize(model)
     return model
-
-
-def _pair(vanilla, robust, weight):
-    """The two networks as functional models with logits alone, held to the contract."""
-    number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
-    if not number or not 0 <= weight <= 1:
-        raise InputError(
-            f"weight is the share of the robust network, a number from 0 to 1; got "
-            f"{weight!r}."
-        )
-    pair = vanilla, robust = _checked(vanilla), _checked(robust)
-    for what, shapes in (
-        ("images", [tuple(model.inputs[0].shape[1:]) for model in pair]),
-        ("batches of a fixed size", [model.inputs[0].shape[0] for model in pair]),
-        ("numbers of classes", [model.outputs[0].shape[-1] for model in pair]),
-    ):
-        if shapes[0] != shapes[1]:
-            raise InputError(
-                f"The models {vanilla.name!r} and {robust.name!r} have other {what}, "
-                f"{shapes[0]} and {shapes[1]}: choose two networks of one data set."
-            )
-    return pair
-
-
-def _checked(model):
-    if graph_of(model) is None:
-        raise InputError(
-            f"The subclassed model {model.name!r} can't be copied into another one: write "
-            "it as a functional model."
-        )
-    model = graph_of(network.classifier(network.tap(model)))
-    contract.refuse_probabilities(model)
-    return precision.in_float32(model)
-
-
-def _log_probabilities(model, image, share):
-    """log(share softmax(z(x))), with a gradient that is finite everywhere."""
-    logits = model(image)
-    if logits.dtype != "float32":
-        logits = ops.cast(logits, "float32")
-    return ops.maximum(ops.log_softmax(logits) + math.log(share), _LEAST)
-
-
-def _copy(model, name):
-    """The model under another name, with layers and weights of its own."""
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
-    finalize(copy)
-    return keras.Model(copy.inputs[0], copy.outputs[0], name=name)
 
 
 def _anatomy(model) -> list:
