@@ -167,6 +167,16 @@ class APGDDLR(OwnObjective):
 
 
 @component
+class APGDPM(OwnObjective):
+    """APGD on the probability margin of PMA. Xie et al. 2025, https://arxiv.org/abs/2411.15210
+
+    Not PMA itself, whose steps follow a cosine and ascend p_m or -p_y in their first half.
+    """
+
+    own_objective = "pm"
+
+
+@component
 class APGDT(Composite):
     """Targeted APGD: one run at each of the likeliest wrong classes of the clean image.
 
