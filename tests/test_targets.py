@@ -1,5 +1,6 @@
 """MALT's order of targets: distances of linear models, in APGD-T and in evaluations."""
 
+import golden_networks as golden
 import keras
 import numpy as np
 import pytest
@@ -131,3 +132,17 @@ def test_an_evaluation_orders_once_what_is_robust_so_far():
     exact = distances(model, w, x, y, "linf").argsort(-1)
     np.testing.assert_array_equal(found[3:], exact[3:, :2])
     assert not found[:3].any()
+
+
+@norms
+@pytest.mark.parametrize("count, candidates", [(9, 100), (5, 6)])
+def test_the_order_is_that_of_the_original(norm, count, candidates):
+    values = golden.arrays("malt_targets")
+
+    def logits_fn(x):
+        hidden = tf.tanh((tf.reshape(x, [len(x), -1]) - 0.5) @ values["w1"])
+        return hidden @ values["w2"] + values["b2"]
+
+    order = MALT(norm, candidates, count)
+    found = order(logits_fn, tf.constant(values["x"]), tf.constant(values["y"])).numpy()
+    np.testing.assert_array_equal(found, values[f"{norm}/{count}"])

@@ -143,11 +143,12 @@ def _of_the_model(test, batch_size, bounds):
 def check_model(model, path: str, data) -> None:
     """Raises `InputError` for a model that doesn't fit the data set.
 
-    More logits than classes are fine, as long as the labels mean the same; it is said.
+    More logits than classes are fine, as long as the labels mean the same; it is said,
+    here or, of twice as many and more, by the warnings of the evaluation.
     """
     network.tap(model)  # one input, logits as the only output
     classes = contract.check_fits(model, path, data)
-    if classes is not None and classes > data.num_classes:
+    if classes is not None and data.num_classes < classes < 2 * data.num_classes:
         print(
             f"Note: {path} has {classes} classes and {data.name} {data.num_classes}, which "
             "are taken for the model's first."
