@@ -147,8 +147,7 @@ class Engine:
             save: Called with the progress after every run.
             watch: Called with (step, steps) as a run goes on.
         """
-        passes = attack.attack.passes
-        correct = window.correct
+        correct, passes = window.correct, attack.attack.passes
         if passes > 1:
             correct = self._is_correct(window.y, window.x, passes)
         progress = saved or Progress.begin(window, correct, self.early_stop)
