@@ -14,6 +14,7 @@ from vfd_tf import (
     attacks,
     evaluation,
 )
+from vfd_tf.data.datasets import Images
 from vfd_tf.models import network
 from vfd_tf.training.callbacks import (
     Anneal,
@@ -237,3 +238,54 @@ def test_a_plain_model_may_have_options_of_its_own(make_network, toy):
     robust = RobustAccuracy(toy, "pgd1")
     logs = model.fit(*toy, callbacks=[robust], verbose=0).history
     assert "val_pgd1_accuracy" in logs
+
+
+def test_the_quick_verdict_is_apgd_ce_and_apgd_t_on_the_first_images(make_network, toy):
+    model, x = plain(make_network), toy[0]
+    robust = RobustAccuracy(toy, "autoattack-quick", epsilon=0.02, images=10)
+    assert robust.metric == "val_autoattack-quick_accuracy"
+    stages = robust.attack.stages(10)
+    assert {name: len(runs) for name, runs in stages.items()} == {"apgd-ce": 1, "apgd-t": 3}
+    y = evaluation.Engine(model).logits(x).argmax(-1)
+    robust = RobustAccuracy((x, y), "autoattack-quick", epsilon=0.002, images=10)
+    robust.set_model(model)
+    robust.on_train_begin()
+    robust.on_epoch_end(0, logs := {})
+    first, name = (x[:10], y[:10]), "autoattack-quick"
+    result = evaluation.evaluate(model, first, name, epsilon=0.002)
+    assert logs[robust.metric] == pytest.approx(result.robust[name].mean())
+    assert [*result.stages[name]] == ["apgd-ce", "apgd-t"]
+
+
+def test_the_first_images_are_those_of_any_data(make_network, toy, batches):
+    model, (x, y) = plain(make_network), toy
+    split = Images((x * 255).round().astype("uint8"), y)
+    for data, one in (
+        (toy, (x[:11], y[:11])),
+        (batches, (x[:11], y[:11])),
+        ((x, y, np.arange(24) >= 5), (x[5:16], y[5:16])),
+        (split, split[:11]),
+    ):
+        found = []
+        for callback in (
+            RobustAccuracy(data, "fgsm", images=11),
+            RobustAccuracy(one, "fgsm"),
+        ):
+            callback.set_model(model)
+            callback.on_epoch_end(0, logs := {})
+            found.append(logs["val_fgsm_accuracy"])
+            assert len(callback.engine.correct(callback.dataset)) == 11
+        assert found[0] == found[1]
+    whole = RobustAccuracy(toy, "fgsm", images=100)
+    whole.set_model(model)
+    assert len(whole.engine.correct(whole.dataset)) == 24
+    with pytest.raises(InputError, match="images must be a whole number from 1"):
+        RobustAccuracy(toy, images=0)
+
+
+def test_the_quick_verdict_can_be_monitored(make_network, toy):
+    model = plain(make_network)
+    robust = RobustAccuracy(toy, "autoattack-quick", epsilon=0.3, images=4)
+    stop = keras.callbacks.EarlyStopping(robust.metric, patience=0, mode="max")
+    logs = model.fit(*toy, epochs=6, callbacks=[robust, stop], verbose=0).history
+    assert len(logs[robust.metric]) < 6  # nothing is robust, and stays so

@@ -370,6 +370,7 @@ def test_test_images_are_enough_and_a_model_may_know_more_classes(saved, tmp_pat
     assert run(saved, *words) == 0
     printed = capsys.readouterr().out
     assert "has 10 classes and" in printed and "which are taken for" in printed
+    assert "logits, and the labels" not in printed  # it is said once
     results = json.loads((tmp_path / "model.eval/results.json").read_text())
     right = linear().predict(kept.floats(), verbose=0).argmax(-1) == kept.y
     (row,) = [row for row in results["rows"] if row["attack"] == "clean"]
@@ -377,6 +378,17 @@ def test_test_images_are_enough_and_a_model_may_know_more_classes(saved, tmp_pat
     assert row["images"] == 40
     assert main.main(["run.py", *words[:1], "--epochs=1", "--arch=resnet8"]) == 2
     assert "test images alone; save x_train" in capsys.readouterr().err
+
+
+def test_a_warning_of_many_logits_replaces_the_note(saved, tmp_path, capsys):
+    test = datasets.load("digits").test
+    kept = test[test.y < 4][:40]
+    np.savez(tmp_path / "four.npz", x_test=kept.x, y_test=kept.y)
+    words = f"--dataset=npz:{tmp_path / 'four.npz'}", "--eval_attacks=fgsm"
+    assert run(saved, *words) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "The model has 10 logits, and the labels of 40 images are 0 to 3" in printed
+    assert "which are taken for" not in printed
 
 
 def test_a_model_of_another_range_is_attacked_in_its_own(saved, tmp_path, capsys):

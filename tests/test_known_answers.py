@@ -271,3 +271,26 @@ def test_eot_is_so_many_passes_a_step(name):
         attack(logits_fn, x, attacks.cross_entropy(y))
         counts.append(int(passes))
     assert counts[1] == 4 * counts[0] >= 24
+
+
+def test_logits_that_are_no_class_are_found_out():
+    """Twice as many logits as classes: a warning, once, unless the images are too few."""
+    x, y = data(3, 40)
+    inputs = keras.Input(SHAPE)
+    z = L.Dense(3)(L.Flatten()(inputs))
+    doubled = keras.Model(inputs, keras.ops.concatenate([z, z - 1], -1))
+
+    def found(model, count, labels=y):
+        result = evaluate(model, (x[:count], labels[:count]), ["fgsm"], epsilon=0.05)
+        return [text for text in result.warnings if "logits, and the labels" in text]
+
+    (warning,) = found(doubled, 40)
+    assert "6 logits" in warning and "40 images are 0 to 2" in warning
+    assert not found(doubled, 6) and not found(keras.Model(inputs, z), 40)
+    assert not found(doubled, 40, 0 * y)  # a folder of one class says nothing
+    assert not found(doubled, 40, 2 * y)
+
+
+@pytest.mark.parametrize("classes, images, warned", [(10, 64, 0), (19, 64, 0), (20, 64, 1)])
+def test_a_part_of_the_classes_is_no_reason_for_a_warning(classes, images, warned):
+    assert len(sanity.of_many_logits(set(range(10)), images, classes)) == warned

@@ -4,7 +4,7 @@ An attack knows nothing about methods or models: it ascends a per-example `objec
 within a ball of radius `epsilon` around `x` and within [0, 1].
 """
 
-from vfd_tf.attacks.apgd import APGD, APGDCE, APGDDLR, APGDT
+from vfd_tf.attacks.apgd import APGD, APGDCE, APGDDLR, APGDPM, APGDT
 from vfd_tf.attacks.attack import Attack, AttackRun, Composite, Iterated, generator
 from vfd_tf.attacks.autoattack import AutoAttack
 from vfd_tf.attacks.carlini_wagner import CarliniWagner
@@ -18,6 +18,7 @@ from vfd_tf.attacks.objectives import (
     dlr,
     kl,
     margin,
+    pm,
     targeted_dlr,
     targeted_margin,
 )
@@ -33,6 +34,7 @@ ATTACKS = {
     "apgd": APGD,
     "apgd-ce": APGDCE,
     "apgd-dlr": APGDDLR,
+    "apgd-pm": APGDPM,
     "apgd-t": APGDT,
     "fab": FAB,
     "fab-t": FABT,
@@ -44,6 +46,7 @@ __all__ = [
     "APGD",
     "APGDCE",
     "APGDDLR",
+    "APGDPM",
     "APGDT",
     "ATTACKS",
     "BALLS",
@@ -68,6 +71,7 @@ __all__ = [
     "generator",
     "kl",
     "margin",
+    "pm",
     "targeted_dlr",
     "targeted_margin",
 ]

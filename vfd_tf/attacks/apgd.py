@@ -8,9 +8,12 @@ import tensorflow as tf
 from vfd_tf.attacks import objectives
 from vfd_tf.attacks.attack import AttackRun, Composite, Iterated, ascent, box, choose_images
 from vfd_tf.attacks.norms import BALLS
+from vfd_tf.attacks.targets import MALT
 from vfd_tf.attacks.threat import eot_field, epsilon_field, norm_field
-from vfd_tf.hyperparameters import component, hyper
+from vfd_tf.hyperparameters import InputError, component, hyper
 from vfd_tf.types import State, Tensor
+
+TARGET_ORDERS = "logits", "malt"
 
 
 def checkpoints(steps: int) -> dict[int, int]:
@@ -167,11 +170,22 @@ class APGDDLR(OwnObjective):
 
 
 @component
+class APGDPM(OwnObjective):
+    """APGD on the probability margin of PMA. Xie et al. 2025, https://arxiv.org/abs/2411.15210
+
+    Not PMA itself, whose steps follow a cosine and ascend p_m or -p_y in their first half.
+    """
+
+    own_objective = "pm"
+
+
+@component
 class APGDT(Composite):
     """Targeted APGD: one run at each of the likeliest wrong classes of the clean image.
 
     On the targeted DLR loss (4 classes at least; the targeted margin where there are
-    fewer). Croce & Hein 2020, https://arxiv.org/abs/2003.01690
+    fewer). Croce & Hein 2020, https://arxiv.org/abs/2003.01690. With target_order "malt",
+    at the nearest of the `candidates` likeliest, see `targets.MALT`.
     """
 
     epsilon: float = epsilon_field()
@@ -181,12 +195,29 @@ class APGDT(Composite):
     restarts: int = hyper(1, "runs at each class", minimum=1)
     rho: float = hyper(0.75, "share of rises below which the step is halved", 0.0, 1.0)
     eot: int = eot_field()
+    target_order: str = hyper("logits", "what ranks the classes", choices=TARGET_ORDERS)
+    candidates: int = hyper(
+        100,
+        "malt: the likeliest wrong classes that it ranks",
+        minimum=1,
+        when={"target_order": ("malt",)},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.target_order == "malt" and self.targets > self.candidates:
+            raise InputError(
+                f"apgd-t aims at {self.targets} classes of {self.candidates} candidates: "
+                "raise candidates."
+            )
 
     def attack_runs(self, classes: int, objective: str = "ce") -> tuple[AttackRun, ...]:
         attack = APGD(self.epsilon, self.steps, self.norm, 1, self.rho, self.eot)
-        name = objectives.possible("targeted-dlr", classes)
+        name, order = objectives.possible("targeted-dlr", classes), None
+        if self.target_order == "malt":
+            order = MALT(self.norm, self.candidates, self.targets, self.eot)
         return tuple(
-            AttackRun(attack, name, stream=rank * self.restarts + restart, rank=rank)
+            AttackRun(attack, name, rank * self.restarts + restart, rank, order)
             for rank in range(2, min(self.targets + 1, classes) + 1)
             for restart in range(self.restarts)
         )

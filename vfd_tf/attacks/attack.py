@@ -29,11 +29,13 @@ class Attack(Component):
         own_start: its start is part of what it is, and replaces a method's own.
         in_ball: whether x_adv stays in the epsilon ball.
         trains: whether it is offered for training.
+        passes: forward passes that a verdict of an evaluation is the majority of.
     """
 
     own_start = False
     in_ball = True
     trains = False
+    passes = 1
 
     def __post_init__(self):
         super().__post_init__()
@@ -133,24 +135,43 @@ class AttackRun:
         objective: Name of what it ascends (`objectives.OBJECTIVES`).
         stream: None, or the number of the stream its draws come from.
         rank: None, or the rank among the clean logits, from 2, of the class it aims at.
+        order: None, or what ranks the classes instead: images and labels -> the wrong
+            classes [n, k] in their order (`targets.MALT`).
+        passes: Forward passes that a verdict is the majority of. With several, a single
+            misclassified iterate ends nothing.
     """
 
     attack: "Iterated"
     objective: str = "ce"
     stream: int | None = None
     rank: int | None = None
+    order: Callable | None = None
+    passes: int = 1
 
     def seeds(self, seeds: Tensor) -> Tensor:
         """The seeds [n, 2] of this run."""
         return seeds if self.stream is None else noise.fork(seeds, self.stream)
 
-    def target(self, clean_logits: Tensor) -> Tensor | None:
-        """The class it aims at [n], or None; the second for ranks of masked classes."""
+    def target(self, clean_logits: Tensor, ordered: Tensor | None = None) -> Tensor | None:
+        """The class it aims at [n], or None; the second for ranks of masked classes.
+
+        Args:
+            ordered: What `order` gives, [n, k], where there is one.
+        """
         if self.rank is None:
             return None
+        if self.order is not None:
+            return ordered[:, self.rank - 2]
         top = tf.math.top_k(clean_logits, self.rank)
         possible = top.values[:, -1] > -np.inf
         return tf.where(possible, top.indices[:, -1], top.indices[:, min(1, self.rank - 1)])
+
+    def goal(self, y: Tensor, clean_logits: Tensor, target: Tensor) -> objectives.Objective:
+        """What it ascends, for labels [n], clean logits [n, c] and target classes [n]."""
+        goal = objectives.named(self.objective, y, clean_logits, target)
+        if self.passes == 1:
+            return goal
+        return dataclasses.replace(goal, success=lambda z: tf.zeros(tf.shape(z)[0], bool))
 
 
 class Iterated(Attack):
@@ -243,10 +264,12 @@ class Composite(Attack):
         _refuse_integers(x)
         seeds, clean = noise.or_positions(seeds, x), logits_fn(x)
         x_adv, misclassified = x, objective.success(clean)
+        ordered = {None: None}
         for run in self.attack_runs(clean.shape[-1]):
-            goal = objectives.named(
-                run.objective, objective.labels, clean, run.target(clean)
-            )
+            if run.order not in ordered:
+                ordered[run.order] = run.order(logits_fn, x, objective.labels)
+            target = run.target(clean, ordered[run.order])
+            goal = run.goal(objective.labels, clean, target)
             own = run.seeds(seeds)
             other = run.attack(logits_fn, x, goal, start=start, seeds=own)
             hit = ~misclassified & objective.success(logits_fn(other))

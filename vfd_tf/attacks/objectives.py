@@ -86,8 +86,13 @@ def _ordered_ce(y, logits):
     is_label = tf.one_hot(y, logits.shape[-1], on_value=True, off_value=False)
     others = tf.where(is_label, tf.cast(-np.inf, logits.dtype), logits)
     m = tf.reduce_logsumexp(others, -1) - losses.true_logit(y, logits)
-    below = np.exp(least) / (1 + tf.nn.relu(least - m))
-    return tf.where(m < least, below, tf.nn.softplus(m))
+    return _ordered(m, tf.nn.softplus(m), least)
+
+
+def _ordered(log_score, score, least):
+    """A score, or where its logarithm is below `least` what rises with that instead."""
+    below = np.exp(least) / (1 + tf.nn.relu(least - log_score))
+    return tf.where(log_score < least, below, score)
 
 
 def _least(logits):
@@ -139,6 +144,48 @@ def targeted_dlr(y: Tensor, target: Tensor) -> Objective:
     return _of_labels(score, y, target)
 
 
+def pm(y: Tensor) -> Objective:
+    """1 + max_{j != y} p_j - p_y for labels [n], from 0 to 2: PMA's probability margin.
+
+    The paper's is without the 1, and near -1 wherever the network is confident, where
+    floats of 32 bits tell nothing apart below 6e-8. The same gradient, computed as that of
+    (1 - p_y) + max p_j with 1 - p_y the sum of the others, and lifted like that of the
+    cross-entropy. Xie et al. 2025, https://arxiv.org/abs/2411.15210
+    """
+    y = losses.hard(y)
+
+    @tf.custom_gradient
+    def score(logits):
+        log_p = tf.nn.log_softmax(logits)
+        log_rise, slope = _probability_margin(y, log_p)
+        value = _ordered(log_rise, tf.exp(log_rise), _least(logits))
+        return value, lambda upstream: upstream[:, None] * slope
+
+    return _of_labels(score, y)
+
+
+def _probability_margin(y, log_p):
+    """log(1 + p_m - p_y) [n], m the likeliest other class, and the slope by logits [n, c].
+
+    The slope is p_m (1 - p_m + p_y) at m, -p_y (1 + p_m - p_y) at y, p_k (p_y - p_m) else.
+    """
+    lowest, classes = tf.cast(-np.inf, log_p.dtype), log_p.shape[-1]
+    label = tf.one_hot(y, classes, on_value=True, off_value=False)
+    others = tf.where(label, lowest, log_p)
+    first = tf.one_hot(tf.argmax(others, -1), classes, on_value=True, off_value=False)
+    own = losses.true_logit(y, log_p)[:, None]
+    best = tf.reduce_max(others, -1, keepdims=True)
+    but_first = tf.where(first, lowest, log_p)
+    log_rise = tf.reduce_logsumexp(tf.concat([others, best], -1), -1, keepdims=True)
+    log_fall = tf.reduce_logsumexp(tf.concat([but_first, own], -1), -1, keepdims=True)
+    lift = tf.nn.relu(_least(log_p) - tf.maximum(own + log_rise, best + log_fall))
+    lift = tf.where(tf.math.is_inf(lift), tf.zeros_like(lift), lift)  # no other class
+    size = log_p + tf.where(label, log_rise, tf.where(first, log_fall, tf.zeros_like(own)))
+    sign = tf.where(first, tf.ones_like(own), tf.exp(own) - tf.exp(best))
+    sign = tf.where(label, -tf.ones_like(own), sign)
+    return log_rise[:, 0], sign * tf.exp(size + lift)
+
+
 def _spread(top, below):
     """What DLR divides by; 1 where masked classes leave it too few."""
     spread = top - below + 1e-12
@@ -173,6 +220,7 @@ OBJECTIVES = {
     "ce": lambda y, clean, target: cross_entropy(y),
     "margin": lambda y, clean, target: margin(y),
     "dlr": lambda y, clean, target: dlr(y),
+    "pm": lambda y, clean, target: pm(y),
     "kl": lambda y, clean, target: kl(clean, y),
     "targeted-margin": lambda y, clean, target: targeted_margin(y, target),
     "targeted-dlr": lambda y, clean, target: targeted_dlr(y, target),

@@ -13,7 +13,7 @@ from vfd_tf import evaluation, files
 from vfd_tf.attacks.attack import radius
 from vfd_tf.cli import flags
 from vfd_tf.data import datasets
-from vfd_tf.evaluation import report
+from vfd_tf.evaluation import report, sanity
 from vfd_tf.evaluation.journal import made
 from vfd_tf.experiments.evaluation_plan import EvaluationPlan
 from vfd_tf.experiments.provenance import provenance
@@ -48,7 +48,7 @@ def run(values, words: list[str]) -> None:
         hold=values.hold,
     )
     test = data.test[: plan.max_images]
-    check_model(model, path, data)
+    check_model(model, path, data, test.y)
     check_writable(values.save_adversarial)
     facts = _facts(values, path, described)
     settings = _settings(values, plan, data, test, bounds)
@@ -140,14 +140,17 @@ def _of_the_model(test, batch_size, bounds):
     return test.batches(batch_size).map(lambda x, y: (low + x * (high - low), y))
 
 
-def check_model(model, path: str, data) -> None:
+def check_model(model, path: str, data, labels=()) -> None:
     """Raises `InputError` for a model that doesn't fit the data set.
 
-    More logits than classes are fine, as long as the labels mean the same; it is said.
+    More logits than classes are fine, as long as the labels mean the same; it is said,
+    unless an evaluation of images with these labels will.
     """
     network.tap(model)  # one input, logits as the only output
     classes = contract.check_fits(model, path, data)
-    if classes is not None and classes > data.num_classes:
+    if classes is None or classes <= data.num_classes:
+        return
+    if not sanity.of_many_logits(set(np.ravel(labels).tolist()), len(labels), classes):
         print(
             f"Note: {path} has {classes} classes and {data.name} {data.num_classes}, which "
             "are taken for the model's first."

@@ -53,6 +53,25 @@ def batches(data: Any, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray
             yield x, y
 
 
+def first_images(data: Any, count: int) -> Any:
+    """The first so many images of any data: a part of a `Split`, or batches [(x, y), ...].
+
+    Raises:
+        InputError: Less than one image, or what `batches` refuses.
+    """
+    if count < 1:
+        raise InputError(f"images must be a whole number from 1; got {count}.")
+    if isinstance(data, Split):
+        return data[:count]
+    found = []
+    for x, y in batches(data, count):
+        found.append((x[:count], y[:count]))
+        count -= len(found[-1][0])
+        if not count:
+            break
+    return found
+
+
 def _parts(data, batch_size):
     """(x, y, weight) of every batch."""
     if isinstance(data, Split):  # uint8 by design; others must be floats

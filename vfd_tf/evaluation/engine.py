@@ -13,7 +13,6 @@ import tensorflow as tf
 
 from vfd_tf import noise
 from vfd_tf.attacks import AttackRun
-from vfd_tf.attacks.objectives import named
 from vfd_tf.evaluation.attacked_model import AttackedModel
 from vfd_tf.evaluation.batch_runner import BatchRunner
 from vfd_tf.evaluation.protocols import Protocol, protocol
@@ -33,6 +32,7 @@ class Progress:
         attempted: Which images any run was on.
         runs_done: How many runs are done.
         after: Stage -> which images were robust after it.
+        ordered: Order of classes -> the classes [n, k] of every image; not saved.
     """
 
     robust_so_far: np.ndarray
@@ -40,11 +40,12 @@ class Progress:
     attempted: np.ndarray
     runs_done: int = 0
     after: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    ordered: dict[Callable, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def begin(cls, window: Window, early_stop: bool) -> "Progress":
+    def begin(cls, window: Window, correct: np.ndarray, early_stop: bool) -> "Progress":
         """Nothing done; what is misclassified without an attack is left out of all runs."""
-        robust = window.correct.copy() if early_stop else np.ones(len(window), bool)
+        robust = correct.copy() if early_stop else np.ones(len(window), bool)
         return cls(robust, window.x.copy(), np.zeros(len(window), bool))
 
     @property
@@ -146,7 +147,10 @@ class Engine:
             save: Called with the progress after every run.
             watch: Called with (step, steps) as a run goes on.
         """
-        progress = saved or Progress.begin(window, self.early_stop)
+        correct, passes = window.correct, attack.attack.passes
+        if passes > 1:
+            correct = self._is_correct(window.y, window.x, passes)
+        progress = saved or Progress.begin(window, correct, self.early_stop)
         number, stages = 0, attack.stages(window.clean_logits.shape[-1])
         for i, (stage, runs) in enumerate(stages.items()):
             for run in runs:
@@ -156,21 +160,23 @@ class Engine:
                     progress.runs_done = number
                     save(progress)
             # A stage that was done before a resume keeps what it found then.
-            progress.after.setdefault(stage, progress.robust_so_far & window.correct)
+            progress.after.setdefault(stage, progress.robust_so_far & correct)
         return progress
 
     def _run(self, run, window, progress, stage, transfer, watch):
         """One run on the images that are still robust; what is misclassified now."""
         index = np.flatnonzero(progress.robust_so_far)
         batch = window.take(index)
+        if run.order is not None:
+            batch["ordered"] = self._ordered(run.order, window, progress)[index]
         if transfer:
             batch["clean_logits"] = self.logits(batch["x"], source=True)
         if stage:
             batch["seeds"] = noise.fork(batch["seeds"], _STAGES + stage).numpy()
         found = self.examples(run, batch, watch=watch)
-        wrong = ~is_correct(batch["y"], self.logits(found))
+        wrong = ~self._is_correct(batch["y"], found, run.passes)
         left = np.flatnonzero(~wrong)
-        if len(left) and not transfer:
+        if len(left) and not transfer and run.passes == 1:
             # Where rounding stopped an attack too early: again, on the network itself.
             early = ~is_correct(batch["y"][left], self.logits(found[left], source=True))
             again = left[early]
@@ -182,6 +188,25 @@ class Engine:
         progress.x_adv[index[first]] = found[first]
         progress.attempted[index] = True
         progress.robust_so_far[index[wrong]] = False
+
+    def _is_correct(self, y, x, passes=1):
+        """Which images are classified correctly in more than half of so many passes."""
+        hits = sum(is_correct(y, self.logits(x)).astype(int) for _ in range(passes))
+        return 2 * hits > passes
+
+    def _ordered(self, order, window, progress):
+        """The classes [n, k] in an order, of all images that are robust so far."""
+        if order not in progress.ordered:
+            left = progress.robust_so_far
+
+            def classes(x, y):
+                return {"classes": order(self.model.logits_fn(True), x, y)}
+
+            some = {"x": window.x[left], "y": window.y[left]}
+            found = self.runner.run(("order", order), classes, some)["classes"]
+            progress.ordered[order] = np.zeros((len(window), found.shape[1]), found.dtype)
+            progress.ordered[order][left] = found
+        return progress.ordered[order]
 
     def examples(
         self,
@@ -195,9 +220,9 @@ class Engine:
         Without `source`, made on the network itself.
         """
         attack, x, seeds = run.attack, batch["x"], run.seeds(batch["seeds"])
-        target = run.target(batch["clean_logits"])
+        target = run.target(batch["clean_logits"], batch.get("ordered"))
         given = {"x": x, "y": batch["y"], "clean": batch["clean_logits"]}
-        given["target"] = batch["y"] if target is None else target.numpy()
+        given["target"] = batch["y"] if target is None else np.asarray(target)
         state = self.runner.run(
             ("begin", attack),
             lambda x, seeds: attack.begin(x, None, seeds),
@@ -229,11 +254,11 @@ class Engine:
 
         def advance(first, last, state, x, y, clean, target):
             logits_fn = self.model.logits_fn(source)
-            objective = named(run.objective, y, clean, target)
+            objective = run.goal(y, clean, target)
             state = run.attack.advance(logits_fn, x, objective, state, first, last)
             return {**state, "done": run.attack.done(state)}
 
-        key = "advance", run.attack, run.objective, source
+        key = "advance", run.attack, run.objective, run.passes > 1, source
         steps = [tf.constant(n) for n in (first, last)]
         new = self.runner.run(key, advance, arrays, steps)
         return new, new.pop("done")

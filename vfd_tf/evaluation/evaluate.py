@@ -187,7 +187,7 @@ class _Job:
         self.keep = examples
         self.found = {name: [] for name in plan}
         self.clean, self.seconds = [], dict.fromkeys(plan, 0.0)
-        self.surrogate, self.dead = [], []
+        self.surrogate, self.dead, self.labels = [], [], set()
         self.sizes = {name: [] for name in plan}
 
     def run(self, data) -> EvaluationResult:
@@ -195,6 +195,7 @@ class _Job:
         for number, window in enumerate(self.engine.windows.read(data, self.seed)):
             self.clean.append(window.correct)
             self.classes = window.clean_logits.shape[-1]
+            self.labels |= set(window.y.tolist())
             self.screen.say("clean", self.clean)
             if number == 0:
                 warnings += sanity.of_model(self.engine, window)
@@ -220,6 +221,8 @@ class _Job:
         found = found + sanity.of_gradients(np.concatenate(self.dead))
         found += sanity.of_undefined(self.engine.undefined)
         found += sanity.of_few_classes(self.plan, self.classes)
+        images = sum(map(len, self.clean))
+        found += sanity.of_many_logits(self.labels, images, self.classes)
         found += sanity.of_verdicts(result, self.plan)
         return [*dict.fromkeys(objections + found)]
 

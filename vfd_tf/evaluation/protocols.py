@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from vfd_tf.attacks import (
+    APGDT,
     ATTACKS,
     OBJECTIVES,
     PGD,
@@ -41,7 +42,13 @@ class Protocol:
         """
         members = getattr(self.attack, "members", {"": self.attack})
         form = (lambda a: a) if self.transfer else (lambda a: a.for_evaluation())
-        return {k: form(a).attack_runs(classes, self.objective) for k, a in members.items()}
+        return {
+            name: tuple(
+                dataclasses.replace(run, passes=self.attack.passes)
+                for run in form(attack).attack_runs(classes, self.objective)
+            )
+            for name, attack in members.items()
+        }
 
     def describe(self) -> str:
         """One line with every hyper-parameter."""
@@ -69,6 +76,8 @@ PRESETS = {
     "cw-linf": (PGD, {"steps": 100}, "margin"),
     "autoattack-plus": (AutoAttack, {"version": "plus"}, "ce"),
     "autoattack-rand": (AutoAttack, {"version": "rand"}, "ce"),
+    "autoattack-quick": (AutoAttack, {"version": "quick"}, "ce"),
+    "malt": (APGDT, {"target_order": "malt"}, "ce"),
 }
 TRANSFER = "transfer-"  # begins the names of attacks that are made on a surrogate
 _UNTARGETED = {name: o for name, o in OBJECTIVES.items() if not name.startswith("targeted")}
@@ -80,7 +89,7 @@ def protocol(attack: Any, epsilon: float = 8 / 255, norm: str = "linf") -> Proto
     """What a name stands for: "fgsm", "pgd20", "pgd20-margin", "autoattack", "cw:c=10".
 
     An attack of `ATTACKS` or a preset; PGD and MIM with their number of steps, PGD also
-    with its objective (ce where none is named, kl, margin, dlr). Fields follow colons:
+    with its objective (ce where none is named, kl, margin, dlr, pm). Fields follow colons:
     "pgd50:restarts=10". PGD: uniform start, step epsilon / 4, one run. `cw` is
     C&W with c = 1, kappa 0, 1,000 steps of 0.01; `cw-search` searches c; `cw-linf` is
     PGD-100 on the margin. "transfer-pgd20" is PGD-20 made on a surrogate. An attack given

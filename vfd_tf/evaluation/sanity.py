@@ -85,6 +85,23 @@ def of_few_classes(protocols, classes: int) -> list[str]:
     return found
 
 
+def of_many_logits(labels, images: int, classes: int) -> list[str]:
+    """A warning of at least twice as many logits as classes, as of defences that add some.
+
+    Not where the labels [k] that were found aren't 0, ..., k - 1 of at least two classes,
+    or so few images would leave half of the classes out by chance.
+    """
+    count = len(labels)
+    whole = count > 1 and max(labels) == count - 1
+    if not whole or 2 * count > classes or (count / classes) ** images > 1e-3:
+        return []
+    return [
+        f"The model has {classes} logits, and the labels of {images} images are 0 to "
+        f"{count - 1}: the others count as misclassified and attacks aim at them; drop "
+        "those that are no class of the data, or add each to the class it stands for."
+    ]
+
+
 def _objectives(protocol, classes):
     return {run.objective for runs in protocol.stages(classes).values() for run in runs}
 

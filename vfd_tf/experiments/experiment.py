@@ -4,6 +4,7 @@ import dataclasses
 import json
 from typing import Any
 
+from vfd_tf import evaluation
 from vfd_tf.attacks import PGD, Attack
 from vfd_tf.data import datasets
 from vfd_tf.data.holding import HOLDS
@@ -55,9 +56,20 @@ class Recipe(TrainingOptions):
         part_of="attack",
     )
     awp_warmup: int = hyper(0, "epochs before AWP begins", minimum=0, part_of="student")
+    val_attack: str = hyper(
+        "pgd10", "protocol that chooses the best student, every epoch", part_of="attack"
+    )
+    val_attack_images: int | None = hyper(
+        None, "held-out images that it takes; none: all", minimum=1, part_of="attack"
+    )
 
     def __post_init__(self):
         super().__post_init__()
+        if evaluation.protocol(self.val_attack).transfer:
+            raise InputError(
+                f"val_attack={self.val_attack} is made on a surrogate: name the attack "
+                "itself, such as pgd10."
+            )
         if self.awp_warmup and not self.awp_gamma:
             raise InputError("awp_warmup needs awp_gamma (--awp_gamma=0.005).")
 

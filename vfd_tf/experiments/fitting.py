@@ -101,7 +101,8 @@ def callbacks_of(experiment, session, directory):
     monitor = "val_accuracy"
     threat = {"epsilon": experiment.attack.epsilon, "norm": experiment.attack.norm}
     if experiment.method.adversarial:
-        robust = callbacks.RobustAccuracy(data.validation, **threat)
+        own = {"attack": recipe.val_attack, "images": recipe.val_attack_images}
+        robust = callbacks.RobustAccuracy(data.validation, **own, **threat)
         monitor = robust.metric
         listed += [robust, callbacks.CatastrophicOverfitting(monitor)]
         listed.append(callbacks.RobustOverfitting(monitor))

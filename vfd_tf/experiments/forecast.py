@@ -71,9 +71,12 @@ class Work:
         recipe = experiment.recipe
         self.steps = len(data.train) // recipe.batch_size
         self.step = recipe.batch_size * (own * student + each * teachers)
-        attacked = 10 * IMAGE_GRADIENT if experiment.method.adversarial else 0
-        validation = len(data.validation) * (1 + attacked) * student
-        self.epoch = self.steps * self.step + validation
+        validation = len(data.validation)
+        if experiment.method.adversarial:
+            own, count = (recipe.val_attack,), recipe.val_attack_images or validation
+            forwards = evaluation_forwards(own, plan, data.num_classes) - 1
+            validation += min(count, validation) * forwards
+        self.epoch = self.steps * self.step + validation * student
         self.training = recipe.epochs * self.epoch
         made = ("best", "last") if recipe.average == "none" else STUDENTS
         students = set(made) & set(plan.students)

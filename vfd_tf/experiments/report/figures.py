@@ -9,7 +9,11 @@ from vfd_tf.experiments.report.statistics import interval
 from vfd_tf.experiments.report.summary import AVERAGE, Summary, student_text
 from vfd_tf.experiments.report.tables import head
 
-HISTORY = {"val_accuracy": "clean", "val_pgd10_accuracy": "PGD-10"}
+HISTORY = {
+    "val_accuracy": "clean",
+    "val_pgd10_accuracy": "PGD-10",
+    "val_autoattack-quick_accuracy": "APGD-CE, APGD-T",
+}
 FILLED = {"last": "full", AVERAGE: "none"}
 _ENTRY = 1.9  # inches of an entry of a legend
 
