@@ -18,6 +18,7 @@ from vfd_tf.attacks.objectives import (
     dlr,
     kl,
     margin,
+    squared,
     targeted_dlr,
     targeted_margin,
 )
@@ -68,6 +69,7 @@ __all__ = [
     "generator",
     "kl",
     "margin",
+    "squared",
     "targeted_dlr",
     "targeted_margin",
 ]

@@ -39,7 +39,7 @@ class AdversarialTrainer(Trainable):
             default PGD-10, L-inf 8/255.
         distillation: A distillation or its name; default none.
         teacher: Frozen vanilla network (VFD, KD, BGAT, HAT).
-        robust_teacher: Frozen robust network (KD).
+        robust_teacher: Frozen robust network (KD, RSLAD).
         partner: Network trained jointly (LBGAT).
         seed: With the step and the position in the global batch, decides all noise.
         options: `TrainingOptions`: AWP, averages of weights, clipping, label smoothing, ...
@@ -133,6 +133,19 @@ class AdversarialTrainer(Trainable):
         self._untracked.trackers = {
             t: keras.metrics.Mean(name) for t, name in names.items()
         }
+
+    def anneal(self, epoch: int, epochs: int) -> dict[str, float]:
+        """Sets the weights that method and distillation themselves change by the epoch.
+
+        Returns:
+            Running value -> what it is in this epoch.
+        """
+        own = self.method.schedules(epochs) | self.distillation.schedules(epochs)
+        factors = {f"{term}_weight": schedule(epoch) for term, schedule in own.items()}
+        known = {name: f for name, f in factors.items() if name in self.scheduled}
+        for name, factor in known.items():
+            self.scheduled[name].assign(self.full_values[name] * factor)
+        return {name: float(self.scheduled[name].numpy()) for name in known}
 
     @property
     def fitted(self) -> keras.Model:

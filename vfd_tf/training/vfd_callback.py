@@ -157,6 +157,7 @@ class VFDCallback(keras.callbacks.Callback):
         value = self.full_lambda * float(self.schedule(epoch))
         self.trainer.term_weights["vfd"].assign(value)
         if self.trainer is not self.model:
+            self.trainer.anneal(epoch, self.params["epochs"])
             self.trainer.reset_metrics()
             self.divergence.on_epoch_begin(epoch)
 
