@@ -1,13 +1,15 @@
 """GAT, DKL and SCORE's distance: formulas, gradients, laws, what attacks ascend."""
 
+import fits
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from scipy.special import log_softmax, softmax
 
-from vfd_tf import AdversarialTrainer, attacks, losses, noise
+from vfd_tf import AdversarialTrainer, InputError, attacks, losses, noise
 from vfd_tf.training.callbacks import Anneal, LambdaSchedule
-from vfd_tf.training.methods import DKL, GAT, HAT, TRADES
+from vfd_tf.training.methods import DKL, GAT, HAT, IKL, TRADES
 from vfd_tf.training.schedules import Late
 
 N, C = 6, 5
@@ -216,3 +218,72 @@ def test_an_anneal_of_the_user_has_the_last_word(make_network, toy):
     rise = Anneal("guided_weight", LambdaSchedule("linear", 4))
     logs = trainer.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=[rise]).history
     assert logs["guided_weight"] == [2.5, 5.0]
+
+
+# --- what IKL learns ----------------------------------------------------------------------
+
+
+def test_ikl_weighs_the_variance_by_the_class_means_of_the_label():
+    means = softmax(RANDOM.randn(C, C), -1)
+    for power in (1.0, 0.4):
+        bound = IKL(power=power).bound({"class_means": tf.constant(means)})
+        w = means[Y] ** power / (means[Y] ** power).sum(-1, keepdims=True)
+        np.testing.assert_allclose(terms(bound)["variance"], double_sum(w, A, B))
+        mixed = bound.class_weights(tf.constant(np.eye(C)[Y]), tf.constant(A))
+        np.testing.assert_allclose(mixed, w)
+    uniform = np.full((N, C), 1 / C)
+    np.testing.assert_allclose(terms(IKL())["variance"], double_sum(uniform, A, B))
+    assert IKL().bound({"class_means": means}) == IKL()
+
+
+def test_ikl_takes_the_means_of_an_epoch_and_keeps_those_of_classes_without_images():
+    method, y = IKL(temperature=2.0), np.array([0, 0, 1, 1, 3, 3])
+    state = method.state(C)
+    np.testing.assert_array_equal(state["class_means"], np.full((C, C), 1 / C, "float32"))
+    for part in (slice(0, 4), slice(4, 6)):
+        seen = method.seen(y[part], tf.constant(A[part], tf.float32), {})
+        state |= {k: np.array(v) for k, v in method.after_step(state, seen).items()}
+    state = method.after_epoch(state)
+    for label in range(C):
+        own = softmax(A[y == label] / 2, -1).mean(0) if label in y else 1 / C
+        np.testing.assert_allclose(state["class_means"][label], own, rtol=1e-6)
+    assert not state["class_sums"].any()
+
+
+def ikl():
+    """A trainer of IKL, always the same."""
+    keras.utils.set_random_seed(0)
+    trainer = AdversarialTrainer(fits.network(), "ikl", attacks.PGD(steps=1), seed=3)
+    trainer.compile(keras.optimizers.SGD(0.5), steps_per_execution=1)
+    return trainer
+
+
+def test_a_fit_learns_the_means_of_its_last_epoch(make_network, toy):
+    x, y = toy
+    trainer = AdversarialTrainer(make_network(), IKL(), attacks.PGD(steps=1))
+    trainer.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
+    twin = keras.models.clone_model(trainer.network)
+    twin.set_weights(trainer.network.get_weights())
+    trainer.fit(x, y, batch_size=8, shuffle=False, verbose=0)
+    batches = [twin(x[i : i + 8], training=True)["logits"].numpy() for i in (0, 8, 16)]
+    p = softmax(np.concatenate(batches) / 4, -1)
+    means = trainer.learning.variables[0]["class_means"].numpy()
+    for label in set(y):
+        np.testing.assert_allclose(means[label], p[y == label].mean(0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("place", [("before", 0, 2), ("test", 0), ("before", 1, 1)])
+def test_a_fit_with_class_means_goes_on_to_the_same_bits(tmp_path, place):
+    fits.killed(ikl, tmp_path, *place)
+    fits.assert_same(fits.resumed(ikl, tmp_path), fits.unbroken(ikl))
+
+
+def test_a_student_whose_classes_are_unknown_is_refused():
+    class Bare(keras.Model):
+        def call(self, x):
+            return tf.reduce_mean(x, (1, 2))
+
+    student = Bare()
+    student(np.zeros((1, 4, 4, 3), "float32"))
+    with pytest.raises(InputError, match="IKL has to know how many classes"):
+        AdversarialTrainer(student, "ikl")

@@ -159,6 +159,7 @@ REST = {
     "hat": {"adv": 2.5, "helper": 0.5},
     "gat": {"guided": 10.0},
     "dkl": {"soft": 4.0, "variance": 20.0},
+    "ikl": {"soft": 4.0, "variance": 20.0},
 }
 
 

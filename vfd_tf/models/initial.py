@@ -46,8 +46,8 @@ def check(init: str | None, arch: str) -> None:
         raise InputError(f"--init={init}: weights are downloaded by https:// alone.")
     if not _file_name(init).endswith(_ENDINGS):
         raise InputError(
-            f"--init={init} is neither imagenet, teacher nor a .keras or .h5 file: save it "
-            "with model.save('name.keras')."
+            f"--init={init} is neither imagenet nor a .keras or .h5 file (nor teacher): "
+            "save the model with model.save('name.keras')."
         )
     if not _is_address(init) and not os.path.isfile(init):
         raise InputError(f"There is no file {init}, which --init names.")

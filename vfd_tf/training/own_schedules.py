@@ -4,7 +4,7 @@ import keras
 
 
 class OwnSchedules(keras.callbacks.Callback):
-    """Lets an `AdversarialTrainer` set its weights of an epoch, and logs them.
+    """Lets an `AdversarialTrainer` set its weights of an epoch, logs them, and learns.
 
     First in every `fit`, so that an `Anneal` of the user has the last word.
     """
@@ -13,5 +13,6 @@ class OwnSchedules(keras.callbacks.Callback):
         self.values = self.model.anneal(epoch, self.params["epochs"])
 
     def on_epoch_end(self, epoch: int, logs=None) -> None:
+        self.model.learning.after_epoch()
         if logs is not None:
             logs |= {n: float(self.model.scheduled[n].numpy()) for n in self.values}

@@ -176,7 +176,8 @@ class Step:
         }
         if "clean" in self.term_weights and "clean" not in terms:
             terms["clean"] = losses.cross_entropy(y, student["clean"]["logits"])
-        terms = {name: terms[name] for name in self.term_weights}
+        kept = *self.term_weights, *self.distillation.watches
+        terms = {name: terms[name] for name in kept}
         return student, {**terms, **self.distillation.report(student, frozen["teacher"])}
 
     def _adv_accuracy(self, y, student, dtype):

@@ -167,6 +167,7 @@ class VFDCallback(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs=None) -> None:
         if self.trainer is not self.model:
+            self.trainer.learning.after_epoch()
             self.divergence.on_epoch_end(epoch, logs)
         if logs is None:
             return

@@ -9,10 +9,11 @@ from collections.abc import Callable
 
 from vfd_tf.attacks import Objective
 from vfd_tf.hyperparameters import Component, component
+from vfd_tf.training.learned import Learner
 from vfd_tf.types import Outputs, Tensor, Terms
 
 
-class Distillation(Component):
+class Distillation(Component, Learner):
     """Base of all distillations.
 
     Class facts that the trainer reads:

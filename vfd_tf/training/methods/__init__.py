@@ -2,7 +2,7 @@
 
 from vfd_tf.training.methods.base import Method, NormalStart
 from vfd_tf.training.methods.classic import ALP, HAT, MART, PGDAT, TRADES, Natural
-from vfd_tf.training.methods.decoupled import DKL
+from vfd_tf.training.methods.decoupled import DKL, IKL
 from vfd_tf.training.methods.guided import GAT
 
 METHODS = {
@@ -14,6 +14,7 @@ METHODS = {
     "hat": HAT,
     "gat": GAT,
     "dkl": DKL,
+    "ikl": IKL,
 }
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "DKL",
     "GAT",
     "HAT",
+    "IKL",
     "MART",
     "METHODS",
     "Method",

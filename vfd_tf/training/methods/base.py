@@ -11,10 +11,11 @@ from typing import Any
 from vfd_tf import noise
 from vfd_tf.attacks import objectives
 from vfd_tf.hyperparameters import Component, hyper
+from vfd_tf.training.learned import Learner
 from vfd_tf.types import Outputs, Tensor, Terms
 
 
-class Method(Component):
+class Method(Component, Learner):
     """Base of all methods.
 
     Class facts that the trainer reads:
