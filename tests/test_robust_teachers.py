@@ -7,7 +7,7 @@ import tensorflow as tf
 from scipy.special import log_softmax, softmax
 
 from vfd_tf import AdversarialTrainer, TrainingOptions, attacks, noise
-from vfd_tf.training.distillation import IGDM, MTARD, RSLAD
+from vfd_tf.training.distillation import BMTARD, IGDM, MTARD, RSLAD
 from vfd_tf.training.methods import METHODS
 
 N, C = 6, 5
@@ -147,6 +147,63 @@ def test_mtard_is_its_formula_and_vanishes_for_teachers_that_are_the_student():
     np.testing.assert_allclose(terms["vanilla"], expected)
     for term in MTARD().terms(Y, student, student, student).values():
         np.testing.assert_allclose(term, 0, atol=1e-12)
+
+
+def test_b_mtard_begins_as_mtard():
+    student, robust, vanilla = outputs("clean", "adv"), outputs("adv"), outputs("clean")
+    hot = {"adv": 0.2, "clean": 0.6, "adv_temperature": 2.0}
+    balanced = BMTARD(**hot).terms(Y, student, vanilla, robust)
+    plain = MTARD(**hot).terms(Y, student, vanilla, robust)
+    np.testing.assert_allclose(balanced["robust"], 0.25 * plain["robust"])
+    np.testing.assert_allclose(balanced["vanilla"], 0.75 * plain["vanilla"])
+    p = softmax(logits(robust, "adv") / 2, -1)
+    np.testing.assert_allclose(balanced["robust_entropy"], -(p * np.log(p)).sum(-1))
+
+
+def by_the_original(state, means):
+    """One step of temperatures and shares, as the original code writes it."""
+    l_adv, l_nat, h_adv, h_nat = means
+    first = state["first_losses"] if state["first_losses"][0] else (l_adv, l_nat)
+    adv = state["adv_temperature"] - 0.001 * np.sign(h_adv / h_nat - 1)
+    nat = state["clean_temperature"] - 0.001 * np.sign(h_nat / h_adv - 1)
+    hat_adv, hat_nat = l_adv / first[0], l_nat / first[1]
+    mean = (hat_adv + hat_nat) / 2
+    rate_adv, rate_nat = hat_adv / mean, hat_nat / mean
+    share_nat, share_adv = state["clean_share"], 1 - state["clean_share"]
+    share_nat -= 0.025 * (share_nat - rate_nat / (rate_adv + rate_nat))
+    share_adv -= 0.025 * (share_adv - rate_adv / (rate_adv + rate_nat))
+    return {
+        "clean_share": share_nat / (share_nat + share_adv),
+        "adv_temperature": np.clip(adv, 1, 10),
+        "clean_temperature": np.clip(nat, 1, 10),
+        "first_losses": np.array(first),
+    }
+
+
+def test_b_mtard_moves_as_the_original_does():
+    method = BMTARD(clean_temperature=1.5)
+    state = expected = method.state(C)
+    for _ in range(5):
+        means = RANDOM.uniform(0.5, 2, 4).astype("float32")
+        watched = {
+            n: m * np.ones(N, "f") for n, m in zip(method.watches, means, strict=True)
+        }
+        seen = method.seen(Y, tf.zeros([N, C]), watched)
+        state, expected = method.after_step(state, seen), by_the_original(expected, means)
+        for name, value in expected.items():
+            np.testing.assert_allclose(state[name], value, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.filterwarnings("ignore:.*is not used by")
+def test_a_fit_logs_what_b_mtard_has_learned_and_the_next_step_uses_it(make_network, toy):
+    trainer, _ = trainer_of(make_network, "trades", "b-mtard")
+    logs = trainer.fit(*toy, batch_size=8, epochs=2, verbose=0).history
+    moved = np.diff([1.0, *logs["adv_temperature"]])
+    assert np.abs(moved).max() <= 0.003 + 1e-6
+    assert logs["clean_temperature"] != [1.0, 1.0] or logs["adv_temperature"] != [1.0, 1.0]
+    assert 0 < logs["clean_share"][-1] < 1 and logs["clean_share"][0] != 0.5
+    share = trainer._make_step().distillation.learned["clean_share"]
+    assert float(share) == pytest.approx(logs["clean_share"][-1])
 
 
 SOFT = {"soft_adv": 5 / 6, "soft_clean": 1 / 6}

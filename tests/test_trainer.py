@@ -75,6 +75,7 @@ def the_loss_is_the_weighted_sum_of_its_logged_terms(trainer, logs):
     terms = {f"{term}_loss" for term in weights}
     running = trainer.method.schedules(1) | trainer.distillation.schedules(1)
     terms |= {f"{term}_weight" for term in running if term in weights}
+    terms |= set(trainer.learning.scalars())
     assert set(logs) == {"loss", "accuracy", *adversarial, *watched, *terms}
 
 

@@ -57,6 +57,13 @@ def kl_divergence(p_logits: Tensor, q_logits: Tensor) -> Tensor:
     return tf.reduce_sum(p * ratio, axis=-1)
 
 
+def entropy(logits: Tensor) -> Tensor:
+    """-sum_c p_c log p_c of the probabilities of logits: [n, c] -> [n], nats."""
+    log_p = tf.nn.log_softmax(logits)
+    p = tf.exp(log_p)
+    return -tf.reduce_sum(tf.where(p > 0, p * log_p, tf.zeros_like(p)), axis=-1)
+
+
 def soft_cross_entropy(
     teacher_logits: Tensor, logits: Tensor, temperature: float = 1.0
 ) -> Tensor:

@@ -108,6 +108,11 @@ class Learning:
             for name, value in (part.after_epoch(values) if own else {}).items():
                 own[name].assign(value)
 
+    def scalars(self) -> dict[str, float]:
+        """Name -> value of the state that is one number, for logs."""
+        named = [item for own in self.variables for item in own.items()]
+        return {name: float(v.numpy()) for name, v in named if len(v.shape) == 0}
+
 
 def _variable(add_weight, name, value) -> keras.Variable:
     return add_weight(

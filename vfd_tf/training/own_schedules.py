@@ -16,3 +16,4 @@ class OwnSchedules(keras.callbacks.Callback):
         self.model.learning.after_epoch()
         if logs is not None:
             logs |= {n: float(self.model.scheduled[n].numpy()) for n in self.values}
+            logs |= self.model.learning.scalars()

@@ -5,6 +5,7 @@ distillation that replaces labels replaces the method's `hard_label` terms, and 
 of the method stays. Each class says what it does; `reweigh` does it.
 """
 
+from vfd_tf.training.distillation.balanced import BMTARD
 from vfd_tf.training.distillation.base import Distillation, NoDistillation
 from vfd_tf.training.distillation.features import VFD, equation_5
 from vfd_tf.training.distillation.labels import BGAT, KD, LBGAT
@@ -19,10 +20,12 @@ DISTILLATIONS = {
     "rslad": RSLAD,
     "igdm": IGDM,
     "mtard": MTARD,
+    "b-mtard": BMTARD,
 }
 
 __all__ = [
     "BGAT",
+    "BMTARD",
     "DISTILLATIONS",
     "Distillation",
     "IGDM",
