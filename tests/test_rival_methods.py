@@ -7,7 +7,14 @@ import pytest
 import tensorflow as tf
 from scipy.special import log_softmax, softmax
 
-from vfd_tf import AdversarialTrainer, InputError, attacks, losses, noise
+from vfd_tf import (
+    AdversarialTrainer,
+    InputError,
+    VFDCallback,
+    attacks,
+    losses,
+    noise,
+)
 from vfd_tf.training.callbacks import Anneal, LambdaSchedule
 from vfd_tf.training.methods import DKL, GAT, HAT, IKL, TRADES
 from vfd_tf.training.schedules import Late
@@ -218,6 +225,21 @@ def test_an_anneal_of_the_user_has_the_last_word(make_network, toy):
     rise = Anneal("guided_weight", LambdaSchedule("linear", 4))
     logs = trainer.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=[rise]).history
     assert logs["guided_weight"] == [2.5, 5.0]
+
+
+def test_in_the_fit_of_a_plain_model_weights_and_means_change_by_the_epoch_too(toy):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    for method in (GAT(late_share=0.5), IKL()):
+        model, teacher = fits.network(), fits.network()
+        model.compile(keras.optimizers.SGD(0.1), loss)
+        vfd = VFDCallback(teacher, method=method, attack=attacks.PGD(steps=1))
+        model.fit(*toy, batch_size=8, epochs=2, verbose=0, callbacks=[vfd])
+        if "guided" in method.weights:
+            assert float(vfd.trainer.scheduled["guided_weight"].numpy()) == 40.0
+        else:
+            means = vfd.trainer.learning.variables[0]["class_means"].numpy()
+            np.testing.assert_allclose(means.sum(1), 1, rtol=1e-5)
+            assert not np.allclose(means, 0.1)
 
 
 # --- what IKL learns ----------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Distillations from robust teachers: formulas, what they replace, what is attacked."""
 
+import fits
 import keras
 import numpy as np
 import pytest
@@ -204,6 +205,22 @@ def test_a_fit_logs_what_b_mtard_has_learned_and_the_next_step_uses_it(make_netw
     assert 0 < logs["clean_share"][-1] < 1 and logs["clean_share"][0] != 0.5
     share = trainer._make_step().distillation.learned["clean_share"]
     assert float(share) == pytest.approx(logs["clean_share"][-1])
+
+
+def balanced():
+    """A trainer of B-MTARD, always the same."""
+    keras.utils.set_random_seed(0)
+    networks = {role: fits.network() for role in ("teacher", "robust_teacher")}
+    trainer = AdversarialTrainer(
+        fits.network(), "pgd-at", attacks.PGD(steps=1), "b-mtard", seed=3, **networks
+    )
+    trainer.compile(keras.optimizers.SGD(0.5))
+    return trainer
+
+
+def test_a_fit_with_balanced_teachers_goes_on_to_the_same_bits(tmp_path):
+    fits.killed(balanced, tmp_path, "before", 1, 1)
+    fits.assert_same(fits.resumed(balanced, tmp_path), fits.unbroken(balanced))
 
 
 SOFT = {"soft_adv": 5 / 6, "soft_clean": 1 / 6}
