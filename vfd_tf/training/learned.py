@@ -8,7 +8,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vfd_tf.hyperparameters import InputError
 from vfd_tf.training import replicas
 from vfd_tf.types import Tensor, Terms
 
@@ -29,8 +28,12 @@ class Learner:
     learned: State | None = None
     watches = ()
 
-    def state(self, classes: int) -> dict[str, np.ndarray]:
-        """Name -> value before the first step."""
+    def state(self, classes: int | None) -> dict[str, np.ndarray]:
+        """Name -> value before the first step.
+
+        Args:
+            classes: Of the student, or None where its graph doesn't tell.
+        """
         return {}
 
     def bound(self, state: State) -> "Learner":
@@ -70,14 +73,8 @@ class Learning:
     def __init__(self, parts: tuple[Any, ...], add_weight: Callable, classes: int | None):
         self.parts, self.variables = parts, []
         for part in parts:
-            if type(part).state is not Learner.state and classes is None:
-                raise InputError(
-                    f"{type(part).__name__} has to know how many classes there are: make "
-                    "the student a functional or Sequential model."
-                )
-            start = part.state(classes) if classes else {}
-            own = {name: _variable(add_weight, name, v) for name, v in start.items()}
-            self.variables.append(own)
+            start = part.state(classes).items()
+            self.variables.append({n: _variable(add_weight, n, v) for n, v in start})
 
     def bound(self) -> list:
         """The parts, as a step uses them: with the state that it begins with."""

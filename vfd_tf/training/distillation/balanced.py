@@ -32,7 +32,7 @@ class BMTARD(MTARD):
     def weights(self) -> dict[str, float]:
         return {"robust": self.scale, "vanilla": self.scale}
 
-    def state(self, classes: int) -> dict[str, np.ndarray]:
+    def state(self, classes: int | None) -> dict[str, np.ndarray]:
         share = self.clean / max(self.adv + self.clean, 1e-12)
         return {
             "clean_share": np.float32(share),
@@ -49,7 +49,7 @@ class BMTARD(MTARD):
         robust_teacher: Outputs | None = None,
         partner: Outputs | None = None,
     ) -> Terms:
-        state = self.learned or self.state(0)
+        state = self.learned or self.state(None)
         adv, clean = student["adv"]["logits"], student["clean"]["logits"]
         share, hot_robust, hot_vanilla = (
             tf.cast(state[name], adv.dtype)

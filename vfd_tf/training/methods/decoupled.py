@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from vfd_tf import losses
 from vfd_tf.attacks import objectives
-from vfd_tf.hyperparameters import component, hyper
+from vfd_tf.hyperparameters import InputError, component, hyper
 from vfd_tf.training.methods.base import NormalStart, start_noise_field
 from vfd_tf.types import Outputs, Tensor, Terms
 
@@ -80,7 +80,12 @@ class IKL(DKL):
     temperature: float = hyper(4.0, "softmax temperature of the class means", minimum=1e-3)
     power: float = hyper(1.0, "exponent of the class means", minimum=0.0)
 
-    def state(self, classes: int) -> dict[str, np.ndarray]:
+    def state(self, classes: int | None) -> dict[str, np.ndarray]:
+        if classes is None:
+            raise InputError(
+                "IKL has to know how many classes there are: make the student a functional "
+                "or Sequential model."
+            )
         means = np.full((classes, classes), 1 / classes, "float32")
         return {"class_means": means, "class_sums": np.zeros_like(means)}
 
