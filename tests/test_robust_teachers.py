@@ -170,11 +170,11 @@ def by_the_original(state, means):
     hat_adv, hat_nat = l_adv / first[0], l_nat / first[1]
     mean = (hat_adv + hat_nat) / 2
     rate_adv, rate_nat = hat_adv / mean, hat_nat / mean
-    share_nat, share_adv = state["clean_share"], 1 - state["clean_share"]
+    share_nat, share_adv = state["clean_part"], 1 - state["clean_part"]
     share_nat -= 0.025 * (share_nat - rate_nat / (rate_adv + rate_nat))
     share_adv -= 0.025 * (share_adv - rate_adv / (rate_adv + rate_nat))
     return {
-        "clean_share": share_nat / (share_nat + share_adv),
+        "clean_part": share_nat / (share_nat + share_adv),
         "adv_temperature": np.clip(adv, 1, 10),
         "clean_temperature": np.clip(nat, 1, 10),
         "first_losses": np.array(first),
@@ -202,9 +202,9 @@ def test_a_fit_logs_what_b_mtard_has_learned_and_the_next_step_uses_it(make_netw
     moved = np.diff([1.0, *logs["adv_temperature"]])
     assert np.abs(moved).max() <= 0.003 + 1e-6
     assert logs["clean_temperature"] != [1.0, 1.0] or logs["adv_temperature"] != [1.0, 1.0]
-    assert 0 < logs["clean_share"][-1] < 1 and logs["clean_share"][0] != 0.5
-    share = trainer._make_step().distillation.learned["clean_share"]
-    assert float(share) == pytest.approx(logs["clean_share"][-1])
+    assert 0 < logs["clean_part"][-1] < 1 and logs["clean_part"][0] != 0.5
+    share = trainer._make_step().distillation.learned["clean_part"]
+    assert float(share) == pytest.approx(logs["clean_part"][-1])
 
 
 def balanced():

@@ -35,7 +35,7 @@ class BMTARD(MTARD):
     def state(self, classes: int | None) -> dict[str, np.ndarray]:
         share = self.clean / max(self.adv + self.clean, 1e-12)
         return {
-            "clean_share": np.float32(share),
+            "clean_part": np.float32(share),
             "adv_temperature": np.float32(self.adv_temperature),
             "clean_temperature": np.float32(self.clean_temperature),
             "first_losses": np.zeros(2, "float32"),
@@ -53,7 +53,7 @@ class BMTARD(MTARD):
         adv, clean = student["adv"]["logits"], student["clean"]["logits"]
         share, hot_robust, hot_vanilla = (
             tf.cast(state[name], adv.dtype)
-            for name in ("clean_share", "adv_temperature", "clean_temperature")
+            for name in ("clean_part", "adv_temperature", "clean_temperature")
         )
         robust = robust_teacher["adv"]["logits"] / hot_robust
         vanilla = teacher["clean"]["logits"] / hot_vanilla
@@ -78,10 +78,10 @@ class BMTARD(MTARD):
         first = tf.where(state["first_losses"] > 0, state["first_losses"], now)
         speed = tf.math.divide_no_nan(now, first)
         wanted = tf.math.divide_no_nan(speed[1], speed[0] + speed[1])
-        share, towards = state["clean_share"], tf.sign(robust_entropy - vanilla_entropy)
+        share, towards = state["clean_part"], tf.sign(robust_entropy - vanilla_entropy)
         step = self.temperature_rate * towards
         return {
-            "clean_share": share - self.weight_rate * (share - wanted),
+            "clean_part": share - self.weight_rate * (share - wanted),
             "adv_temperature": self._bounded(state["adv_temperature"] - step),
             "clean_temperature": self._bounded(state["clean_temperature"] + step),
             "first_losses": first,
