@@ -27,7 +27,14 @@ from vfd_tf.training.optimizers import SGD
 
 CLASSES, SHAPE = 10, (32, 32, 3)
 TRAINING_PASSES = {"natural": 1, "pgd-at": 1, "alp": 2, "trades": 2, "mart": 2, "hat": 3}
-CLEAN_LOGITS = ("trades", "hat")  # the objective of their attack is a KL to them
+TRAINING_PASSES |= {"gat": 2, "dkl": 2, "ikl": 2}
+CLEAN_LOGITS = (
+    "trades",
+    "hat",
+    "gat",
+    "dkl",
+    "ikl",
+)  # the score of their attack reads them
 JIT = {"auto": "auto", "on": True, "off": False}
 
 

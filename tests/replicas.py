@@ -23,6 +23,7 @@ BATCH, STEPS = 24, 21
 # Case: method, with BatchNorm, options of the step.
 CASES = {
     "trades": ("trades", False, {}),
+    "ikl": ("ikl", False, {}),
     "hat in parts": ("hat", False, {"accumulate_steps": 2}),
     "hat with batch norm": ("hat", True, {}),
     "trades with options": (
@@ -117,7 +118,11 @@ def results(strategy, case):
     x, y = data()[1]
     copies = [
         [part.numpy() for part in strategy.experimental_local_results(v.value)]
-        for v in [*trainer.student.weights, *getattr(trainer.average, "values", [])]
+        for v in [
+            *trainer.student.weights,
+            *getattr(trainer.average, "values", []),
+            *(v for own in trainer.learning.variables for v in own.values()),
+        ]
     ]
     robust = vfd_tf.RobustAccuracy((x, y), "pgd3", epsilon=0.01)
     robust.set_model(trainer)

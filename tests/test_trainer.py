@@ -63,21 +63,19 @@ def test_every_pair_moves_the_student_and_no_frozen_network(
     for role, network in roles.items():
         moved = not same(values(network), before[1][role])
         assert moved == (role == "partner" and "partner" in needs)
+    the_loss_is_the_weighted_sum_of_its_logged_terms(trainer, logs)
 
 
-@pytest.mark.parametrize(("method", "distill"), PAIRS)
-def test_the_loss_is_the_weighted_sum_of_its_logged_terms(
-    make_network, toy, method, distill
-):
-    x, y = (v[:8] for v in toy)
-    trainer, _ = trainer_of(make_network, method, distill, compile={"run_eagerly": True})
-    logs = trainer.fit(x, y, batch_size=8, verbose=0).history
+def the_loss_is_the_weighted_sum_of_its_logged_terms(trainer, logs):
     weights = {term: float(w.numpy()) for term, w in trainer.term_weights.items()}
     total = sum(weight * logs[f"{term}_loss"][0] for term, weight in weights.items())
     np.testing.assert_allclose(logs["loss"][0], total, rtol=1e-5)
-    adversarial = {"adv_accuracy"} if method != "natural" else set()
+    adversarial = {"adv_accuracy"} if trainer.method.adversarial else set()
     watched = {"gradient_norm", *trainer.distillation.reports}
     terms = {f"{term}_loss" for term in weights}
+    running = trainer.method.schedules(1) | trainer.distillation.schedules(1)
+    terms |= {f"{term}_weight" for term in running if term in weights}
+    terms |= set(trainer.learning.scalars())
     assert set(logs) == {"loss", "accuracy", *adversarial, *watched, *terms}
 
 

@@ -57,6 +57,13 @@ def kl_divergence(p_logits: Tensor, q_logits: Tensor) -> Tensor:
     return tf.reduce_sum(p * ratio, axis=-1)
 
 
+def entropy(logits: Tensor) -> Tensor:
+    """-sum_c p_c log p_c of the probabilities of logits: [n, c] -> [n], nats."""
+    log_p = tf.nn.log_softmax(logits)
+    p = tf.exp(log_p)
+    return -tf.reduce_sum(tf.where(p > 0, p * log_p, tf.zeros_like(p)), axis=-1)
+
+
 def soft_cross_entropy(
     teacher_logits: Tensor, logits: Tensor, temperature: float = 1.0
 ) -> Tensor:
@@ -123,6 +130,36 @@ def misclassification_weighted_kl(
     log_q = tf.math.log(tf.exp(log_q) + 1e-12)
     kl = tf.reduce_sum(p * (log_p - log_q), axis=-1)
     return kl * (1.0000001 - true_logit(y, p))
+
+
+def squared_probabilities(p_logits: Tensor, q_logits: Tensor) -> Tensor:
+    """||p - q||_2^2 of the probabilities of logits: [n, c], [n, c] -> [n].
+
+    In place of KL in SCORE, https://arxiv.org/abs/2202.10103, and the term of GAT,
+    https://arxiv.org/abs/2011.14969. Gradients flow through both arguments.
+    """
+    difference = tf.nn.softmax(p_logits) - tf.nn.softmax(q_logits)
+    return tf.reduce_sum(tf.square(difference), axis=-1)
+
+
+def squared_label_error(y: Tensor, logits: Tensor) -> Tensor:
+    """||p - y||_2^2 for labels [n] or [n, c], the Brier score: -> [n].
+
+    What SCORE's code has in place of the cross-entropy (P2333/SCORE).
+    """
+    difference = tf.nn.softmax(logits) - soft(y, logits.shape[-1], logits.dtype)
+    return tf.reduce_sum(tf.square(difference), axis=-1)
+
+
+def half_variance(weights: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """1/2 Var_w(a - b) over classes, weights that sum to 1: three [n, c] -> [n].
+
+    Equal to 1/4 sum_jk w_j w_k ((a_j - a_k) - (b_j - b_k))^2, DKL's weighted squared
+    error, without its [c, c] differences. https://arxiv.org/abs/2305.13948
+    """
+    difference = a - b
+    mean = tf.reduce_sum(weights * difference, axis=-1, keepdims=True)
+    return 0.5 * tf.reduce_sum(weights * tf.square(difference - mean), axis=-1)
 
 
 def squared_error(a: Tensor, b: Tensor) -> Tensor:

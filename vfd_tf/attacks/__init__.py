@@ -19,6 +19,7 @@ from vfd_tf.attacks.objectives import (
     kl,
     margin,
     pm,
+    squared,
     targeted_dlr,
     targeted_margin,
 )
@@ -72,6 +73,7 @@ __all__ = [
     "kl",
     "margin",
     "pm",
+    "squared",
     "targeted_dlr",
     "targeted_margin",
 ]

@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -30,6 +31,10 @@ class Objective:
 
     def __call__(self, logits: tf.Tensor) -> tf.Tensor:
         return self.score(logits)
+
+    def plus(self, more: Callable[[tf.Tensor], tf.Tensor]) -> "Objective":
+        """The objective whose score is the sum of this one's and another."""
+        return dataclasses.replace(self, score=lambda z: self.score(z) + more(z))
 
 
 def _with_softmax_slope(loss, log_target):
@@ -213,6 +218,16 @@ def kl(clean_logits: Tensor, y: Tensor | None = None) -> Objective:
         lambda logits: tf.cast(log_p, logits.dtype),
     )
     return _of_labels(score, y)
+
+
+def squared(clean_logits: Tensor, y: Tensor | None = None) -> Objective:
+    """||p(x) - p(x')||_2^2 against fixed clean logits [n, c]: SCORE's inner loss.
+
+    Success as in `kl`. https://arxiv.org/abs/2202.10103
+    """
+    clean_logits = tf.stop_gradient(clean_logits)
+    score = functools.partial(losses.squared_probabilities, clean_logits)
+    return dataclasses.replace(kl(clean_logits, y), score=score)
 
 
 # Name -> objective of labels [n], clean logits [n, c] and target classes [n].

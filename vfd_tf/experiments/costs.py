@@ -104,11 +104,10 @@ def _work(node, data, graph) -> Work:
     teachers = [
         _multiply_adds(experiment.prerequisite(role), data)
         for role in experiment.prerequisites
-        if experiment[role] == "auto"
+        if experiment[role] == "auto" and role in experiment.needs
     ]
     student = _multiply_adds(experiment, data)
-    others = {*experiment.method.needs, *experiment.distillation.needs}
-    unknown = len(others) - len(teachers)  # a partner, or a file
+    unknown = len(experiment.needs) - len(teachers)  # a partner, or a file
     before = graph.nodes.get(node.plan.surrogate)
     surrogate = _multiply_adds(before.experiment, data) if before else student
     beside = sum(teachers) + unknown * student

@@ -107,7 +107,7 @@ class Experiment(Component):
     normalize: bool = hyper(True, "first layer: the data set's mean and variance")
     seed: int = hyper(0, "seed of weights, order, augmentation and noise", minimum=0)
     teacher: str = hyper("auto", "vanilla teacher: a .keras file, or auto (find or train)")
-    robust_teacher: str = hyper("auto", "robust teacher of kd: a .keras file, or auto")
+    robust_teacher: str = hyper("auto", "robust teacher: a .keras file, or auto")
     teacher_seed: int = hyper(1000, "seed of teachers trained by auto", minimum=0)
     teacher_arch: str | None = hyper(
         None, "architecture of the vanilla teacher of auto; none: the student's"
@@ -128,11 +128,22 @@ class Experiment(Component):
         if self.teacher_arch is not None:
             architectures.check(self.teacher_arch)
         initial.check(self.init, self.arch)
+        if self.init == initial.TEACHER and self.teacher_arch not in (None, self.arch):
+            raise InputError(
+                f"--init=teacher needs a teacher of the student's architecture: leave out "
+                f"--teacher_arch={self.teacher_arch}, or name a file with --init."
+            )
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The roles of the networks that the losses of this run read."""
+        return tuple(dict.fromkeys((*self.method.needs, *self.distillation.needs)))
 
     @property
     def prerequisites(self) -> tuple[str, ...]:
         """The networks this run needs that are trained before it."""
-        needs = dict.fromkeys((*self.method.needs, *self.distillation.needs))
+        starts = ("teacher",) if self.init == initial.TEACHER else ()
+        needs = dict.fromkeys((*self.needs, *starts))
         return tuple(role for role in needs if role in PREREQUISITES)
 
     def prerequisite(self, role: str) -> "Experiment":
@@ -165,8 +176,11 @@ class Experiment(Component):
     def _init_of(self, arch):
         """The weights that a prerequisite of this architecture starts from.
 
-        Its student's; of another architecture, those of ImageNet alone are its own.
+        Its student's, unless these are a prerequisite's; of another architecture, those of
+        ImageNet alone are its own.
         """
+        if self.init == initial.TEACHER:
+            return None
         fits = arch == self.arch or (
             self.init == initial.IMAGENET and backbones.is_name(arch)
         )

@@ -17,13 +17,21 @@ from vfd_tf.training.optimizers import SGD, learning_rate
 from vfd_tf.training.trainer import AdversarialTrainer
 
 
-def network_of(experiment: Experiment, data) -> keras.Model:
-    """The network that an experiment starts from, for a data set."""
+def network_of(experiment: Experiment, data, teacher: str | None = None) -> keras.Model:
+    """The network that an experiment starts from, for a data set.
+
+    Args:
+        teacher: File of its vanilla teacher, for `init="teacher"`; where there is none yet
+            the weights are fresh ones.
+    """
     mean, variance = (data.mean, data.variance) if experiment.normalize else (0.0, 1.0)
     arch, width = experiment.arch, experiment.width
     build = architectures.architecture(arch)
     model = build(data.input_shape, data.num_classes, width, mean, variance)
-    if experiment.init:
+    if experiment.init == initial.TEACHER:
+        if teacher:
+            initial.start_from_teacher(model, teacher, arch)
+    elif experiment.init:
         initial.start(model, experiment.init, arch, width)
     return model
 
@@ -36,10 +44,12 @@ def make_trainer(
     steps = len(data.train) // recipe.batch_size
     keras.utils.set_random_seed(experiment.seed)
     with session.strategy.scope():
-        student = network_of(experiment, data)
-        given = {role: network.load(path) for role, path in files.items()}
-        if "partner" in experiment.distillation.needs:
-            given["partner"] = network_of(experiment, data)
+        start = files.get("teacher")
+        student = network_of(experiment, data, start)
+        needed = {role: path for role, path in files.items() if role in experiment.needs}
+        given = {role: network.load(path) for role, path in needed.items()}
+        if "partner" in experiment.needs:
+            given["partner"] = network_of(experiment, data, start)
         trainer = AdversarialTrainer(
             student,
             experiment.method,

@@ -88,7 +88,8 @@ class Runner:
             self.source.check(experiment, data.digest, self.keys)
         checks.check_recipe(experiment, self.session)
         stand_ins = {role: self._stand_in(role) for role in roles.WANTED}
-        student = cluster.in_turn(lambda: fitting.network_of(experiment, data))
+        start = self._given.get("teacher")
+        student = cluster.in_turn(lambda: fitting.network_of(experiment, data, start))
         roles.assemble(student, stand_ins, experiment.method, experiment.distillation)
         self._check_directories()
         for runner in self.prerequisites.values():
@@ -102,9 +103,10 @@ class Runner:
     def _stand_in(self, role):
         """The network of a role as far as it is known before anything is trained."""
         data = self.session.data
+        if role not in self.experiment.needs:  # --init=teacher alone reads its weights
+            return None
         if role == "partner":
-            wanted = role in self.experiment.distillation.needs
-            return fitting.network_of(self.experiment, data) if wanted else None
+            return fitting.network_of(self.experiment, data)
         if role in self._given:
             return network.load(self._given[role])
         if role in self.prerequisites:

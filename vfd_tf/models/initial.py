@@ -21,10 +21,10 @@ from vfd_tf.models import backbones, network
 from vfd_tf.models.keras_graph import finalize, graph_of, layer_of, layers_of, own_weights
 from vfd_tf.progress import say_once
 
-IMAGENET = "imagenet"
+IMAGENET, TEACHER = "imagenet", "teacher"
 HELP = (
-    "weights to start from: FILE.keras, FILE.weights.h5, an https:// address, or imagenet "
-    "(of --arch=keras:NAME); none: drawn"
+    "weights to start from: FILE.keras, FILE.weights.h5, an https:// address, imagenet "
+    "(of --arch=keras:NAME), or teacher, those of --teacher; none: drawn"
 )
 _ENDINGS = ".keras", ".h5"
 _ENOUGH = 0.5  # share of the weights that have to fit, but for the head's
@@ -33,7 +33,7 @@ _DAMAGED = "copy it again, or leave --init out"
 
 def check(init: str | None, arch: str) -> None:
     """Raises `InputError` for weights that can't be, as far as their name tells."""
-    if init is None:
+    if init in (None, TEACHER):
         return
     if init == IMAGENET:
         if not backbones.is_name(arch):
@@ -46,16 +46,18 @@ def check(init: str | None, arch: str) -> None:
         raise InputError(f"--init={init}: weights are downloaded by https:// alone.")
     if not _file_name(init).endswith(_ENDINGS):
         raise InputError(
-            f"--init={init} is neither imagenet nor a .keras or .h5 file: save the model "
-            "with model.save('name.keras')."
+            f"--init={init} is neither imagenet nor a .keras or .h5 file (nor teacher): "
+            "save the model with model.save('name.keras')."
         )
     if not _is_address(init) and not os.path.isfile(init):
         raise InputError(f"There is no file {init}, which --init names.")
 
 
 def mark(init: str) -> str:
-    """What weights are known by: imagenet, or the hash of what is in the file."""
-    return init if init == IMAGENET else f"sha256:{files.sha256(_local(init))[:16]}"
+    """What weights are known by: imagenet, teacher, or the hash of what is in the file."""
+    return (
+        init if init in (IMAGENET, TEACHER) else f"sha256:{files.sha256(_local(init))[:16]}"
+    )
 
 
 def start(model: keras.Model, init: str, arch: str, width: float = 1.0) -> None:
@@ -75,13 +77,35 @@ def start(model: keras.Model, init: str, arch: str, width: float = 1.0) -> None:
     say_once(_take(model, given, init, arch))
 
 
+def start_from_teacher(model: keras.Model, path: str, arch: str) -> None:
+    """Gives a fresh network all weights of its vanilla teacher, BatchNorm's too.
+
+    Raises:
+        InputError: A teacher of another architecture or other classes.
+    """
+    given = _read(path)
+    own, found = _weights_of(model), _fitting(model, given)
+    if len(found) < len(own) or len(given) != len(own):
+        raise InputError(
+            f"--init=teacher needs a teacher of the student's architecture, and {path} is "
+            f"no {arch} of its width and classes: name another --teacher, or auto."
+        )
+    say_once(_take(model, given, path, arch))
+
+
+def _fitting(model, given) -> dict[str, list]:
+    """Layer of the network -> the weights given for it, of those whose shapes fit."""
+    own = _weights_of(model)
+    kinds = {_snake(type(layer).__name__) for layer in layers_of(model)}
+    theirs = {name: given[old] for old, name in _canonical(given, kinds).items()}
+    pairs = {key: theirs.get(name, []) for key, name in _canonical(own, kinds).items()}
+    return {key: v for key, v in pairs.items() if _shapes(own[key]) == _shapes(v)}
+
+
 def _take(model, given, init, arch) -> str:
     """Puts weights into a network; the sentence that tells which."""
     own, head = _weights_of(model), layer_of(model.output["logits"])
-    kinds = {_snake(type(layer).__name__) for layer in layers_of(model)}
-    theirs = {name: given[old] for old, name in _canonical(given, kinds).items()}
-    names = _canonical(own, kinds)
-    fits = [key for key in own if _shapes(own[key]) == _shapes(theirs.get(names[key], []))]
+    fits = _fitting(model, given)
     wanted = sum(_size(values) for key, values in own.items() if key != head)
     if sum(_size(own[key]) for key in fits if key != head) < _ENOUGH * wanted:
         raise InputError(
@@ -89,7 +113,7 @@ def _take(model, given, init, arch) -> str:
             f"{init}: name a file of the same architecture, or leave --init out."
         )
     for key in fits:
-        for variable, value in zip(own[key], theirs[names[key]], strict=True):
+        for variable, value in zip(own[key], fits[key], strict=True):
             variable.assign(value)
     finalize(model)
     fresh = [key for key in own if key not in fits]

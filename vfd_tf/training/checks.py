@@ -68,8 +68,8 @@ def check_clips_nothing(optimizer) -> None:
         )
 
 
-def prepared_callbacks(callbacks) -> list:
-    """The callbacks of a `fit` as a list, one alone or none included.
+def prepared_callbacks(callbacks, *before) -> list:
+    """The callbacks of a `fit` as a list, one alone or none included, behind others.
 
     What monitors an accuracy or a loss and leaves the direction to Keras, which knows no
     metric of another callback, is told it: accuracies rise.
@@ -98,6 +98,7 @@ def prepared_callbacks(callbacks) -> list:
                 callback.mode = "max"
             elif monitor.endswith("loss"):
                 callback.mode = "min"
+    listed = [*before, *listed]
     if not any(isinstance(c, StopOnDivergence) for c in listed):
         listed.append(StopOnDivergence())
 

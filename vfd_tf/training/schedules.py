@@ -33,6 +33,17 @@ class LambdaSchedule(Component):
 
 
 @dataclasses.dataclass(frozen=True)
+class Late:
+    """A schedule: 1 for the first `epochs` epochs, then `factor`."""
+
+    epochs: int
+    factor: float
+
+    def __call__(self, epoch: int) -> float:
+        return self.factor if epoch >= self.epochs else 1.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Delay:
     """A schedule: 0 for the first `epochs` epochs, then 1."""
 

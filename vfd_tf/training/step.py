@@ -97,9 +97,21 @@ class Step:
         attack, options = self.attack, {"seeds": seeds}
         if isinstance(attack, Attack):
             attack = attack.scaled(tf.cast(self.scheduled["attack_scale"].value, x.dtype))
-        if self.options.attack_objective == "ce":
-            options["objective"] = cross_entropy(y)
+        options["objective"] = self._objective(x, y)
         return self.method.adversary(attack, logits_fn, x, y, **options)
+
+    def _objective(self, x, y):
+        """What the attack ascends where the method doesn't decide it, else None."""
+        if self.options.attack_objective == "ce":
+            return cross_entropy(y)
+        return self.distillation.objective(y, **self._frozen({"clean": x}))
+
+    def _frozen(self, views, tape=None):
+        """The outputs of the frozen networks on views, computed where they are read."""
+        return {
+            role: Forward(self.networks.get(role), views, tape=tape)
+            for role in ("teacher", "robust_teacher")
+        }
 
     def descent(self, shifts, x, x_adv, y, weight):
         """The gradient of eq. 6 at the weights, or at weights + shifts; see `__call__`."""
@@ -123,7 +135,8 @@ class Step:
         """Eqs. 3 to 6 and their gradient with respect to all values of each variable."""
         with tape:
             tape.watch(values)
-            student, terms = self.terms(y, self.method.views(x, x_adv), tape)  # eqs. 3-5
+            views = self.distillation.views(self.method.views(x, x_adv))
+            student, terms = self.terms(y, views, tape)  # eqs. 3-5
             terms["total"] = self.equation_6(terms, weight)
             loss = self.scale_loss(tf.reduce_mean(terms["total"]))
         gradients = [_summed(parts) for parts in tape.gradient(loss, values)]
@@ -151,10 +164,7 @@ class Step:
         for view in views:  # the order in which BatchNorm sees them: clean first
             if view in reads:
                 student[view]
-        frozen = {
-            role: Forward(self.networks.get(role), views, tape=tape)
-            for role in ("teacher", "robust_teacher")
-        }
+        frozen = self._frozen(views, tape)
         partner = Forward(self.networks.get("partner"), views, training=True)
         smoothing = self.options.label_smoothing
         if smoothing:
@@ -166,7 +176,8 @@ class Step:
         }
         if "clean" in self.term_weights and "clean" not in terms:
             terms["clean"] = losses.cross_entropy(y, student["clean"]["logits"])
-        terms = {name: terms[name] for name in self.term_weights}
+        kept = *self.term_weights, *self.distillation.watches
+        terms = {name: terms[name] for name in kept}
         return student, {**terms, **self.distillation.report(student, frozen["teacher"])}
 
     def _adv_accuracy(self, y, student, dtype):

@@ -17,6 +17,7 @@ from vfd_tf.training.cluster import Cluster
 from vfd_tf.training.dispatch import Dispatch, shares
 from vfd_tf.training.distributed_data import by_worker, distributed
 from vfd_tf.training.divergence import RolledBack, StopOnDivergence
+from vfd_tf.training.own_schedules import OwnSchedules
 
 _DATA_SETS = tf.data.Dataset, tf.distribute.DistributedDataset
 
@@ -58,7 +59,7 @@ class Trainable(keras.Model):
             raise InputError(
                 "class_weight is not supported: pass sample_weight, one weight an image."
             )
-        callbacks = checks.prepared_callbacks(callbacks)
+        callbacks = checks.prepared_callbacks(callbacks, OwnSchedules())
         if validation_split and validation_data is None:
             (x, y, sample_weight), validation_data = fit_data.split(
                 x, y, sample_weight, validation_split

@@ -15,6 +15,7 @@ from vfd_tf.training import checks, replicas, roles
 from vfd_tf.training.averaging import WeightAverage
 from vfd_tf.training.distillation import DISTILLATIONS, Distillation
 from vfd_tf.training.divergence import Watch
+from vfd_tf.training.learned import Learning
 from vfd_tf.training.loss_scaling import LossScaling
 from vfd_tf.training.methods import METHODS, Method
 from vfd_tf.training.optimizers import SGD
@@ -39,7 +40,7 @@ class AdversarialTrainer(Trainable):
             default PGD-10, L-inf 8/255.
         distillation: A distillation or its name; default none.
         teacher: Frozen vanilla network (VFD, KD, BGAT, HAT).
-        robust_teacher: Frozen robust network (KD).
+        robust_teacher: Frozen robust network (KD, RSLAD).
         partner: Network trained jointly (LBGAT).
         seed: With the step and the position in the global batch, decides all noise.
         options: `TrainingOptions`: AWP, averages of weights, clipping, label smoothing, ...
@@ -116,6 +117,8 @@ class AdversarialTrainer(Trainable):
             trainable=False,
             aggregation="only_first_replica",
         )
+        parts = self.method, self.distillation
+        self.learning = Learning(parts, self.add_weight, self.num_classes)
         half = self.options.precision == "mixed_float16"
         skips = self.options.on_nan == "skip"
         self.loss_scaling = LossScaling(self.add_weight, half) if half or skips else None
@@ -133,6 +136,19 @@ class AdversarialTrainer(Trainable):
         self._untracked.trackers = {
             t: keras.metrics.Mean(name) for t, name in names.items()
         }
+
+    def anneal(self, epoch: int, epochs: int) -> dict[str, float]:
+        """Sets the weights that method and distillation themselves change by the epoch.
+
+        Returns:
+            Running value -> what it is in this epoch.
+        """
+        own = self.method.schedules(epochs) | self.distillation.schedules(epochs)
+        factors = {f"{term}_weight": schedule(epoch) for term, schedule in own.items()}
+        known = {name: f for name, f in factors.items() if name in self.scheduled}
+        for name, factor in known.items():
+            self.scheduled[name].assign(self.full_values[name] * factor)
+        return {name: float(self.scheduled[name].numpy()) for name in known}
 
     @property
     def fitted(self) -> keras.Model:
@@ -232,6 +248,9 @@ class AdversarialTrainer(Trainable):
         finite, scaling = None, self.loss_scaling
         state = scaling.state_of(self._trained()) if scaling else []
         gradients, terms, clean_logits = step(x, y, weight, seeds)
+        self.learning.after_step(y, clean_logits, terms)
+        for name in self.distillation.watches:
+            del terms[name]
         gradients, terms["gradient_norm"] = self._clipped(gradients)
         if self.watch:
             sound = self.watch.look(self.iteration.value, terms, terms["gradient_norm"])
@@ -269,8 +288,7 @@ class AdversarialTrainer(Trainable):
         count = self.distribute_strategy.num_replicas_in_sync
         xla = _in_xla if self.fitted.jit_compile else lambda function: function
         return Step(
-            self.method,
-            self.distillation,
+            *self.learning.bound(),
             self.attack,
             self.options,
             networks=self._untracked.networks,

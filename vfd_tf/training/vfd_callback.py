@@ -157,6 +157,7 @@ class VFDCallback(keras.callbacks.Callback):
         value = self.full_lambda * float(self.schedule(epoch))
         self.trainer.term_weights["vfd"].assign(value)
         if self.trainer is not self.model:
+            self.trainer.anneal(epoch, self.params["epochs"])
             self.trainer.reset_metrics()
             self.divergence.on_epoch_begin(epoch)
 
@@ -166,6 +167,7 @@ class VFDCallback(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs=None) -> None:
         if self.trainer is not self.model:
+            self.trainer.learning.after_epoch()
             self.divergence.on_epoch_end(epoch, logs)
         if logs is None:
             return

@@ -22,6 +22,10 @@ DISTILLATIONS = {
     "bgat": "BGAT",
     "lbgat": "LBGAT",
     "vfd": "VFD-Adv",
+    "rslad": "RSLAD",
+    "igdm": "IGDM",
+    "mtard": "MTARD",
+    "b-mtard": "B-MTARD",
 }
 CURVES = ("sweep", "mixture")
 LAST, AVERAGE = "last", "average"

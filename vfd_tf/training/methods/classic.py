@@ -1,101 +1,15 @@
-"""Adversarial-training methods: which adversary, which terms, which weights.
-
-A method turns the student's outputs on named views of a batch into named per-example
-terms. Its total is sum_k weights[k] * mean(terms[k]), eq. 6 of
-https://arxiv.org/abs/2206.02158 without the distillation.
-"""
+"""The methods that the paper builds on: natural, PGD-AT, ALP, TRADES, MART and HAT."""
 
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
-from vfd_tf import losses, noise
+from vfd_tf import losses
 from vfd_tf.attacks import objectives
-from vfd_tf.hyperparameters import Component, component, hyper
+from vfd_tf.hyperparameters import component, hyper
+from vfd_tf.training.methods.base import Method, NormalStart, start_noise_field
 from vfd_tf.types import Outputs, Tensor, Terms
-
-
-class Method(Component):
-    """Base of all methods.
-
-    Class facts that the trainer reads:
-        reads: the views whose student outputs `terms` uses, in the order of the
-            training-mode passes (clean before adversarial).
-        needs: frozen networks it asks for (`"teacher"`).
-        hard_label: the terms that learn from the label, the plain cross-entropy first;
-            a distillation that replaces labels replaces these.
-        beta_term: the term that its trade-off weight (beta, or ALP's pairing) weighs.
-        adversarial: whether it trains on adversarial examples at all.
-    """
-
-    reads = ("clean", "adv")
-    needs = ()
-    hard_label = ("clean",)
-    beta_term = None
-    adversarial = True
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """Term -> weight in the total."""
-        raise NotImplementedError
-
-    def start(self, x: Tensor, seeds: Tensor | None) -> Tensor | None:
-        """Where the inner maximisation starts; None leaves it to the attack."""
-        return None
-
-    def objective(self, logits_fn: Callable, x: Tensor, y: Tensor) -> objectives.Objective:
-        """The score the adversary ascends; cross-entropy unless a method says otherwise."""
-        return objectives.cross_entropy(y)
-
-    def adversary(
-        self,
-        attack: Any,
-        logits_fn: Callable,
-        x: Tensor,
-        y: Tensor,
-        start: Tensor | None = None,
-        seeds: Tensor | None = None,
-        objective: Callable | None = None,
-    ) -> Tensor:
-        """x_adv [n, h, w, c] against the student's `logits_fn`.
-
-        The objective and the start are the method's own unless they are given, or the
-        attack has a start of its own.
-        """
-        seeds = noise.or_positions(seeds, x)
-        if start is None and not getattr(attack, "own_start", False):
-            start = self.start(x, seeds)
-        objective = objective or self.objective(logits_fn, x, y)
-        return attack(logits_fn, x, objective, start=start, seeds=seeds)
-
-    def views(self, x: Tensor, x_adv: Tensor) -> dict[str, Tensor]:
-        """The named inputs on which networks are asked for outputs."""
-        return {"clean": x, "adv": x_adv}
-
-    def terms(self, y: Tensor, student: Outputs, teacher: Outputs | None) -> Terms:
-        """Per-example terms {name: [n]}.
-
-        Args:
-            y: Labels, integers [n] or distributions [n, c].
-            student: Mapping view -> {"logits": [n, c], layer: features}, training mode.
-            teacher: The same of the frozen vanilla teacher, or None where not needed.
-        """
-        raise NotImplementedError
-
-
-def _start_noise(default=0.001, zero=""):
-    meaning = "standard deviation of the attack's start, images in [0, 1]"
-    return hyper(default, meaning + zero, minimum=0.0)
-
-
-class NormalStart(Method):
-    """A method whose attack starts at x + start_noise * N(0, 1), not clipped."""
-
-    def start(self, x: Tensor, seeds: Tensor | None) -> Tensor | None:
-        if not self.start_noise:
-            return None
-        return x + self.start_noise * noise.normal(seeds, x.shape[1:], x.dtype)
 
 
 @component
@@ -151,7 +65,7 @@ class ALP(NormalStart):
     """
 
     pairing: float = hyper(0.5, "weight of the logit pairing term", minimum=0.0)
-    start_noise: float = _start_noise(0.0, "; 0: uniform in the ball")
+    start_noise: float = start_noise_field(0.0, "; 0: uniform in the ball")
     hard_label = ("adv", "clean")
     beta_term = "pairing"
 
@@ -168,6 +82,14 @@ class ALP(NormalStart):
         }
 
 
+# Name -> objective of clean logits, loss of clean and adversarial logits.
+DISTANCES = {
+    "kl": (objectives.kl, losses.kl_divergence),
+    "squared": (objectives.squared, losses.squared_probabilities),
+}
+LABEL_LOSSES = {"ce": losses.cross_entropy, "squared": losses.squared_label_error}
+
+
 @component
 class TRADES(NormalStart):
     """CE(z(x), y) + beta * KL(p(x) || p(x')); the attack ascends the KL.
@@ -175,10 +97,24 @@ class TRADES(NormalStart):
     Zhang et al. 2019, https://arxiv.org/abs/1901.08573. The original makes a second clean
     pass for the KL; here the clean logits are computed once, which changes BatchNorm's
     moving statistics slightly and no loss.
+
+    `distance="squared"` has ||p(x) - p(x')||_2^2 in place of the KL, in the loss and in
+    the attack: SCORE, Pang et al. 2022, https://arxiv.org/abs/2202.10103, beta 3 to 6. Its
+    code (P2333/SCORE) also has ||p(x) - y||_2^2 in place of the cross-entropy,
+    `label_loss="squared"`, and a uniform start, `start_noise=0`; not here: its clipped
+    losses, and BatchNorm in training mode within the attack but for `attack_bn_mode`.
     """
 
     beta: float = hyper(6.0, "weight of the adversarial KL term", minimum=0.0)
-    start_noise: float = _start_noise()
+    start_noise: float = start_noise_field()
+    distance: str = hyper(
+        "kl",
+        "what beta weighs and the attack ascends: kl, or squared for SCORE",
+        choices=tuple(DISTANCES),
+    )
+    label_loss: str = hyper(
+        "ce", "loss of clean images: ce, or squared for SCORE", choices=tuple(LABEL_LOSSES)
+    )
     beta_term = "adv"
 
     @property
@@ -187,13 +123,13 @@ class TRADES(NormalStart):
 
     def objective(self, logits_fn: Callable, x: Tensor, y: Tensor) -> objectives.Objective:
         # A constant of the inner problem: computed once, outside the attack's loop.
-        return objectives.kl(logits_fn(x))
+        return DISTANCES[self.distance][0](logits_fn(x))
 
     def terms(self, y: Tensor, student: Outputs, teacher: Outputs | None) -> Terms:
         clean, adv = student["clean"]["logits"], student["adv"]["logits"]
         return {
-            "clean": losses.cross_entropy(y, clean),
-            "adv": losses.kl_divergence(clean, adv),
+            "clean": LABEL_LOSSES[self.label_loss](y, clean),
+            "adv": DISTANCES[self.distance][1](clean, adv),
         }
 
 
@@ -207,7 +143,7 @@ class MART(NormalStart):
     """
 
     beta: float = hyper(5.0, "weight of the misclassification-weighted KL", minimum=0.0)
-    start_noise: float = _start_noise()
+    start_noise: float = start_noise_field()
     hard_label = ("adv", "margin")
     beta_term = "weighted_kl"
 
@@ -249,13 +185,3 @@ class HAT(TRADES):
         label = tf.argmax(teacher["adv"]["logits"], axis=-1)
         helper = losses.cross_entropy(label, student["helper"]["logits"])
         return {**super().terms(y, student, teacher), "helper": helper}
-
-
-METHODS = {
-    "natural": Natural,
-    "pgd-at": PGDAT,
-    "alp": ALP,
-    "trades": TRADES,
-    "mart": MART,
-    "hat": HAT,
-}

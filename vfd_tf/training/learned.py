@@ -1,0 +1,121 @@
+"""What methods and distillations learn beside weights, in variables that are saved."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from vfd_tf.training import replicas
+from vfd_tf.types import Tensor, Terms
+
+State = dict[str, Tensor]
+
+
+class Learner:
+    """Base of methods and distillations, which may learn from step to step.
+
+    What is learned is `state`, by name. A step reads it as `self.learned`, sums `seen` of
+    all images, and `after_step` moves it; `after_epoch` moves it between epochs. It is the
+    same on all replicas, saved in checkpoints, and no weight of the student.
+
+    Class facts:
+        watches: names in `terms` that enter no loss and are for `seen` alone.
+    """
+
+    learned: State | None = None
+    watches = ()
+
+    def state(self, classes: int | None) -> dict[str, np.ndarray]:
+        """Name -> value before the first step.
+
+        Args:
+            classes: Of the student, or None where its graph doesn't tell.
+        """
+        return {}
+
+    def bound(self, state: State) -> "Learner":
+        """A copy that reads this state."""
+        copy = dataclasses.replace(self)
+        object.__setattr__(copy, "learned", state)  # no field: components stay frozen
+        return copy
+
+    def seen(self, y: Tensor, logits: Tensor, terms: Terms) -> State:
+        """Sums over the images of a step of what it learns from.
+
+        Args:
+            y: Labels, integers [n] or distributions [n, c].
+            logits: The student's on clean images [n, c], training mode.
+            terms: Per-example terms and what `watches` names {name: [n]}.
+        """
+        return {}
+
+    def after_step(self, state: State, seen: State) -> State:
+        """The state after a step, from the sums of all replicas."""
+        return state
+
+    def after_epoch(self, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The state after an epoch."""
+        return state
+
+
+class Learning:
+    """The variables of what the parts of a trainer learn.
+
+    Args:
+        parts: The method and the distillation.
+        add_weight: `add_weight` of the trainer, so that they are saved with it.
+        classes: Of the student, or None where its graph doesn't tell.
+    """
+
+    def __init__(self, parts: tuple[Any, ...], add_weight: Callable, classes: int | None):
+        self.parts, self.variables = parts, []
+        for part in parts:
+            start = part.state(classes).items()
+            self.variables.append({n: _variable(add_weight, n, v) for n, v in start})
+
+    def bound(self) -> list:
+        """The parts, as a step uses them: with the state that it begins with."""
+        return [
+            part.bound({n: tf.identity(v.value) for n, v in own.items()}) if own else part
+            for part, own in zip(self.parts, self.variables, strict=True)
+        ]
+
+    def after_step(self, y: Tensor, logits: Tensor, terms: Terms) -> None:
+        """Moves the state, in a replica's context, unless a step saw what is not finite."""
+        for part, own in zip(self.parts, self.variables, strict=True):
+            seen = part.seen(y, logits, terms) if own else {}
+            if not seen:
+                continue
+            dtype = next(iter(own.values())).dtype
+            sums = replicas.summed([tf.cast(value, dtype) for value in seen.values()])
+            seen = dict(zip(seen, sums, strict=True))
+            values = [tf.math.is_finite(value) for value in seen.values()]
+            sound = tf.reduce_all([tf.reduce_all(value) for value in values])
+            state = {name: tf.identity(v.value) for name, v in own.items()}
+            for name, value in part.after_step(state, seen).items():
+                own[name].assign(tf.where(sound, value, state[name]))
+
+    def after_epoch(self) -> None:
+        """Moves the state at the end of an epoch."""
+        for part, own in zip(self.parts, self.variables, strict=True):
+            values = {name: v.numpy() for name, v in own.items()}
+            for name, value in (part.after_epoch(values) if own else {}).items():
+                own[name].assign(value)
+
+    def scalars(self) -> dict[str, float]:
+        """Name -> value of the state that is one number, for logs."""
+        named = [item for own in self.variables for item in own.items()]
+        return {name: float(v.numpy()) for name, v in named if len(v.shape) == 0}
+
+
+def _variable(add_weight, name, value) -> keras.Variable:
+    return add_weight(
+        name=name,
+        shape=np.shape(value),
+        initializer=lambda shape, dtype: tf.constant(value, dtype, shape),
+        trainable=False,
+        aggregation="only_first_replica",
+    )

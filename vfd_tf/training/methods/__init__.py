@@ -1,0 +1,33 @@
+"""Adversarial-training methods: which adversary, which terms, which weights."""
+
+from vfd_tf.training.methods.base import Method, NormalStart
+from vfd_tf.training.methods.classic import ALP, HAT, MART, PGDAT, TRADES, Natural
+from vfd_tf.training.methods.decoupled import DKL, IKL
+from vfd_tf.training.methods.guided import GAT
+
+METHODS = {
+    "natural": Natural,
+    "pgd-at": PGDAT,
+    "alp": ALP,
+    "trades": TRADES,
+    "mart": MART,
+    "hat": HAT,
+    "gat": GAT,
+    "dkl": DKL,
+    "ikl": IKL,
+}
+
+__all__ = [
+    "ALP",
+    "DKL",
+    "GAT",
+    "HAT",
+    "IKL",
+    "MART",
+    "METHODS",
+    "Method",
+    "Natural",
+    "NormalStart",
+    "PGDAT",
+    "TRADES",
+]
