@@ -9,7 +9,7 @@ from vfd_tf.experiments.run_directory import RunDirectory, key
 from vfd_tf.experiments.session import Session
 from vfd_tf.experiments.verdicts import Verdicts
 from vfd_tf.models import network
-from vfd_tf.training import roles
+from vfd_tf.training import roles, views
 
 
 class Runner:
@@ -90,7 +90,9 @@ class Runner:
         stand_ins = {role: self._stand_in(role) for role in roles.WANTED}
         start = self._given.get("teacher")
         student = cluster.in_turn(lambda: fitting.network_of(experiment, data, start))
-        roles.assemble(student, stand_ins, experiment.method, experiment.distillation)
+        pair = experiment.method, experiment.distillation
+        networks = roles.assemble(student, stand_ins, *pair)
+        views.siblings(networks["student"], *pair, experiment.recipe)
         self._check_directories()
         for runner in self.prerequisites.values():
             runner.plan()

@@ -123,23 +123,26 @@ class Forward(dict):
     Losses get them in float32, whatever the network computes in.
 
     Views that are the same tensor share one pass (natural training: x' is x). Frozen
-    networks run in inference mode and off the tape.
+    networks run in inference mode and off the tape. `others`: view -> network that it goes
+    through instead.
     """
 
-    def __init__(self, model, views, training=False, tape=None):
+    def __init__(self, model, views, training=False, tape=None, others=None):
         super().__init__()
-        self.model, self.views = model, views
+        self.model, self.views, self.others = model, views, others or {}
         self.training, self.tape = training, tape
 
     def __missing__(self, view):
+        model = self.others.get(view, self.model)
         for seen, outputs in self.items():
-            if self.views[seen] is self.views[view]:
+            same = self.others.get(seen, self.model) is model
+            if same and self.views[seen] is self.views[view]:
                 return outputs
         if self.tape is None:
-            outputs = self.model(self.views[view], training=self.training)
+            outputs = model(self.views[view], training=self.training)
         else:
             with self.tape.stop_recording():
-                outputs = self.model(self.views[view], training=False)
+                outputs = model(self.views[view], training=False)
             outputs = tf.nest.map_structure(tf.stop_gradient, outputs)
         self[view] = in_float32(outputs)
         return self[view]

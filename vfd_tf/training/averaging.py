@@ -74,11 +74,12 @@ class WeightAverage:
         for variable, value in zip(self.source, values, strict=True):
             variable.assign(value)
 
-    def recompute_statistics(self, model, data, batches):
+    def recompute_statistics(self, model, data, batches, view=lambda x, y: x):
         """Replaces the averaged BatchNorm statistics by those of the averaged weights.
 
-        Their mean over `batches` batches of `data` in training mode: what moving
-        statistics would have become, had the averaged weights been trained.
+        Their mean over `batches` batches of `data` in training mode, as `view(x, y)` shows
+        them: what moving statistics would have become, had the averaged weights been
+        trained.
         """
         layers = [
             layer
@@ -88,20 +89,21 @@ class WeightAverage:
         if not layers:
             return
         with self.swapped():
-            means = batch_statistics(model, layers, data, batches)
+            means = batch_statistics(model, layers, data, batches, view)
         index = {id(v): i for i, v in enumerate(self.source)}
         for variable, mean in means:
             self.values[index[id(variable)]].assign(mean)
 
 
-def batch_statistics(model, layers, data, batches):
+def batch_statistics(model, layers, data, batches, view):
     """[(moving variable, its mean over batches)] of BatchNorm layers; nothing is moved."""
     moving = [
         (v, la.momentum) for la in layers for v in (la.moving_mean, la.moving_variance)
     ]
 
-    @tf.function(reduce_retracing=True, autograph=False)
-    def of_batch(x):
+    @tf.function(autograph=False)  # an attack needs static shapes
+    def of_batch(x, y):
+        x = view(x, y)
         with keras.StatelessScope() as scope:
             model(x, training=True)
         values = []
@@ -113,8 +115,8 @@ def batch_statistics(model, layers, data, batches):
         return values
 
     totals, count = [0.0] * len(moving), 0
-    for x, *_ in data.take(batches):
-        for i, value in enumerate(of_batch(x)):
+    for x, y, *_ in data.take(batches):
+        for i, value in enumerate(of_batch(x, y)):
             totals[i] = totals[i] + value.numpy().astype("float64")
         count += 1
     return [(v, np.asarray(t / count)) for (v, _), t in zip(moving, totals, strict=True)]

@@ -3,6 +3,7 @@
 What writes into the epoch's logs stands before TensorBoard and ModelCheckpoint.
 """
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from vfd_tf import evaluation
 from vfd_tf.data import batching, fit_data
 from vfd_tf.hyperparameters import InputError, choose
 from vfd_tf.models import contract
+from vfd_tf.training import views
 from vfd_tf.training.checkpoint import Checkpoint
 from vfd_tf.training.cluster import Cluster
 from vfd_tf.training.divergence import StopOnDivergence
@@ -74,7 +76,8 @@ class StochasticWeightAverage(keras.callbacks.Callback):
     """Takes an epoch's last weights into the average of `TrainingOptions(average="swa")`.
 
     The averaged BatchNorm statistics are then computed anew, as means over batches of
-    training images. Izmailov et al. 2018, https://arxiv.org/abs/1803.05407
+    training images, or of their adversarial examples for the adversarial set of BatchNorm
+    by view. Izmailov et al. 2018, https://arxiv.org/abs/1803.05407
 
     Args:
         data: Clean training images: a data set of (x, y) batches, or arrays (x, y).
@@ -103,7 +106,9 @@ class StochasticWeightAverage(keras.callbacks.Callback):
             return
         average = self.model.average
         average.update()
-        average.recompute_statistics(self.model.student, self.data, self.batches)
+        view = functools.partial(views.shipped, self.model)
+        own = self.model.student, self.data, self.batches
+        average.recompute_statistics(*own, view)
 
 
 class CatastrophicOverfitting(keras.callbacks.Callback):

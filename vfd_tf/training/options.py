@@ -17,6 +17,9 @@ class TrainingOptions(Component):
     Accumulation: the gradients of the parts of a batch are averaged before the one update,
     which is that of the whole batch, except that BatchNorm sees the parts.
 
+    BatchNorm by view: clean and adversarial images share kernels alone. The attack and the
+    shipped student have the adversarial set, unless `ship_view` says otherwise.
+
     Averages of the student's weights, beside the student: "ema", after every step, with
     decay min(ema_decay, (1 + t) / (10 + t)); "swa", the mean of the epochs from swa_start
     on, by the callback `StochasticWeightAverage`, https://arxiv.org/abs/1803.05407
@@ -55,6 +58,25 @@ class TrainingOptions(Component):
     sync_batch_norm: bool = hyper(
         True, "BatchNorm over the whole batch instead of each replica's, in training"
     )
+    batch_norm: str = hyper(
+        "method",
+        "BatchNorm of clean and of adversarial images: shared, or views, each its own; "
+        "method: shared but for ar-at",
+        choices=("method", "shared", "views"),
+        part_of="student",
+    )
+    batch_norm_affine: str = hyper(
+        "views",
+        "scale and shift of BatchNorm by view: views, or shared, statistics alone by view",
+        choices=("views", "shared"),
+        part_of="student",
+    )
+    ship_view: str = hyper(
+        "adv",
+        "BatchNorm by view: whose set the shipped student has",
+        choices=("adv", "clean"),
+        part_of="student",
+    )
     label_smoothing: float = hyper(
         0.0, "s of labels (1 - s) y + s / classes in the losses", 0.0, 0.999
     )
@@ -87,6 +109,12 @@ class TrainingOptions(Component):
             raise InputError("swa_start needs average='swa' (--average=swa).")
         if self.average != "ema" and self.ema_decay != TrainingOptions.ema_decay:
             raise InputError("ema_decay needs average='ema' (--average=ema).")
+        if self.batch_norm == "shared":
+            for name in ("batch_norm_affine", "ship_view"):
+                if self[name] != getattr(TrainingOptions, name):
+                    raise InputError(
+                        f"{name} needs batch_norm='views' (--batch_norm=views)."
+                    )
         if self.on_nan == "rollback" and self.precision == "mixed_float16":
             raise InputError(
                 "mixed_float16 skips what is not finite: leave out on_nan='rollback' "

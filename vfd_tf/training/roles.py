@@ -33,7 +33,8 @@ def assemble(student, given, method, distillation):
     given = {role: getattr(model, "student", model) for role, model in given.items()}
     layers = distillation.layers
     network.refuse_augmentation(student)
-    networks = {"student": network.tap(student, layers)}
+    taps = dict.fromkeys((*layers, *method.taps(student)))
+    networks = {"student": network.tap(student, taps)}
     contract.refuse_probabilities(student)
     contract.warn_of_onednn(student)
     if not student.built:
@@ -54,7 +55,7 @@ def assemble(student, given, method, distillation):
             networks["student"] = _projected(networks["student"], networks[role], layers)
         contract.check_fit(networks["student"], networks[role], role, ("logits", *layers))
     if hasattr(networks["student"], "output"):
-        feature_layer.check_moves(networks["student"], layers)
+        feature_layer.check_moves(networks["student"], taps)
     _refuse_sharing(networks)
     return networks
 

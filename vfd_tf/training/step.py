@@ -16,6 +16,7 @@ from vfd_tf.attacks import Attack, cross_entropy
 from vfd_tf.models import folding, precision
 from vfd_tf.models.network import Forward
 from vfd_tf.training import awp
+from vfd_tf.training import views as view_sets
 from vfd_tf.training.accumulation import in_parts, joined, mean_gradients
 from vfd_tf.training.distillation import Distillation
 from vfd_tf.training.methods import Method
@@ -29,6 +30,9 @@ class Step:
 
     Attributes:
         networks: Role -> network; "student", and those that method and distillation need.
+        siblings: Set of BatchNorm -> the student with that set, where it has several.
+        norms: BatchNorm layers of siblings whose regularisers join the loss.
+        trained: All models that are trained.
         model: The student as it is shipped; its own regularisers join the loss.
         variables: What is trained.
         scheduled: Variables that schedules change, read at every step: "attack_scale",
@@ -45,6 +49,9 @@ class Step:
     attack: Attack
     options: TrainingOptions
     networks: dict[str, keras.Model]
+    siblings: dict[str, keras.Model]
+    norms: list[keras.Layer]
+    trained: list[keras.Model]
     model: keras.Model
     variables: list[keras.Variable]
     scheduled: dict[str, keras.Variable]
@@ -66,6 +73,7 @@ class Step:
         Returns:
             Gradients, per-example terms {name: [n]}, clean logits [n, c].
         """
+        x = self.method.images(x, seeds)
         parts, x_adv = self.options.accumulate_steps, x
         if self.method.adversarial:  # else x' is x itself, and shares its passes
             attack = self.compiled_attack(self.adversarial)
@@ -82,7 +90,7 @@ class Step:
 
     def adversarial(self, x, y, seeds):
         """Eq. 1: x_adv [n, h, w, c], with the state of all layers left as it was."""
-        network = self.networks["student"]
+        network = self._student_of("adv")
         if self.options.attack_bn_mode == "train":
             outputs = functools.partial(network, training=True)
         else:
@@ -99,6 +107,10 @@ class Step:
             attack = attack.scaled(tf.cast(self.scheduled["attack_scale"].value, x.dtype))
         options["objective"] = self._objective(x, y)
         return self.method.adversary(attack, logits_fn, x, y, **options)
+
+    def _student_of(self, view):
+        """The student with the BatchNorm of a view."""
+        return self.siblings.get(self.method.set_of(view), self.networks["student"])
 
     def _objective(self, x, y):
         """What the attack ascends where the method doesn't decide it, else None."""
@@ -121,8 +133,7 @@ class Step:
             return self._differentiated(tape, values, x, x_adv, y, weight)
         with awp.Shifted(self.variables, shifts, tape) as scope:
             found = self._differentiated(tape, scope.values, x, x_adv, y, weight)
-        trained = (self.networks.get(role) for role in ("student", "partner"))
-        scope.settle(v for net in trained if net for v in net.non_trainable_variables)
+        scope.settle(v for net in self.trained for v in net.non_trainable_variables)
         return found
 
     def ascent(self, x, x_adv, y, weight):
@@ -153,14 +164,14 @@ class Step:
         total = sum(self.term_weights[name] * terms[name] for name in self.term_weights)
         partner = self.networks.get("partner")
         own = [*self.model.losses, *(partner.losses if partner else ())]
+        own += [loss for norm in self.norms for loss in norm.losses]
         return weighted(total, weight) + sum(own)
 
     def terms(self, y, views, tape):
         """The student's outputs on the views, and all terms, those to watch included."""
-        student = Forward(self.networks["student"], views, training=True)
-        reads = {*self.method.reads, *self.distillation.reads}
-        if "clean" in self.term_weights:
-            reads.add("clean")
+        others = {view: self._student_of(view) for view in views}
+        student = Forward(self.networks["student"], views, training=True, others=others)
+        reads = view_sets.reads(self.method, self.distillation, self.term_weights)
         for view in views:  # the order in which BatchNorm sees them: clean first
             if view in reads:
                 student[view]

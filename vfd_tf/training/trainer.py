@@ -11,7 +11,7 @@ from vfd_tf import losses
 from vfd_tf.attacks import PGD
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import contract, network, precision, projection
-from vfd_tf.training import checks, replicas, roles
+from vfd_tf.training import checks, replicas, roles, views
 from vfd_tf.training.averaging import WeightAverage
 from vfd_tf.training.distillation import DISTILLATIONS, Distillation
 from vfd_tf.training.divergence import Watch
@@ -82,11 +82,14 @@ class AdversarialTrainer(Trainable):
         # Frozen networks are kept out of Keras's tracking: no weights of theirs in
         # checkpoints, optimiser or `trainable_variables`, and no flag of theirs changed.
         networks = roles.assemble(student, given, self.method, self.distillation)
-        self._untracked = SimpleNamespace(networks=networks, trackers={})
+        parts = self.method, self.distillation
+        siblings, norms = views.siblings(networks["student"], *parts, self.options)
+        self._untracked = SimpleNamespace(networks=networks, siblings=siblings, trackers={})
         self.student = network.classifier(student)
         self.num_classes = contract.classes_of(self.student)
         # Trained with the student, not shipped with it.
         self.projections = projection.projections(networks["student"])
+        self.view_norms = norms
         if "partner" in self.distillation.needs:
             self.partner = network.classifier(partner)
         self._create_state()
@@ -269,7 +272,10 @@ class AdversarialTrainer(Trainable):
     @contextlib.contextmanager
     def computing(self) -> Any:
         """Inside, networks compute as training does: their precision, BatchNorm's reach."""
-        networks = [*self._untracked.networks.values()]
+        networks = [
+            *self._untracked.networks.values(),
+            *self._untracked.siblings.values(),
+        ]
         with (
             precision.computing(networks, self.options.precision),
             replicas.synchronized(self._synchronized),
@@ -286,12 +292,17 @@ class AdversarialTrainer(Trainable):
 
     def _make_step(self):
         count = self.distribute_strategy.num_replicas_in_sync
+        networks = self._untracked.networks
+        trained = (networks[role] for role in roles.TRAINED if role in networks)
         xla = _in_xla if self.fitted.jit_compile else lambda function: function
         return Step(
             *self.learning.bound(),
             self.attack,
             self.options,
-            networks=self._untracked.networks,
+            networks=networks,
+            siblings=self._untracked.siblings,
+            norms=self.view_norms if self.options.batch_norm_affine == "views" else [],
+            trained=[*trained, *self._untracked.siblings.values()],
             model=self.student,
             variables=self.trainable_variables,
             scheduled=self.scheduled,
@@ -309,8 +320,10 @@ class AdversarialTrainer(Trainable):
         return replicas.example_seeds(self.seed, self.iteration.value, count)
 
     def _trained(self):
-        """The models that are trained: the student, and LBGAT's partner."""
-        return [m for m in (self.student, getattr(self, "partner", None)) if m is not None]
+        """The models that are trained: the student, siblings, LBGAT's partner."""
+        partner = getattr(self, "partner", None)
+        others = *self._untracked.siblings.values(), partner
+        return [self.student, *(model for model in others if model is not None)]
 
     def _clipped(self, gradients):
         """Gradients, clipped as a sum over replicas, and the norm of that sum before."""

@@ -8,6 +8,8 @@ https://arxiv.org/abs/2206.02158 without the distillation.
 from collections.abc import Callable
 from typing import Any
 
+import keras
+
 from vfd_tf import noise
 from vfd_tf.attacks import objectives
 from vfd_tf.hyperparameters import Component, hyper
@@ -26,6 +28,8 @@ class Method(Component, Learner):
             a distillation that replaces labels replaces these.
         beta_term: the term that its trade-off weight (beta, or ALP's pairing) weighs.
         adversarial: whether it trains on adversarial examples at all.
+        batch_norm: whether BatchNorm is "shared" by its views unless an option says else,
+            or "views".
     """
 
     reads = ("clean", "adv")
@@ -33,11 +37,27 @@ class Method(Component, Learner):
     hard_label = ("clean",)
     beta_term = None
     adversarial = True
+    batch_norm = "shared"
 
     @property
     def weights(self) -> dict[str, float]:
         """Term -> weight in the total."""
         raise NotImplementedError
+
+    def taps(self, model: keras.Model) -> tuple[str, ...]:
+        """Layers of a student whose outputs `terms` reads besides the logits."""
+        return ()
+
+    def images(self, x: Tensor, seeds: Tensor) -> Tensor:
+        """The images of a batch as training has them, before any attack."""
+        return x
+
+    def set_of(self, view: str) -> str:
+        """The set of BatchNorm that a view goes through, where views have their own.
+
+        That of "adv" is the attack's.
+        """
+        return "clean" if view == "clean" else "adv"
 
     def start(self, x: Tensor, seeds: Tensor | None) -> Tensor | None:
         """Where the inner maximisation starts; None leaves it to the attack."""
