@@ -27,7 +27,7 @@ from vfd_tf.training.optimizers import SGD
 
 CLASSES, SHAPE = 10, (32, 32, 3)
 TRAINING_PASSES = {"natural": 1, "pgd-at": 1, "alp": 2, "trades": 2, "mart": 2, "hat": 3}
-TRAINING_PASSES |= {"gat": 2, "dkl": 2, "ikl": 2}
+TRAINING_PASSES |= {"gat": 2, "dkl": 2, "ikl": 2, "ar-at": 2}
 CLEAN_LOGITS = (
     "trades",
     "hat",

@@ -24,6 +24,7 @@ BATCH, STEPS = 24, 21
 CASES = {
     "trades": ("trades", False, {}),
     "ikl": ("ikl", False, {}),
+    "ar-at": ("ar-at", True, {"average": "ema", "awp_gamma": 0.01}),
     "hat in parts": ("hat", False, {"accumulate_steps": 2}),
     "hat with batch norm": ("hat", True, {}),
     "trades with options": (
@@ -121,6 +122,7 @@ def results(strategy, case):
         for v in [
             *trainer.student.weights,
             *getattr(trainer.average, "values", []),
+            *(v for own in (*trainer.view_norms, *trainer.heads) for v in own.weights),
             *(v for own in trainer.learning.variables for v in own.values()),
         ]
     ]

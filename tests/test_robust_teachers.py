@@ -234,6 +234,7 @@ REST = {
     "gat": {"guided": 10.0},
     "dkl": {"soft": 4.0, "variance": 20.0},
     "ikl": {"soft": 4.0, "variance": 20.0},
+    "ar-at": {"align": 30.0},
 }
 
 

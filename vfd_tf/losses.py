@@ -162,6 +162,15 @@ def half_variance(weights: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return 0.5 * tf.reduce_sum(weights * tf.square(difference - mean), axis=-1)
 
 
+def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
+    """1 - cos of the angle of vectors, 1 where one is 0: [n, d], [n, d] -> [n].
+
+    Of AR-AT, https://arxiv.org/abs/2402.14648
+    """
+    a, b = (tf.math.l2_normalize(v, axis=-1, epsilon=1e-12) for v in (a, b))
+    return 1 - tf.reduce_sum(a * b, axis=-1)
+
+
 def squared_error(a: Tensor, b: Tensor) -> Tensor:
     """Mean over classes of the squared difference: [n, c], [n, c] -> [n]."""
     return tf.reduce_mean(tf.square(a - b), axis=-1)

@@ -1,4 +1,4 @@
-"""Projections: learned layers that bring tapped features to another network's shape."""
+"""Projections and predictors: learned layers behind tapped features, not shipped."""
 
 import keras
 
@@ -30,6 +30,23 @@ def project(model: keras.Model, shapes: dict) -> keras.Model:
 def projections(model: keras.Model) -> list[keras.Layer]:
     """The learned layers that `project` put into a network."""
     return [la for la in getattr(model, "layers", []) if la.name.endswith(_PROJECTION)]
+
+
+def predictor(features: int, hidden: int, name: str) -> keras.Model:
+    """Dense(hidden), BatchNorm, ReLU, Dense(features): [n, features] -> the same shape.
+
+    SimSiam's, https://arxiv.org/abs/2011.10566; weights begin as PyTorch's linear layers.
+    """
+
+    def dense(units, **options):
+        start = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+        return keras.layers.Dense(units, kernel_initializer=start, **options)
+
+    inputs = keras.Input((features,))
+    x = dense(hidden, use_bias=False)(inputs)
+    x = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)
+    x = dense(features)(keras.layers.ReLU()(x))
+    return keras.Model(inputs, x, name=name)
 
 
 def _projected(x, shape, layer):

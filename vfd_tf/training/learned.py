@@ -1,7 +1,8 @@
 """What methods and distillations learn beside weights, in variables that are saved."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -12,6 +13,7 @@ from vfd_tf.training import replicas
 from vfd_tf.types import Tensor, Terms
 
 State = dict[str, Tensor]
+Heads = Mapping[str, keras.Model]
 
 
 class Learner:
@@ -19,13 +21,15 @@ class Learner:
 
     What is learned is `state`, by name. A step reads it as `self.learned`, sums `seen` of
     all images, and `after_step` moves it; `after_epoch` moves it between epochs. It is the
-    same on all replicas, saved in checkpoints, and no weight of the student.
+    same on all replicas, saved in checkpoints, and no weight of the student. So are
+    `heads`, networks that are trained with the student; a step has them as `self.trained`.
 
     Class facts:
         watches: names in `terms` that enter no loss and are for `seen` alone.
     """
 
     learned: State | None = None
+    trained: Heads = MappingProxyType({})
     watches = ()
 
     def state(self, classes: int | None) -> dict[str, np.ndarray]:
@@ -36,10 +40,19 @@ class Learner:
         """
         return {}
 
-    def bound(self, state: State) -> "Learner":
-        """A copy that reads this state."""
+    def heads(self, channels: dict[str, int]) -> dict[str, keras.Model]:
+        """Name -> network.
+
+        Args:
+            channels: Of the student's layers that `taps` names.
+        """
+        return {}
+
+    def bound(self, state: State, heads: Heads = MappingProxyType({})) -> "Learner":
+        """A copy that reads this state and these heads."""
         copy = dataclasses.replace(self)
         object.__setattr__(copy, "learned", state)  # no field: components stay frozen
+        object.__setattr__(copy, "trained", heads)
         return copy
 
     def seen(self, y: Tensor, logits: Tensor, terms: Terms) -> State:
@@ -62,26 +75,35 @@ class Learner:
 
 
 class Learning:
-    """The variables of what the parts of a trainer learn.
+    """The variables of what the parts of a trainer learn, and their heads.
 
     Args:
         parts: The method and the distillation.
+        channels: Of the student's layers that the method taps.
         add_weight: `add_weight` of the trainer, so that they are saved with it.
         classes: Of the student, or None where its graph doesn't tell.
     """
 
-    def __init__(self, parts: tuple[Any, ...], add_weight: Callable, classes: int | None):
+    def __init__(
+        self,
+        parts: tuple[Any, ...],
+        add_weight: Callable,
+        classes: int | None,
+        channels: dict[str, int],
+    ):
         self.parts, self.variables = parts, []
+        self.heads = [part.heads(channels) for part in parts]
         for part in parts:
             start = part.state(classes).items()
             self.variables.append({n: _variable(add_weight, n, v) for n, v in start})
 
     def bound(self) -> list:
         """The parts, as a step uses them: with the state that it begins with."""
-        return [
-            part.bound({n: tf.identity(v.value) for n, v in own.items()}) if own else part
-            for part, own in zip(self.parts, self.variables, strict=True)
-        ]
+        bound = []
+        for part, own, heads in zip(self.parts, self.variables, self.heads, strict=True):
+            state = {n: tf.identity(v.value) for n, v in own.items()}
+            bound.append(part.bound(state, heads) if state or heads else part)
+        return bound
 
     def after_step(self, y: Tensor, logits: Tensor, terms: Terms) -> None:
         """Moves the state, in a replica's context, unless a step saw what is not finite."""

@@ -121,7 +121,10 @@ class AdversarialTrainer(Trainable):
             aggregation="only_first_replica",
         )
         parts = self.method, self.distillation
-        self.learning = Learning(parts, self.add_weight, self.num_classes)
+        outputs = getattr(self.network, "output", {})  # of a graph
+        channels = {k: outputs[k].shape[-1] for k in self.method.taps(self.student)}
+        self.learning = Learning(parts, self.add_weight, self.num_classes, channels)
+        self.heads = [head for own in self.learning.heads for head in own.values()]
         half = self.options.precision == "mixed_float16"
         skips = self.options.on_nan == "skip"
         self.loss_scaling = LossScaling(self.add_weight, half) if half or skips else None
@@ -302,7 +305,7 @@ class AdversarialTrainer(Trainable):
             networks=networks,
             siblings=self._untracked.siblings,
             norms=self.view_norms if self.options.batch_norm_affine == "views" else [],
-            trained=[*trained, *self._untracked.siblings.values()],
+            trained=[*trained, *self._untracked.siblings.values(), *self.heads],
             model=self.student,
             variables=self.trainable_variables,
             scheduled=self.scheduled,
@@ -320,9 +323,9 @@ class AdversarialTrainer(Trainable):
         return replicas.example_seeds(self.seed, self.iteration.value, count)
 
     def _trained(self):
-        """The models that are trained: the student, siblings, LBGAT's partner."""
+        """The models that are trained: the student, siblings, heads, LBGAT's partner."""
         partner = getattr(self, "partner", None)
-        others = *self._untracked.siblings.values(), partner
+        others = *self._untracked.siblings.values(), *self.heads, partner
         return [self.student, *(model for model in others if model is not None)]
 
     def _clipped(self, gradients):

@@ -1,5 +1,6 @@
 """Adversarial-training methods: which adversary, which terms, which weights."""
 
+from vfd_tf.training.methods.asymmetric import ARAT
 from vfd_tf.training.methods.base import Method, NormalStart
 from vfd_tf.training.methods.classic import ALP, HAT, MART, PGDAT, TRADES, Natural
 from vfd_tf.training.methods.decoupled import DKL, IKL
@@ -15,10 +16,12 @@ METHODS = {
     "gat": GAT,
     "dkl": DKL,
     "ikl": IKL,
+    "ar-at": ARAT,
 }
 
 __all__ = [
     "ALP",
+    "ARAT",
     "DKL",
     "GAT",
     "HAT",
