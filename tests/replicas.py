@@ -24,7 +24,12 @@ BATCH, STEPS = 24, 21
 CASES = {
     "trades": ("trades", False, {}),
     "ikl": ("ikl", False, {}),
-    "ar-at": ("ar-at", True, {"average": "ema", "awp_gamma": 0.01}),
+    "ar-at": (vfd_tf.methods.ARAT(beta=0.1), True, {"average": "ema", "awp_gamma": 0.01}),
+    "clean batch norm by view": (
+        "alp",
+        True,
+        {"batch_norm": "views", "batch_norm_affine": "shared", "ship_view": "clean"},
+    ),
     "hat in parts": ("hat", False, {"accumulate_steps": 2}),
     "hat with batch norm": ("hat", True, {}),
     "trades with options": (
