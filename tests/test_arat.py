@@ -7,7 +7,15 @@ import pytest
 import tensorflow as tf
 from scipy.special import log_softmax
 
-from vfd_tf import AdversarialTrainer, InputError, TrainingOptions, attacks, losses, noise
+from vfd_tf import (
+    AdversarialTrainer,
+    InputError,
+    TrainingOptions,
+    VFDCallback,
+    attacks,
+    losses,
+    noise,
+)
 from vfd_tf.hyperparameters import component
 from vfd_tf.models import architectures, batch_norms, keras_graph, projection
 from vfd_tf.training.methods import ARAT
@@ -228,6 +236,21 @@ def test_clean_and_adversarial_images_have_batch_norm_of_their_own_unless_told(
         AdversarialTrainer(make_network(batch_norm=False), "ar-at")
     plain = AdversarialTrainer(make_network(batch_norm=False), "ar-at", options=shared)
     assert plain.method.taps(plain.student) == ("last",)
+
+
+def test_in_the_fit_of_a_plain_model_its_optimizer_trains_the_predictors(toy):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model, teacher = fits.network(), fits.network()
+    vfd = VFDCallback(teacher, method="ar-at", attack=attacks.PGD(steps=1))
+    fit = {"batch_size": 8, "verbose": 0}
+    model.compile(keras.optimizers.SGD(0.1), loss)
+    model.fit(*toy, **fit)
+    with pytest.raises(InputError, match="compile the model again"):
+        model.fit(*toy, callbacks=[vfd], **fit)
+    model.compile(keras.optimizers.SGD(0.1), loss)
+    for _ in range(2):
+        logs = model.fit(*toy, callbacks=[vfd], **fit).history
+        assert np.isfinite(logs["align_loss"]).all()
 
 
 def test_noise_on_images_is_where_both_views_and_the_attack_begin(toy):

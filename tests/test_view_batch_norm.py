@@ -324,7 +324,7 @@ def test_a_set_that_nothing_trains_is_not_shipped():
     with pytest.raises(InputError, match="ship the set adv"):
         trainer_of(user_model(), "pgd-at", ship_view="clean", **VIEWS)
     with pytest.raises(InputError, match="ship_view needs batch_norm='views'"):
-        TrainingOptions(batch_norm="shared", ship_view="clean")
+        trainer_of(user_model(), ship_view="clean")
 
 
 def test_runs_of_before_keep_their_identity_and_teachers_their_batch_norm():

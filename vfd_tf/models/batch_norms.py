@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import keras
 
 from vfd_tf.hyperparameters import InputError
+from vfd_tf.models import network
 from vfd_tf.models.keras_graph import functional, graph_of, has_graph, layers_of, nodes
 
 
@@ -22,10 +23,10 @@ def sibling(model: keras.Model, own_affine: bool = True) -> tuple[keras.Model, l
     """
     norms = [la for la in layers_of(model) if _moves(la)]
     if not norms:
+        name = network.classifier(model).name
         raise InputError(
-            f"The model {model.name!r} has no BatchNormalization that training moves, of "
-            "which views could have their own: pass batch_norm='shared' "
-            "(--batch_norm=shared)."
+            f"The model {name!r} has no BatchNormalization that training moves, of which "
+            "views could have their own: pass batch_norm='shared' (--batch_norm=shared)."
         )
     made = {}
 

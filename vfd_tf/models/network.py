@@ -80,7 +80,7 @@ def tap(model: keras.Model, layers=()) -> keras.Model:
         if layers:
             raise InputError(
                 f"The layers of the subclassed model {model.name!r} can't be tapped: write "
-                "it as a functional model, or use a distillation of logits alone."
+                "it as a functional model, or train by logits alone."
             )
         return LogitsNetwork(model)
     model = functional(model)

@@ -109,12 +109,6 @@ class TrainingOptions(Component):
             raise InputError("swa_start needs average='swa' (--average=swa).")
         if self.average != "ema" and self.ema_decay != TrainingOptions.ema_decay:
             raise InputError("ema_decay needs average='ema' (--average=ema).")
-        if self.batch_norm == "shared":
-            for name in ("batch_norm_affine", "ship_view"):
-                if self[name] != getattr(TrainingOptions, name):
-                    raise InputError(
-                        f"{name} needs batch_norm='views' (--batch_norm=views)."
-                    )
         if self.on_nan == "rollback" and self.precision == "mixed_float16":
             raise InputError(
                 "mixed_float16 skips what is not finite: leave out on_nan='rollback' "

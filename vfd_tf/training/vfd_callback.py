@@ -32,6 +32,7 @@ class GuestTrainer(AdversarialTrainer):
 
     def enter(self, model: keras.Model) -> None:
         """Prepares for the `fit` of a model whose weights are the student's."""
+        self._refuse_optimizer(model)
         names = "optimizer", "_compile_metrics", "run_eagerly", "jit_compile"
         now = tuple(getattr(model, name) for name in names)
         same = zip(self._host.compiled_with, now, strict=False)
@@ -40,6 +41,16 @@ class GuestTrainer(AdversarialTrainer):
         self._host.model, self._host.compiled_with = model, now
         self.optimizer = model.optimizer
         self._build_optimizer()
+
+    def _refuse_optimizer(self, model):
+        """Raises `InputError` for one that knows the weights of the model alone."""
+        own = {id(v) for v in self.trainable_variables} - {id(v) for v in model.variables}
+        known = model.optimizer is getattr(self, "optimizer", None)
+        if own and model.optimizer.built and not known:
+            raise InputError(
+                f"{type(self.method).__name__} trains more than the model, which its "
+                "optimizer, in use by now, doesn't know: compile the model again."
+            )
 
 
 class VFDCallback(keras.callbacks.Callback):

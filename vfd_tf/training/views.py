@@ -28,7 +28,10 @@ def siblings(network, method, distillation, options) -> tuple[dict[str, keras.Mo
         InputError: BatchNorm that can't be taken apart, or a shipped set that no view has.
     """
     wanted = method.batch_norm if options.batch_norm == "method" else options.batch_norm
-    if wanted == "shared" or not method.adversarial:
+    if not method.adversarial:
+        return {}, []
+    if wanted == "shared":
+        _refuse_options_of_views(options)
         return {}, []
     terms = ("clean",) if options.add_clean_ce else ()
     sets = sorted({method.set_of(view) for view in reads(method, distillation, terms)})
@@ -44,6 +47,12 @@ def siblings(network, method, distillation, options) -> tuple[dict[str, keras.Mo
             networks[name], own = batch_norms.sibling(network, affine)
             norms += own
     return networks, norms
+
+
+def _refuse_options_of_views(options):
+    for name in ("batch_norm_affine", "ship_view"):
+        if options[name] != getattr(type(options), name):
+            raise InputError(f"{name} needs batch_norm='views' (--batch_norm=views).")
 
 
 def shipped(trainer, x, y):
