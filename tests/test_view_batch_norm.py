@@ -1,5 +1,7 @@
 """BatchNorm by view: statistics, gradients, what is shipped, what it works with."""
 
+import itertools
+
 import fits
 import keras
 import numpy as np
@@ -8,8 +10,11 @@ import tensorflow as tf
 
 from vfd_tf import AdversarialTrainer, InputError, TrainingOptions, attacks, noise
 from vfd_tf.experiments.experiment import Recipe
+from vfd_tf.hyperparameters import component
 from vfd_tf.models import batch_norms, network
+from vfd_tf.training import replicas
 from vfd_tf.training.callbacks import StochasticWeightAverage
+from vfd_tf.training.methods import HAT
 
 L = keras.layers
 VIEWS = {"batch_norm": "views"}
@@ -160,6 +165,30 @@ def test_scale_and_shift_are_shared_where_statistics_alone_are_by_view(toy):
     assert len(moving) == 4 and not moving & {id(v) for v in student.variables}
 
 
+def test_a_method_may_give_each_of_its_views_a_set(toy):
+    @component
+    class Three(HAT):
+        batch_norm = "views"
+
+        def set_of(self, view):
+            return view
+
+    student, teacher = user_model(), user_model()
+    trainer = AdversarialTrainer(student, Three(), attacks.PGD(0.1), teacher=teacher)
+    trainer.compile(keras.optimizers.SGD(0.1))
+    trainer.fit(*toy, batch_size=8, verbose=0)
+    assert [*trainer._untracked.siblings] == ["clean", "helper"]
+    networks = trainer.network, *trainer._untracked.siblings.values()
+    means = [moving_means(each) for each in networks]
+    assert all(np.abs(a - b).max() > 1e-5 for a, b in itertools.combinations(means, 2))
+
+
+def moving_means(model):
+    """The moving means of a network."""
+    norms = replicas.batch_norms([model])
+    return np.concatenate([norm.moving_mean.numpy() for norm in norms])
+
+
 # --- what is shipped ----------------------------------------------------------------------
 
 
@@ -264,6 +293,19 @@ def test_awp_of_a_vanishing_radius_trains_every_set_as_without(toy):
         trainer.fit(*toy, batch_size=8, shuffle=False, verbose=0)
         ended.append([*state(trainer.student), *state(sibling_of(trainer))])
     same(*ended, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Step 2 of epoch 1 is skipped")
+def test_a_skipped_step_leaves_no_trace_in_any_set(toy):
+    weight, ended = np.repeat([1.0, np.inf], 8), []
+    for count in (8, 16):
+        keras.utils.set_random_seed(0)
+        trainer = trainer_of(user_model(), on_nan="skip", **VIEWS)
+        x, y = (v[:count] for v in toy)
+        own = {"sample_weight": weight[:count], "batch_size": 8, "shuffle": False}
+        trainer.fit(x, y, verbose=0, **own)
+        ended.append([*state(trainer.student), *state(sibling_of(trainer))])
+    same(*ended, rtol=0)
 
 
 def by_view():
