@@ -7,7 +7,7 @@ BIN := .venv/bin
 demo: .venv/installed  ## train and compare on scikit-learn's digits, under 4 minutes
 	$(BIN)/python run.py --recipe=demo
 
-smoke: .venv/installed  ## every suite of the paper, seconds a run, on digits; about 40 minutes
+smoke: .venv/installed  ## every suite of the paper, seconds a run, on digits; about 20 minutes
 	CUDA_VISIBLE_DEVICES=-1 $(BIN)/python run.py suite all --scale=smoke --runs=runs/smoke --workers=2
 
 test: .venv/installed  ## the whole test suite

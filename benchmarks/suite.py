@@ -97,13 +97,17 @@ def plane(points: int) -> float:
     return time.perf_counter() - begun
 
 
-def main(argv=None) -> None:
+def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=100, help="runs of the report")
     parser.add_argument("--commands", type=int, default=200, help="of the engine")
     parser.add_argument("--points", type=int, default=5000, help="of t-SNE")
-    options = parser.parse_args(argv)
-    line = machine.command("suite", sys.argv[1:] if argv is None else argv)
+    return parser.parse_args(arguments)
+
+
+def main(arguments=None) -> None:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options, line = parse(arguments), machine.command("suite", arguments)
     print(machine.header(line, machine.tensorflow_facts()))
     rows = []
     with tempfile.TemporaryDirectory() as folder:

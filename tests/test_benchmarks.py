@@ -158,6 +158,7 @@ def test_every_command_of_the_readme_parses():
         "checkpoint": checkpoint,
         "evaluation": evaluation,
         "scaling": scaling,
+        "suite": suite,
     }
     assert {name for name, _ in commands} == set(modules)
     for name, flags in commands:

@@ -56,7 +56,7 @@ def test_a_run_leaves_what_resumes_replays_and_cites_it(finished):
     assert names == {
         "best.keras", "last.keras", "flags.txt", "history.csv", "metrics.jsonl",
         "checkpoint-00002-00000000.npz", "results.json", "run.json", "tensorboard",
-        "verdicts.npz",
+        "verdicts.npz", "README.md",
     }  # fmt: skip
     results = json.loads((path / "results.json").read_text())
     assert {"seed", "tensorflow", "keras", "git_commit", "wall_time_s"} <= set(results)

@@ -9,6 +9,7 @@ checkpoint-*.npz  weights, optimizer, step, metrics, history: what training goes
 tensorboard/      events
 verdicts.npz      which test images each student got right, under each attack
 results.json      accuracies on the test split, versions, commit, seed, wall time
+README.md         the model card, written anew each time
 journal/          only during an evaluation: the windows of images it has finished
 lock.json         only while a process has the directory: which, where, since when
 """
