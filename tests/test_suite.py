@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from vfd_tf.cli import flags, main, suite, suite_plan
+from vfd_tf.cli import commands, flags, main, suite, suite_file, suite_plan
 from vfd_tf.data import datasets
 from vfd_tf.data.facts import facts
 from vfd_tf.experiments import costs, forecast, places
@@ -117,7 +117,7 @@ def test_a_run_stands_behind_the_networks_that_it_reads():
 def test_a_command_of_the_graph_gives_the_run_whose_directory_it_names():
     graph, _ = planned("ablations", more=("--average=ema", "--nesterov"))
     for node in graph.nodes.values():
-        words = suite_plan.words_of(node, graph)
+        words = commands.words_of(node, graph)
         values = values_of(*words)
         (experiment,) = flags.experiments(values)
         identity = places.identity(experiment, NO_DATA(experiment))
@@ -130,7 +130,7 @@ def test_a_command_of_the_graph_gives_the_run_whose_directory_it_names():
 
 def test_options_join_the_base_and_the_enhanced_alike():
     _, (found,) = planned("table1", more=("--average=ema", "--precision=mixed_bfloat16"))
-    entries = found.describe()["entries"]
+    entries = suite_file.describe(found)["entries"]
     for student in ("last", "average"):
         assert [e["row"] for e in entries if e["student"] == student] == ROWS
     for _, _, path in found.points:
@@ -140,8 +140,8 @@ def test_options_join_the_base_and_the_enhanced_alike():
 
 def test_fewer_images_are_those_of_the_command_where_it_names_the_attack():
     _, (found,) = planned("table1", more=("--attack_images=cw:3",))
-    assert found.describe()["images"]["cw"] == 3
-    assert found.describe()["images"]["autoattack"] == 10  # as the scale says
+    assert suite_file.describe(found)["images"]["cw"] == 3
+    assert suite_file.describe(found)["images"]["autoattack"] == 10  # as the scale says
     with pytest.raises(InputError, match="--attack_images"):
         planned("table1", more=("--attack_images=pgd50:3",))
 
@@ -370,7 +370,7 @@ def test_the_forecast_is_of_this_machine_where_nothing_has_run(tmp_path):
 
 def test_attacks_of_the_command_stand_in_place_of_the_suites():
     _, (found,) = planned("table1", more=("--eval_attacks=fgsm,pgd50",))
-    whole = found.describe()
+    whole = suite_file.describe(found)
     assert whole["columns"] == ["fgsm", "clean", "pgd50"]
     assert set(whole["images"]) == {"fgsm", "pgd50"}
     assert not any("surrogate" in name for name in whole["nodes"])

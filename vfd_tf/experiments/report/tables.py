@@ -1,7 +1,5 @@
 """The tables of a suite in the paper's layout: Markdown, LaTeX, and CSV in long form."""
 
-import csv
-import io
 import re
 
 from vfd_tf import text
@@ -230,13 +228,3 @@ def _of_row(summary, row, seed, column):
         **{"base": row.base, "student": row.student, "setting": row.value},
         **{"seed": seed, "column": column},
     }
-
-
-def comma_separated(rows: list[dict]) -> str:
-    """The rows as CSV, numbers as they are."""
-    file = io.StringIO()
-    columns = dict.fromkeys(name for row in rows for name in row)
-    writer = csv.DictWriter(file, [*columns], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
