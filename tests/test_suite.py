@@ -126,6 +126,7 @@ def test_a_command_of_the_graph_gives_the_run_whose_directory_it_names():
         assert set(given.attacks) == set(node.plan.attacks)
         assert given.rounds() == node.plan.rounds()
         assert given.students == node.plan.students and given.mixtures == node.plan.mixtures
+        assert not given.teachers  # they have commands of their own
 
 
 def test_options_join_the_base_and_the_enhanced_alike():
@@ -374,3 +375,38 @@ def test_attacks_of_the_command_stand_in_place_of_the_suites():
     assert whole["columns"] == ["fgsm", "clean", "pgd50"]
     assert set(whole["images"]) == {"fgsm", "pgd50"}
     assert not any("surrogate" in name for name in whole["nodes"])
+
+
+def test_the_rows_of_a_group_are_compared_with_the_one_of_its_name():
+    (found,) = read("table1", "paper")
+    assert [found.group(row) for row in ("Vanilla", "ALP+KD", "HAT")] == [
+        "Vanilla",
+        "ALP",
+        "HAT",
+    ]
+    assert [found.base(row) for row in ("Vanilla", "ALP+KD", "HAT", "HAT+VFD-Adv")] == [
+        None,
+        "ALP",
+        None,
+        "HAT",
+    ]
+
+
+def test_a_sweep_of_the_base_is_the_curve_of_its_group():
+    _, (found,) = planned("fig2")
+    curves = suite_file.describe(found)["curves"]
+    assert [point["label"] for point in curves] == list("123456")
+    assert {(p["group"], p["kind"], p["which"]) for p in curves} == {
+        ("TRADES", "sweep", "last")
+    }
+
+
+def test_a_scale_has_the_last_word_and_a_suites_own_table_behind_it(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD.replace("[rows]", "max_images = 7\n[rows]") + "[cpu]\n"
+                    'max_images = 9\nflags = "--width=0.5"\n')  # fmt: skip
+    (small,), (other,) = read(str(path), "smoke"), read(str(path), "cpu")
+    assert (small.max_images, other.max_images) == (7, 9)  # a file's before a scale's
+    assert small.flags == ("--dataset=digits", "--arch=resnet8", "--recipe=smoke")
+    assert other.flags == ("--dataset=digits", "--arch=resnet8", "--width=0.5")
+    assert small.images == {"autoattack": 10, "cw": 4}  # of the scale
