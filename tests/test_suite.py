@@ -395,10 +395,11 @@ def test_the_rows_of_a_group_are_compared_with_the_one_of_its_name():
 def test_a_sweep_of_the_base_is_the_curve_of_its_group():
     _, (found,) = planned("fig2")
     curves = suite_file.describe(found)["curves"]
-    assert [point["label"] for point in curves] == list("123456")
-    assert {(p["group"], p["kind"], p["which"]) for p in curves} == {
-        ("TRADES", "sweep", "last")
-    }
+    swept = [point for point in curves if point["kind"] == "sweep"]
+    assert [point["label"] for point in swept] == list("123456")
+    assert {(point["group"], point["which"]) for point in swept} == {("TRADES", "last")}
+    mixed = [point["which"] for point in curves if point["kind"] == "mixture"]
+    assert mixed == [f"last-mixture-{weight}" for weight in (0.6, 0.8, 0.9)] * 6
 
 
 def test_a_scale_has_the_last_word_and_a_suites_own_table_behind_it(tmp_path):
