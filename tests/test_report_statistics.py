@@ -24,6 +24,13 @@ SUMS = {
     "table1": (1667.9, 1691.1, 1764.3, 1056.4, 1184.7, 872.6, 1778.1),
     "table2": (1161.9, 1152.8, 1229.7, 588.3, 644.9, 489.2, 1257.8),
 }
+# The same by rows, as they stand there.
+ROW_SUMS = {
+    "table1": "256.2 468.1 478.1 474.7 477 495.2 484 482.8 488.4 492.5 516 487.6 480.3 "
+    "482.2 485.4 515.1 482.2 489.3 485.4 488.2 506.4",
+    "table2": "188.7 289.6 300.7 293.5 318.9 338 299.2 314.8 330.8 313.5 354.3 311.1 289.3 "
+    "323.1 322.2 349.5 308.5 307.5 320.6 317.2 333.6",
+}
 METHODS = ("ALP", "TRADES", "MART", "HAT")
 
 
@@ -33,6 +40,12 @@ def test_the_paper_s_tables_have_its_sums(table):
     assert len(known) == 21 * 7
     for column, total in zip(COLUMNS, SUMS[table], strict=True):
         assert sum(v for (_, c), v in known.items() if c == column) == pytest.approx(total)
+    rows = {name: 0.0 for name, _ in known}
+    for (name, _), value in known.items():
+        rows[name] += value
+    enhanced = ("", "+KD", "+BGAT", "+LBGAT", "+VFD-Adv")
+    assert [*rows] == ["Vanilla", *(m + e for m in METHODS for e in enhanced)]
+    assert [*rows.values()] == pytest.approx([*map(float, ROW_SUMS[table].split())])
 
 
 def test_a_few_of_the_paper_s_values():
