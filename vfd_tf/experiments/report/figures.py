@@ -3,8 +3,9 @@
 import numpy as np
 
 from vfd_tf.experiments.report import drawing
-from vfd_tf.experiments.report.collect import AUTOATTACK, CLEAN, images_of
+from vfd_tf.experiments.report.collect import AUTOATTACK, images_of
 from vfd_tf.experiments.report.drawing import BAR, CLASSES, COLOURS, DASHES
+from vfd_tf.experiments.report.published import CLEAN
 from vfd_tf.experiments.report.statistics import interval
 from vfd_tf.experiments.report.summary import AVERAGE, LAST, Summary, student_text
 from vfd_tf.experiments.report.tables import head

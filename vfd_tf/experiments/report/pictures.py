@@ -3,11 +3,11 @@
 import numpy as np
 
 from vfd_tf import files
+from vfd_tf.experiments.features import EXAMPLES, FEATURES
 from vfd_tf.experiments.report import drawing
 from vfd_tf.experiments.report.suite import Suite
 from vfd_tf.hyperparameters import InputError
 
-FEATURES, EXAMPLES = "features.npz", "examples.npz"
 _REMEDY = "remove it, and its `python run.py suite` makes it again"
 _MOST = 8  # examples on a sheet
 
