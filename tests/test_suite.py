@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import types
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from vfd_tf.data.facts import facts
 from vfd_tf.experiments import costs, forecast, places
 from vfd_tf.experiments.evaluation_plan import EvaluationPlan
 from vfd_tf.experiments.experiment import Experiment
-from vfd_tf.experiments.graph import Graph, Run
+from vfd_tf.experiments.graph import Graph, Node, Run, is_done
 from vfd_tf.experiments.run_directory import RunDirectory
 from vfd_tf.experiments.suite import SCALES, names, read
 from vfd_tf.hyperparameters import InputError
@@ -112,6 +113,60 @@ def test_a_run_stands_behind_the_networks_that_it_reads():
             graph.nodes[p].name.split(" resnet18")[0] for p in graph.nodes[path].after
         }
         assert before == roles
+
+
+def test_mixtures_need_the_vanilla_teacher():
+    graph = Graph("runs", NO_DATA, flags.words)
+    plan = EvaluationPlan(attacks=("fgsm",), students=("last",), mixtures=(0.5,))
+    for distillation in (NoDistillation(), VFD()):
+        experiment = Experiment(method=TRADES(), distillation=distillation)
+        path = graph.add(Run("a run", (), experiment, plan))
+        (before,) = graph.nodes[path].after
+        assert "vanilla teacher" in graph.nodes[before].name
+
+
+def test_a_run_that_is_added_again_keeps_all_that_it_needs():
+    graph = Graph("runs", NO_DATA, flags.words)
+    experiment = Experiment(method=TRADES(), distillation=VFD())
+    plan = EvaluationPlan(attacks=(), students=())
+    surrogate = experiment.surrogate("resnet8")
+    for other in (surrogate, None):
+        path = graph.add(Run("a run", (), experiment, plan, surrogate=other))
+    names = [graph.nodes[before].name for before in graph.nodes[path].after]
+    assert [name.split(" resnet")[0] for name in names] == ["vanilla teacher", "surrogate"]
+
+
+def test_a_level_is_one_more_than_the_highest_below():
+    graph = Graph("runs", NO_DATA, flags.words)
+    for path, after in (("a", ()), ("b", ("a",)), ("c", ("a", "b")), ("d", ("a",))):
+        graph.add_other(Node(path, path, (), after=after))
+    assert [graph.level(path) for path in "abcd"] == [0, 1, 2, 1]
+    assert [node.path for node in graph.ordered()] == [*"abdc"]
+    assert [*graph.only(["c"]).nodes] == [*"abc"]
+
+
+def test_a_run_is_done_with_every_column_of_every_student_and_mixture(tmp_path):
+    plan = EvaluationPlan(
+        attacks=("fgsm", "transfer-fgsm"),
+        students=("best", "last", "average"),
+        surrogate="there.keras",
+        mixtures=(0.5,),
+    )
+    experiment = Experiment(method=TRADES(), distillation=NoDistillation())
+    node = Node("a run", str(tmp_path), (), experiment=experiment, plan=plan)
+    data = types.SimpleNamespace(test=range(4))
+    directory = RunDirectory(str(tmp_path))
+    directory.claim({"dataset": "digits", "helpers": {}}, {}, "")
+    # There is no average student, and no black-box attack on a mixture.
+    columns = [(which, name) for which in ("best", "last")
+               for name in ("clean", "fgsm", "transfer-fgsm")]  # fmt: skip
+    columns += [("last-mixture-0.5", "clean"), ("last-mixture-0.5", "fgsm")]
+    for which, name in columns:
+        assert not is_done(node, data)
+        known = {name: np.ones(4, bool)}
+        directory.add_verdicts(which, plan.threat, "n=4", known)
+        directory._merge(wall_time_s=1.0)
+    assert is_done(node, data)
 
 
 def test_a_command_of_the_graph_gives_the_run_whose_directory_it_names():

@@ -44,10 +44,6 @@ def students(summary: Summary) -> list[list[Row]]:
     return [[row for row in summary.rows if row.student == name] for name in names]
 
 
-def number(value: float | None) -> str:
-    return DASH if value is None else f"{value:.1f}"
-
-
 def signed(value: float | None) -> str:
     """A difference, `+1.2`; a rounded zero has no sign."""
     if value is None:
