@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks import machine
 from vfd_tf import text
-from vfd_tf.cli import flags, suite_plan
+from vfd_tf.cli import flags, suite_file, suite_plan
 from vfd_tf.experiments import embedding, places
 from vfd_tf.experiments.engines import Command, LocalEngine
 from vfd_tf.experiments.graph import Graph
@@ -65,7 +65,7 @@ def made_up(folder: str, runs: int) -> str:
         directory._merge(wall_time_s=1.0, seed=0)
     os.makedirs(planned.folder)
     with open(f"{planned.folder}/suite.json", "w") as file:
-        json.dump(planned.describe(), file)
+        json.dump(suite_file.describe(planned), file)
     return planned.folder
 
 

@@ -99,3 +99,25 @@ def test_few_are_kept():
     for size in range(1, 12):
         shared.engine(network(0), batch_size=size)
     assert len(shared._kept) == 8
+
+
+def test_the_one_that_was_asked_for_last_is_kept_longest():
+    shared = Compilations()
+    first = shared.engine(network(0), batch_size=1)
+    for size in range(2, 9):
+        shared.engine(network(0), batch_size=size)
+    assert shared.engine(network(1), batch_size=1) is first
+    shared.engine(network(0), batch_size=9)  # takes the place of 2
+    assert shared.engine(network(2), batch_size=1) is first
+
+
+def test_what_was_said_of_one_network_is_not_said_of_the_next():
+    broken, shared = network(0), Compilations()
+    broken.set_weights([np.full_like(w, np.nan) for w in broken.get_weights()])
+    said = []
+    for model in (broken, network(1)):
+        found = evaluate(
+            model, (X, Y), ["fgsm"], epsilon=0.1, strict=False, compilations=shared
+        )
+        said.append([warning for warning in found.warnings if "NaN" in warning])
+    assert said[0] and not said[1]

@@ -112,6 +112,26 @@ def test_a_network_mixed_with_itself_is_itself(pair):
     )
 
 
+def test_where_both_agree_its_gradient_is_still_that_of_both():
+    """On a black image both give zeros, whatever their kernels: half of each gradient."""
+    x, y = np.zeros((4, *SHAPE), "float32"), np.arange(4)
+    both = dense(), dense(scale=-3.0)
+    one, other = (gradient(model, x, y) for model in both)
+    assert np.abs(one - other).max() > 0.1
+    found = gradient(mixture(*both, 0.5), x, y)
+    np.testing.assert_allclose(found, (one + other) / 2, rtol=1e-4, atol=1e-6)
+
+
+def test_networks_that_were_trained_in_bfloat16_are_mixed_in_float32():
+    x = images()
+    model = keras.Sequential(
+        [keras.Input(SHAPE), L.Flatten(), L.Dense(CLASSES, dtype="mixed_bfloat16")]
+    )
+    kernel = model.get_weights()[0]
+    wanted = log_softmax(x.reshape(len(x), -1) @ kernel)
+    np.testing.assert_allclose(mixture(model, model, 0.5)(x), wanted, atol=1e-5)
+
+
 @pytest.mark.parametrize("weight", [0.0, 1e-12, 0.5, 1 - 1e-12, 1.0])
 def test_gradients_are_finite_where_probabilities_underflow(weight):
     """Logits of thousands: softmax in float32 is 0 and 1, and its logarithm -inf."""
@@ -200,6 +220,19 @@ def test_the_interpolation_of_a_network_with_itself_is_itself_and_is_saved(pair,
     found.save(tmp_path / "one.keras")
     again = network.load(str(tmp_path / "one.keras"))
     np.testing.assert_array_equal(again(images()), found(images()))
+
+
+def test_whole_numbers_are_those_of_the_first_network():
+    pair = dense(L.Normalization()), dense(L.Normalization())
+    for model, count in zip(pair, (7, 9), strict=True):
+        model.set_weights(
+            [
+                np.full_like(w, count) if w.dtype == "int64" else w
+                for w in model.get_weights()
+            ]
+        )
+    counts = [w for w in interpolation(*pair, 0.5).get_weights() if w.dtype == "int64"]
+    assert counts == [7]
 
 
 def softened():

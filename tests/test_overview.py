@@ -7,6 +7,7 @@ import shutil
 import threading
 
 import pytest
+from rich.console import Console
 
 from vfd_tf.experiments import overview as module
 from vfd_tf.experiments.engines import (
@@ -127,6 +128,31 @@ def test_without_predictions_no_time_is_told(tmp_path):
     assert stream.getvalue() == "[1/4] done: teacher (5 s); 3 waiting\n"
 
 
+def test_the_pace_is_of_predictions_and_not_of_what_has_passed(tmp_path, clock):
+    shown, _ = overview(tmp_path)
+    shown.ended("teacher", 1200.0)  # twice as long as predicted
+    shown.started("student")
+    clock.now += 100
+    assert shown.left() == 3 * 1200 - 100
+
+
+def test_what_was_complete_says_nothing_of_commands_without_a_prediction(tmp_path):
+    shown, _ = overview(tmp_path, {"teacher": 0.0, "student": 300.0})
+    assert shown.left() == 0 + 300 + 2 * 300
+
+
+def test_what_has_ended_is_not_in_the_table_of_what_runs(tmp_path, clock):
+    shown, _ = overview(tmp_path)
+    for name in ("teacher", "student", "last"):
+        shown.started(name)
+    shown.ended("teacher", 1.0)
+    shown.failed("last", CommandStopped("last"))
+    console = Console(file=io.StringIO(), width=100)
+    console.print(shown._table())
+    first = [line.split()[0] for line in console.file.getvalue().splitlines()]
+    assert first == ["running", "student", "1"]
+
+
 # --- status.json ------------------------------------------------------------------------
 
 
@@ -153,6 +179,20 @@ def test_status_json_follows_every_event(tmp_path, clock):
         "last": ("stopped", None, None),
     }
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["status.json"]
+
+
+def test_what_ended_of_commands_of_other_names_is_kept(tmp_path):
+    before = {
+        "other": {"status": "done", "seconds": 3.0},
+        "gone": {"status": "running"},
+        "odd": "nothing",
+        "teacher": {"status": "done", "seconds": 5.0},
+    }
+    (tmp_path / "status.json").write_text(json.dumps(before))
+    overview(tmp_path)
+    found = read_status(str(tmp_path))
+    assert found.keys() == {"other", *NAMES} and found["other"] == before["other"]
+    assert found["teacher"]["status"] == "waiting"
 
 
 def test_readers_bear_a_status_that_is_not_there(tmp_path):

@@ -24,6 +24,13 @@ SUMS = {
     "table1": (1667.9, 1691.1, 1764.3, 1056.4, 1184.7, 872.6, 1778.1),
     "table2": (1161.9, 1152.8, 1229.7, 588.3, 644.9, 489.2, 1257.8),
 }
+# The same by rows, as they stand there.
+ROW_SUMS = {
+    "table1": "256.2 468.1 478.1 474.7 477 495.2 484 482.8 488.4 492.5 516 487.6 480.3 "
+    "482.2 485.4 515.1 482.2 489.3 485.4 488.2 506.4",
+    "table2": "188.7 289.6 300.7 293.5 318.9 338 299.2 314.8 330.8 313.5 354.3 311.1 289.3 "
+    "323.1 322.2 349.5 308.5 307.5 320.6 317.2 333.6",
+}
 METHODS = ("ALP", "TRADES", "MART", "HAT")
 
 
@@ -33,6 +40,12 @@ def test_the_paper_s_tables_have_its_sums(table):
     assert len(known) == 21 * 7
     for column, total in zip(COLUMNS, SUMS[table], strict=True):
         assert sum(v for (_, c), v in known.items() if c == column) == pytest.approx(total)
+    rows = {name: 0.0 for name, _ in known}
+    for (name, _), value in known.items():
+        rows[name] += value
+    enhanced = ("", "+KD", "+BGAT", "+LBGAT", "+VFD-Adv")
+    assert [*rows] == ["Vanilla", *(m + e for m in METHODS for e in enhanced)]
+    assert [*rows.values()] == pytest.approx([*map(float, ROW_SUMS[table].split())])
 
 
 def test_a_few_of_the_paper_s_values():
@@ -184,6 +197,7 @@ def test_the_interval_is_that_of_a_loop_over_resamples():
     (low, high), inside = brute_force(model, curve, 2000, seed=5)
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.8)
     assert found.inside == pytest.approx(inside, abs=0.02)
+    trade_off._resampled.cache_clear(), trade_off._weights.cache_clear()
     again = trade_off.distance([(model, curve)])
     assert again == found  # seeded
 
@@ -194,6 +208,44 @@ def test_distances_of_seeds_are_pooled():
     assert found.value == pytest.approx((20 + 0) / 2) and found.seeds == 2
     outside = trade_off.distance([(shares(10, 8, 5), curve), (shares(10, 5, 5), curve)])
     assert outside.value is None
+
+
+def test_the_curve_goes_through_its_points_in_the_order_of_clean_accuracy():
+    """(60, 20), (80, 40), (100, 30): at 70 it is at 30, however they are named."""
+    curve = np.stack([shares(10, 8, 4), shares(10, 6, 2), shares(10, 10, 3)])
+    assert trade_off.distance([(shares(10, 7, 5), curve)]).value == pytest.approx(20)
+
+
+def test_of_several_seeds_the_one_outside_is_named():
+    short = np.stack([shares(10, 7, 4), shares(10, 6, 4), shares(10, 6, 4)])
+    long = np.stack([shares(10, 10, 4), shares(10, 5, 4)])
+    model = shares(10, 9, 5)
+    found = trade_off.distance([(model, long), (model, short)])
+    assert found.sentence.startswith("at 90.0 %, outside of the curve's 60.0 to 70.0 %")
+    assert found.remark == "90.0 ∉ 60.0 – 70.0"
+    inside = trade_off.distance([(shares(10, 6, 5), long), (shares(10, 7, 5), short)])
+    assert (inside.clean, inside.range, inside.points) == (65, (50, 100), 2)
+
+
+def test_at_the_end_of_the_curve_there_is_no_interval():
+    """The model and the curve's end have as many right, and of two seeds not the same."""
+    first = np.arange(100) < 50
+    seeds = []
+    for mine in (first, ~first):
+        curve = np.stack([np.stack([~mine, ~mine]), np.zeros((2, 100), bool)])
+        seeds.append((np.stack([mine, mine]), curve))
+    found = trade_off.distance(seeds)
+    assert (found.value, found.low, found.high) == (0, None, None) and found.inside < 0.2
+    assert found.sentence.startswith("too near the end of the curve's 0.0 to 50.0 %")
+    assert found.remark == "at the curve's end"
+
+
+def test_the_share_of_resamples_outside_is_said():
+    known = {"value": 3.0, "low": 1.0, "high": 5.0, "clean": 80.0, "points": 2}
+    some = trade_off.Distance(**known, range=(70.0, 90.0), inside=0.9)
+    assert some.remark == "10% outside"
+    assert some.sentence.startswith("10% of the resamples were outside of the curve's 70.0")
+    assert trade_off.Distance(**known, range=(70.0, 90.0), inside=0.96).sentence == ""
 
 
 @pytest.fixture(scope="module")

@@ -3,17 +3,18 @@
 import json
 import os
 import re
+import types
 
 import numpy as np
 import pytest
 
-from vfd_tf.cli import flags, main, suite, suite_plan
+from vfd_tf.cli import commands, flags, main, suite, suite_file, suite_plan
 from vfd_tf.data import datasets
 from vfd_tf.data.facts import facts
 from vfd_tf.experiments import costs, forecast, places
 from vfd_tf.experiments.evaluation_plan import EvaluationPlan
 from vfd_tf.experiments.experiment import Experiment
-from vfd_tf.experiments.graph import Graph, Run
+from vfd_tf.experiments.graph import Graph, Node, Run, is_done
 from vfd_tf.experiments.run_directory import RunDirectory
 from vfd_tf.experiments.suite import SCALES, names, read
 from vfd_tf.hyperparameters import InputError
@@ -114,10 +115,64 @@ def test_a_run_stands_behind_the_networks_that_it_reads():
         assert before == roles
 
 
+def test_mixtures_need_the_vanilla_teacher():
+    graph = Graph("runs", NO_DATA, flags.words)
+    plan = EvaluationPlan(attacks=("fgsm",), students=("last",), mixtures=(0.5,))
+    for distillation in (NoDistillation(), VFD()):
+        experiment = Experiment(method=TRADES(), distillation=distillation)
+        path = graph.add(Run("a run", (), experiment, plan))
+        (before,) = graph.nodes[path].after
+        assert "vanilla teacher" in graph.nodes[before].name
+
+
+def test_a_run_that_is_added_again_keeps_all_that_it_needs():
+    graph = Graph("runs", NO_DATA, flags.words)
+    experiment = Experiment(method=TRADES(), distillation=VFD())
+    plan = EvaluationPlan(attacks=(), students=())
+    surrogate = experiment.surrogate("resnet8")
+    for other in (surrogate, None):
+        path = graph.add(Run("a run", (), experiment, plan, surrogate=other))
+    names = [graph.nodes[before].name for before in graph.nodes[path].after]
+    assert [name.split(" resnet")[0] for name in names] == ["vanilla teacher", "surrogate"]
+
+
+def test_a_level_is_one_more_than_the_highest_below():
+    graph = Graph("runs", NO_DATA, flags.words)
+    for path, after in (("a", ()), ("b", ("a",)), ("c", ("a", "b")), ("d", ("a",))):
+        graph.add_other(Node(path, path, (), after=after))
+    assert [graph.level(path) for path in "abcd"] == [0, 1, 2, 1]
+    assert [node.path for node in graph.ordered()] == [*"abdc"]
+    assert [*graph.only(["c"]).nodes] == [*"abc"]
+
+
+def test_a_run_is_done_with_every_column_of_every_student_and_mixture(tmp_path):
+    plan = EvaluationPlan(
+        attacks=("fgsm", "transfer-fgsm"),
+        students=("best", "last", "average"),
+        surrogate="there.keras",
+        mixtures=(0.5,),
+    )
+    experiment = Experiment(method=TRADES(), distillation=NoDistillation())
+    node = Node("a run", str(tmp_path), (), experiment=experiment, plan=plan)
+    data = types.SimpleNamespace(test=range(4))
+    directory = RunDirectory(str(tmp_path))
+    directory.claim({"dataset": "digits", "helpers": {}}, {}, "")
+    # There is no average student, and no black-box attack on a mixture.
+    columns = [(which, name) for which in ("best", "last")
+               for name in ("clean", "fgsm", "transfer-fgsm")]  # fmt: skip
+    columns += [("last-mixture-0.5", "clean"), ("last-mixture-0.5", "fgsm")]
+    for which, name in columns:
+        assert not is_done(node, data)
+        known = {name: np.ones(4, bool)}
+        directory.add_verdicts(which, plan.threat, "n=4", known)
+        directory._merge(wall_time_s=1.0)
+    assert is_done(node, data)
+
+
 def test_a_command_of_the_graph_gives_the_run_whose_directory_it_names():
     graph, _ = planned("ablations", more=("--average=ema", "--nesterov"))
     for node in graph.nodes.values():
-        words = suite_plan.words_of(node, graph)
+        words = commands.words_of(node, graph)
         values = values_of(*words)
         (experiment,) = flags.experiments(values)
         identity = places.identity(experiment, NO_DATA(experiment))
@@ -126,11 +181,12 @@ def test_a_command_of_the_graph_gives_the_run_whose_directory_it_names():
         assert set(given.attacks) == set(node.plan.attacks)
         assert given.rounds() == node.plan.rounds()
         assert given.students == node.plan.students and given.mixtures == node.plan.mixtures
+        assert not given.teachers  # they have commands of their own
 
 
 def test_options_join_the_base_and_the_enhanced_alike():
     _, (found,) = planned("table1", more=("--average=ema", "--precision=mixed_bfloat16"))
-    entries = found.describe()["entries"]
+    entries = suite_file.describe(found)["entries"]
     for student in ("last", "average"):
         assert [e["row"] for e in entries if e["student"] == student] == ROWS
     for _, _, path in found.points:
@@ -140,8 +196,8 @@ def test_options_join_the_base_and_the_enhanced_alike():
 
 def test_fewer_images_are_those_of_the_command_where_it_names_the_attack():
     _, (found,) = planned("table1", more=("--attack_images=cw:3",))
-    assert found.describe()["images"]["cw"] == 3
-    assert found.describe()["images"]["autoattack"] == 10  # as the scale says
+    assert suite_file.describe(found)["images"]["cw"] == 3
+    assert suite_file.describe(found)["images"]["autoattack"] == 10  # as the scale says
     with pytest.raises(InputError, match="--attack_images"):
         planned("table1", more=("--attack_images=pgd50:3",))
 
@@ -370,7 +426,43 @@ def test_the_forecast_is_of_this_machine_where_nothing_has_run(tmp_path):
 
 def test_attacks_of_the_command_stand_in_place_of_the_suites():
     _, (found,) = planned("table1", more=("--eval_attacks=fgsm,pgd50",))
-    whole = found.describe()
+    whole = suite_file.describe(found)
     assert whole["columns"] == ["fgsm", "clean", "pgd50"]
     assert set(whole["images"]) == {"fgsm", "pgd50"}
     assert not any("surrogate" in name for name in whole["nodes"])
+
+
+def test_the_rows_of_a_group_are_compared_with_the_one_of_its_name():
+    (found,) = read("table1", "paper")
+    assert [found.group(row) for row in ("Vanilla", "ALP+KD", "HAT")] == [
+        "Vanilla",
+        "ALP",
+        "HAT",
+    ]
+    assert [found.base(row) for row in ("Vanilla", "ALP+KD", "HAT", "HAT+VFD-Adv")] == [
+        None,
+        "ALP",
+        None,
+        "HAT",
+    ]
+
+
+def test_a_sweep_of_the_base_is_the_curve_of_its_group():
+    _, (found,) = planned("fig2")
+    curves = suite_file.describe(found)["curves"]
+    swept = [point for point in curves if point["kind"] == "sweep"]
+    assert [point["label"] for point in swept] == list("123456")
+    assert {(point["group"], point["which"]) for point in swept} == {("TRADES", "last")}
+    mixed = [point["which"] for point in curves if point["kind"] == "mixture"]
+    assert mixed == [f"last-mixture-{weight}" for weight in (0.6, 0.8, 0.9)] * 6
+
+
+def test_a_scale_has_the_last_word_and_a_suites_own_table_behind_it(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD.replace("[rows]", "max_images = 7\n[rows]") + "[cpu]\n"
+                    'max_images = 9\nflags = "--width=0.5"\n')  # fmt: skip
+    (small,), (other,) = read(str(path), "smoke"), read(str(path), "cpu")
+    assert (small.max_images, other.max_images) == (7, 9)  # a file's before a scale's
+    assert small.flags == ("--dataset=digits", "--arch=resnet8", "--recipe=smoke")
+    assert other.flags == ("--dataset=digits", "--arch=resnet8", "--width=0.5")
+    assert small.images == {"autoattack": 10, "cw": 4}  # of the scale

@@ -48,8 +48,12 @@ class Here:
 
     slots = 1
 
-    def __init__(self, values, started):
+    def __init__(self, started):
         self.started = started
+
+    @classmethod
+    def of(cls, values, started):
+        return cls(started)
 
     def submit(self, command, after):
         future = concurrent.futures.Future()
@@ -100,7 +104,7 @@ def finished(tmp_path_factory):
     folder = tiny.written(tmp_path_factory.mktemp("finished"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(suite, "_engine", Here)
+        patch.setitem(suite.ENGINES, "local", Here)
         assert run(written()) == 0
     return folder
 
@@ -110,7 +114,7 @@ def inside(finished, tmp_path, monkeypatch):
     """The current folder: a copy of `finished`."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(suite, "_engine", Here)
+    monkeypatch.setitem(suite.ENGINES, "local", Here)
     return tmp_path
 
 
@@ -215,13 +219,13 @@ def test_teachers_get_the_flags_that_say_how_and_the_suite_is_the_same(inside):
     more, places = suite.suite_plan.passed_on(values)
     (mine,) = suite.read("mine.toml", "smoke")
     assert suite.folder_of(mine, values, more) == "runs/suite-mine-smoke"
-    graph = Graph("runs", lambda experiment: "0", flags.words, places)
-    planned = suite.PlannedSuite(mine, "there", graph, more, (0,))
+    graph = Graph("runs", lambda experiment: "0", flags.words)
+    planned = suite.PlannedSuite(mine, "there", graph, more, (0,), places)
     for node in graph.nodes.values():
         words = suite.words_of(node, graph)
         for word in ("--data_dir=there", "--checkpoint_minutes=1.0", "--jit_compile=false"):
             assert word in words, (node.name, words)
-    assert "--data_dir=there" not in planned.describe()["flags"]
+    assert "--data_dir=there" not in suite.suite_file.describe(planned)["flags"]
 
 
 def test_a_run_that_is_also_needed_is_evaluated_as_its_row():

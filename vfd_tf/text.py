@@ -1,4 +1,7 @@
-"""Tables as text: Markdown, LaTeX, and plain columns."""
+"""Tables as text: Markdown, LaTeX, CSV, and plain columns."""
+
+import csv
+import io
 
 _SPECIAL = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#"}
 
@@ -22,6 +25,16 @@ def columns(rows, left: int = 1) -> str:
     """Lines of cells of text in columns, two spaces apart; see `markdown`."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(_aligned(row, widths, left)).rstrip() for row in rows)
+
+
+def comma_separated(rows: list[dict]) -> str:
+    """Rows {column: value} as CSV, numbers as they are."""
+    file = io.StringIO()
+    columns = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(file, [*columns], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
 
 
 def latex(head, rows, left: int = 1, bold=()) -> str:

@@ -17,7 +17,6 @@ from vfd_tf.experiments.record import Record
 from vfd_tf.hyperparameters import InputError
 
 PREFIX = "features"
-STUDENTS = ("best", "last", "average")
 _PARTS = ("clean", "adversarial", "both")
 
 

@@ -17,8 +17,7 @@ from absl import flags
 from vfd_tf.attacks import ATTACKS, PGD
 from vfd_tf.attacks.attack import radius
 from vfd_tf.cli import mode_flags, recipes
-from vfd_tf.cli.strategies import STRATEGIES
-from vfd_tf.experiments.evaluation_plan import STUDENTS, EvaluationPlan, attack_images
+from vfd_tf.experiments.evaluation_plan import EvaluationPlan, attack_images
 from vfd_tf.experiments.experiment import Experiment, Recipe
 from vfd_tf.experiments.features import FeaturePlan
 from vfd_tf.hyperparameters import LARGEST, InputError, check_range, choose, name_of, read
@@ -128,46 +127,47 @@ def define() -> flags.FlagValues:
 
 
 def _define_run(values):
-    def names(table):
-        return ", ".join(table)
-
     def of(section):
         return {"flag_values": values, "module_name": section}
 
-    add, text, integer = flags.DEFINE_list, flags.DEFINE_string, flags.DEFINE_integer
+    text = flags.DEFINE_string
     help_ = "what to do; also the first word: vfd info PATH"
     text("mode", "train", help_, **of("all modes"))
-    own = of("runs")
+    _define_runs(of("runs"))
+    text("data_dir", None, "folder of tensorflow-datasets", **of("data"))
+    _define_evaluation(values, of("evaluation"))
+    mode_flags.evaluation_of_runs(of("evaluation of runs"))
+    mode_flags.suite(of("suite"))
+    for name, field in parameters(FeaturePlan, "features"):
+        _define_parameter(values, name, field, "features")
+    mode_flags.features(of("features"))
+    mode_flags.plot(of("plot"))
+    mode_flags.evaluate(of("evaluate"))
+    mode_flags.mix(of("mix"))
+
+
+def _define_runs(own):
+    def names(table):
+        return ", ".join(table)
+
+    add, text = flags.DEFINE_list, flags.DEFINE_string
     text("recipe", None, f"flags of a recipe: {', '.join(recipes.paths())}", **own)
     add("method", "hat", f"base methods, one run each: {names(METHODS)}", **own)
     add("distill", "vfd", f"distillations: {names(DISTILLATIONS)}", **own)
     text("attack", "pgd", f"training attack: {names(TRAINING_ATTACKS)}", **own)
     text("runs", "runs", "folder of the run directories", **own)
     text("workdir", None, "run directory; default: named by the flags, in --runs", **own)
-    help_ = "run of fewer epochs and else the same flags, to train longer from there"
-    text("continue_from", None, help_, **own)
-    help_ = "what trains: one device, all GPUs of this machine, or several workers"
-    flags.DEFINE_enum("strategy", "auto", list(STRATEGIES), help_, **own)
-    help_ = "XLA: auto compiles on a single GPU alone"
-    flags.DEFINE_enum("jit_compile", "auto", ["auto", "true", "false"], help_, **own)
-    help_ = "steps between two looks of the progress bar and other callbacks"
-    integer("steps_per_execution", 1, help_, 1, _LARGEST, **own)
-    help_ = "minutes between two checkpoints in the middle of an epoch"
-    flags.DEFINE_float("checkpoint_minutes", 10.0, help_, 0.01, **own)
-    help_ = "steps between two checkpoints as well; none: minutes alone"
-    integer("checkpoint_steps", None, help_, 1, _LARGEST, **own)
-    help_ = "signal that stops and saves, as SIGTERM and Ctrl-C do, such as USR1"
-    text("stop_signal", None, help_, **own)
-    help_ = "epochs between panels of images in TensorBoard; 0: none"
-    integer("panel_every", 5, help_, 0, _LARGEST, **own)
-    help_ = "wait for another process that trains the same run, instead of refusing"
-    flags.DEFINE_boolean("wait", False, help_, **own)
-    text("data_dir", None, "folder of tensorflow-datasets", **of("data"))
-    own = of("evaluation")
+    mode_flags.runs(own)
+
+
+def _define_evaluation(values, own):
+    integer = flags.DEFINE_integer
     for name in _THREAT_MODEL:
         _define_parameter(values, *_parameter(PGD, name), "evaluation")
-    add("eval_attacks", "fgsm,pgd20", "protocols on the test split, in order", **own)
-    text("eval_norm", None, "norm of the evaluation; default: --norm", **own)
+    flags.DEFINE_list(
+        "eval_attacks", "fgsm,pgd20", "protocols on the test split, in order", **own
+    )
+    flags.DEFINE_string("eval_norm", None, "norm of the evaluation; default: --norm", **own)
     flags.DEFINE(
         Value("--eval_epsilon", _parameter(PGD, "epsilon")[1]),
         "eval_epsilon",
@@ -181,24 +181,6 @@ def _define_run(values):
     integer("eval_batch_size", 128, help_, 1, _LARGEST, **own)
     help_ = "evaluate on the first n test images; none: all"
     integer("max_images", None, help_, 1, _LARGEST, **own)
-    own = of("evaluation of runs")
-    help_ = "attacks on the first n test images alone, such as autoattack:1000,cw:100"
-    add("attack_images", "", help_, **own)
-    add("eval_students", ",".join(STUDENTS), "students that are evaluated", **own)
-    help_ = "also evaluate the teachers that are trained before a run"
-    flags.DEFINE_boolean("eval_teachers", True, help_, **own)
-    help_ = "also evaluate mixtures with the vanilla teacher: weights of the student"
-    add("mixtures", "", help_, **own)
-    mode_flags.suite(of("suite"))
-    own = of("features")
-    for name, field in parameters(FeaturePlan, "features"):
-        _define_parameter(values, name, field, "features")
-    text("features_dir", "features", "folder of the pictures' numbers", **own)
-    text("features_student", "last", "student of every run directory", **own)
-    add("features_names", "", "names of the students, in order", **own)
-    mode_flags.plot(of("plot"))
-    mode_flags.evaluate(of("evaluate"))
-    mode_flags.mix(of("mix"))
 
 
 def _parameter(cls, name):

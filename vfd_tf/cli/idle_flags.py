@@ -20,7 +20,7 @@ def warn(values, argv: list[str], mode: str, experiments=()) -> None:
             warnings.warn(f"--{name} has no effect in the mode {mode}.", stacklevel=2)
     if not experiments:
         return
-    counting = set().union(*(_counting(e) for e in experiments))
+    counting = set().union(*(_counting(e, values.mixtures) for e in experiments))
     if None in (values.eval_epsilon, values.eval_norm):
         counting |= {"epsilon", "norm"}  # the evaluation's defaults
     settable = _settable(values)
@@ -53,11 +53,11 @@ def _settable(values):
     return found | {"epsilon", "norm"}
 
 
-def _counting(experiment: Experiment) -> set[str]:
+def _counting(experiment: Experiment, mixtures=()) -> set[str]:
     """The flags that a run's result, or what it shows, depends on."""
     keys = flags.names(experiment)
     adversarial, beta = experiment.method.adversarial, experiment.method.beta_term
-    found = _fields(experiment, "") - _idle_prerequisites(experiment)
+    found = _fields(experiment, "") - _idle_prerequisites(experiment, mixtures)
     if experiment.arch not in ARCHITECTURES:
         found.discard("normalize")  # others have a range of their own
     recipe = _fields(experiment.recipe, "")
@@ -83,9 +83,11 @@ def _weights(experiment):
     return experiment.distillation.reweigh(method.weights, method.hard_label)
 
 
-def _idle_prerequisites(experiment):
-    """The flags of networks that this run doesn't need."""
+def _idle_prerequisites(experiment, mixtures):
+    """The flags of networks that neither this run nor its mixtures need."""
     needed = experiment.prerequisites
+    if mixtures and experiment.method.adversarial:
+        needed = (*needed, "teacher")
     idle = {"teacher", "robust_teacher"} - set(needed)
     if all(experiment[role] != "auto" for role in needed):
         idle |= {"teacher_seed", "teacher_epochs"}

@@ -5,12 +5,58 @@ Every function takes the section they are in, as arguments of absl's DEFINE func
 
 from absl import flags
 
+from vfd_tf.cli.strategies import STRATEGIES
 from vfd_tf.experiments.engines import ENGINES
+from vfd_tf.experiments.evaluation_plan import STUDENTS
 from vfd_tf.experiments.suite import SCALES
 from vfd_tf.hyperparameters import LARGEST
 
 _LARGEST = LARGEST[int]
 MIX_KINDS = ("probabilities", "nuts", "weights")
+
+
+def runs(own) -> None:
+    """How a run is trained, where, and when it is saved."""
+    text, integer = flags.DEFINE_string, flags.DEFINE_integer
+    help_ = "run of fewer epochs and else the same flags, to train longer from there"
+    text("continue_from", None, help_, **own)
+    help_ = "what trains: one device, all GPUs of this machine, or several workers"
+    flags.DEFINE_enum("strategy", "auto", list(STRATEGIES), help_, **own)
+    help_ = "XLA: auto compiles on a single GPU alone"
+    flags.DEFINE_enum("jit_compile", "auto", ["auto", "true", "false"], help_, **own)
+    help_ = "steps between two looks of the progress bar and other callbacks"
+    integer("steps_per_execution", 1, help_, 1, _LARGEST, **own)
+    help_ = "minutes between two checkpoints in the middle of an epoch"
+    flags.DEFINE_float("checkpoint_minutes", 10.0, help_, 0.01, **own)
+    help_ = "steps between two checkpoints as well; none: minutes alone"
+    integer("checkpoint_steps", None, help_, 1, _LARGEST, **own)
+    help_ = "signal that stops and saves, as SIGTERM and Ctrl-C do, such as USR1"
+    text("stop_signal", None, help_, **own)
+    help_ = "epochs between panels of images in TensorBoard; 0: none"
+    integer("panel_every", 5, help_, 0, _LARGEST, **own)
+    help_ = "wait for another process that trains the same run, instead of refusing"
+    flags.DEFINE_boolean("wait", False, help_, **own)
+
+
+def evaluation_of_runs(own) -> None:
+    """Which students of a run are evaluated, on how many images."""
+    add = flags.DEFINE_list
+    help_ = "attacks on the first n test images alone, such as autoattack:1000,cw:100"
+    add("attack_images", "", help_, **own)
+    add("eval_students", ",".join(STUDENTS), "students that are evaluated", **own)
+    help_ = "also evaluate the teachers that are trained before a run"
+    flags.DEFINE_boolean("eval_teachers", True, help_, **own)
+    help_ = "also evaluate mixtures with the vanilla teacher: weights of the student"
+    add("mixtures", "", help_, **own)
+
+
+def features(own) -> None:
+    """Of which students, and where their pictures' numbers go."""
+    text = flags.DEFINE_string
+    text("features_dir", "features", "folder of the pictures' numbers", **own)
+    help_ = "student of every run directory"
+    flags.DEFINE_enum("features_student", "last", list(STUDENTS), help_, **own)
+    flags.DEFINE_list("features_names", "", "names of the students, in order", **own)
 
 
 def suite(own) -> None:

@@ -10,10 +10,11 @@ import shlex
 import tensorflow as tf
 
 from vfd_tf import files, text
-from vfd_tf.cli import flags, report, suite_checks, suite_plan
-from vfd_tf.cli.suite_plan import PlannedSuite, log_of, shell, words_of
-from vfd_tf.experiments import costs
-from vfd_tf.experiments.engines import Command, CommandStopped, LocalEngine, ParslEngine
+from vfd_tf.cli import flags, report, suite_checks, suite_file, suite_plan
+from vfd_tf.cli.commands import log_of, shell, words_of
+from vfd_tf.cli.suite_plan import PlannedSuite
+from vfd_tf.experiments import costs, digests
+from vfd_tf.experiments.engines import ENGINES, Command, CommandStopped
 from vfd_tf.experiments.graph import Graph
 from vfd_tf.experiments.overview import Overview
 from vfd_tf.experiments.suite import ALL, Suite, names, read
@@ -62,16 +63,12 @@ def _planned(values, words):
     found = [suite for word in words for suite in read(word, values.scale)]
     suites = suite_checks.check_names(found)
     only_look = values.dry_run and not values.list
-    digest = (
-        suite_plan.digest_of_runs(values.runs)
-        if only_look
-        else suite_plan.digest_of_data(values.data_dir)
-    )
+    look = digests.of_runs(values.runs) if only_look else digests.of_data(values.data_dir)
     more, places = suite_plan.passed_on(values)
-    graph = Graph(values.runs, digest, flags.words, places)
+    graph = Graph(values.runs, look, flags.words)
     seeds = tuple(range(values.seed, values.seed + values.seeds))
     planned = [
-        PlannedSuite(suite, folder_of(suite, values, more), graph, more, seeds)
+        PlannedSuite(suite, folder_of(suite, values, more), graph, more, seeds, places)
         for suite in suites
     ]
     if values.rows or values.shard:
@@ -156,7 +153,7 @@ def _claim(values, planned: list[PlannedSuite]) -> list[str]:
     folders = [each.folder for each in planned]
     for folder in (values.runs, *folders):
         files.check_writable(folder)
-    described = [each.describe() for each in planned]
+    described = [suite_file.describe(each) for each in planned]
     for folder, whole in zip(folders, described, strict=True):
         suite_checks.check_folder(folder, whole)
     for folder, whole in zip(folders, described, strict=True):
@@ -179,22 +176,6 @@ def _status_folder(values, folders):
     return folders[0]
 
 
-def _engine(values, started):
-    if values.engine == "parsl":
-        if not values.engine_config:
-            raise InputError(
-                "--engine=parsl needs --engine_config=FILE, such as "
-                "examples/parsl/local.py."
-            )
-        if values.workers or values.retries:
-            raise InputError(
-                "--workers and --retries are of --engine=local: leave them out, the "
-                "configuration of Parsl says both."
-            )
-        return ParslEngine(values.engine_config, started=started)
-    return LocalEngine(workers=values.workers, retries=values.retries, started=started)
-
-
 def _run(values, graph: Graph, expected, folders) -> int:
     """Runs all commands of a graph; how many of them failed."""
     nodes = graph.ordered()
@@ -206,7 +187,7 @@ def _run(values, graph: Graph, expected, folders) -> int:
     futures: dict[str, concurrent.futures.Future] = {}
     status = _status_folder(values, folders)
     overview = Overview(commands.values(), predicted, status)
-    engine = _engine(values, overview.started)
+    engine = ENGINES[values.engine].of(values, overview.started)
     overview.slots = engine.slots or 1
     with overview, engine:
         for node in nodes:

@@ -1,21 +1,13 @@
-"""From suites and flags to a graph of commands, and to what a report needs to know."""
+"""From suites and flags to the runs of a graph."""
 
 import dataclasses
-import glob
-import os
-import re
-import shlex
 from collections.abc import Container
 
 from vfd_tf import evaluation
 from vfd_tf.cli import flags, refusals
-from vfd_tf.data import datasets
-from vfd_tf.experiments.costs import data_of
-from vfd_tf.experiments.evaluation_plan import EvaluationPlan, attack_images
+from vfd_tf.experiments.evaluation_plan import attack_images
 from vfd_tf.experiments.graph import Graph, Node, Run
-from vfd_tf.experiments.run_directory import RunDirectory
 from vfd_tf.experiments.suite import Suite
-from vfd_tf.experiments.verdicts import mixture_name
 from vfd_tf.hyperparameters import InputError, choose
 from vfd_tf.training.methods import Natural
 
@@ -40,7 +32,7 @@ def passed_on(values) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _how(values):
-    """The flags of the file that change no result: teachers are trained so as well."""
+    """The flags that change no result: what a run needs is trained so as well."""
     return tuple(values[name].serialize() for name in _PLACES if values[name].present)
 
 
@@ -54,6 +46,7 @@ class PlannedSuite:
         graph: The graph, which the runs are added to.
         more: Flags that join all runs, behind those of the suite.
         seeds: The seeds of every run.
+        places: More flags for all runs, which change no result.
 
     Attributes:
         points: (point, seed, path of its run), in order.
@@ -65,6 +58,7 @@ class PlannedSuite:
     graph: Graph
     more: tuple[str, ...]
     seeds: tuple[int, ...]
+    places: tuple[str, ...] = ()
 
     def __post_init__(self):
         _refuse_own(self.suite)
@@ -81,14 +75,10 @@ class PlannedSuite:
         if self.suite.features:
             self.graph.add_other(self._features())
 
-    @property
-    def label(self) -> str:
-        return f"{self.suite.name} at --scale={self.suite.scale}"
-
     def words(self, *own: str) -> tuple[str, ...]:
         """The flags of a run: of suite and scale, the user's, and its own."""
         more = (word for word in self.more if not _names([word]) & set(_ATTACKS))
-        return (*self.suite.flags, *more, *own)
+        return (*self.suite.flags, *more, *self.places, *own)
 
     def _fewer(self, texts):
         """Attack -> images, of --attack_images."""
@@ -163,101 +153,10 @@ class PlannedSuite:
         words += [f"--epsilon={flags.text_of(first.attack.epsilon)}"]
         if first.image_size:
             words.append(f"--image_size={first.image_size}")
+        words += [word for word in self.places if _names([word]) == {"data_dir"}]
         name = f"{self.suite.name}: features"
         words = ("features", *words)
         return Node(name, self.folder, words, after=tuple(paths), tolerant=True)
-
-    def describe(self) -> dict:
-        """What suite.json holds; paths are relative to the folder it is in."""
-        suite = self.suite
-        first = self.graph.nodes[self.points[0][2]]
-        test = data_of(first.experiment).test
-        images = {
-            name: len(test[:count])
-            for count, attacks in first.plan.rounds().items()
-            for name in attacks
-        }
-        recipe = first.experiment.recipe
-        precision = recipe.precision.removeprefix("mixed_")
-        notes = [f"{recipe.epochs} epochs, trained in {precision}, evaluated in float32"]
-        return {
-            "version": 1,
-            "name": suite.name,
-            "title": suite.title,
-            "scale": suite.scale,
-            "kind": suite.kind,
-            "published": suite.published,
-            "dataset": first.experiment.dataset,
-            "arch": first.experiment.arch,
-            "threat": first.plan.threat,
-            "notes": notes,
-            "flags": [*suite.flags, *self.more],
-            "images": images,
-            "columns": self._columns(),
-            "sweep": suite.sweep[0] if suite.sweep else None,
-            "entries": list(self._entries()),
-            "curves": list(self._curves()),
-            "nodes": self._nodes(),
-        }
-
-    def _columns(self):
-        """Those of the suite that are evaluated, then what was asked for beside them."""
-        wanted = ("clean", *self.attacks)
-        kept = [name for name in self.suite.columns if name in wanted]
-        return [*kept, *(name for name in wanted if name not in kept)]
-
-    def _entries(self):
-        for point, seed, path in self.points:
-            if point.curve:
-                continue
-            node = self.graph.nodes[path]
-            base = self.suite.base(point.row)
-            for student in node.plan.students:
-                yield {
-                    "row": point.row,
-                    "group": self.suite.group(point.row),
-                    "base": base,
-                    "seed": seed,
-                    "value": point.value,
-                    "student": student,
-                    "distillation": flags.names(node.experiment)["distill"],
-                    "directory": self._seen(path),
-                    "node": node.name,
-                }
-
-    def _curves(self):
-        """The points of the trade-off curves of all groups."""
-        swept = self.suite.sweep is not None
-        bases = {self.suite.base(row) for row in self.suite.rows} - {None}
-        for point, seed, path in self.points:
-            node = self.graph.nodes[path]
-            own = {"group": point.row, "seed": seed, "node": node.name}
-            own["directory"] = self._seen(path)
-            for student in node.plan.students:
-                if point.curve or swept and point.row in bases:
-                    label = {"kind": "sweep", "label": str(point.value), "which": student}
-                    yield {**own, "student": student, **label}
-                for weight in node.plan.mixtures if self.suite.mixes(point) else ():
-                    which = mixture_name(student, weight)
-                    label = {"kind": "mixture", "label": f"{weight:g}", "which": which}
-                    yield {**own, "student": student, **label}
-
-    def _seen(self, path):
-        """A path as the folder sees it: both may be moved together."""
-        return os.path.relpath(path, self.folder)
-
-    def _nodes(self):
-        """Name -> command, log, level and what it needs, of the nodes of this suite."""
-        graph = self.graph.only(self.paths())
-        return {
-            node.name: {
-                "command": shell(node, graph),
-                "log": self._seen(log_of(node, self.graph.root)),
-                "level": graph.level(node.path),
-                "after": [graph.nodes[path].name for path in node.after],
-            }
-            for node in graph.ordered()
-        }
 
     def paths(self, rows: Container[str] = ()) -> list[str]:
         """Paths of all that this suite asks for itself, or of some rows alone."""
@@ -303,71 +202,3 @@ def _refuse_unlike(runs: list[Run]):
                     f"{first.name} would be evaluated with {what} {its}, and {run.name} "
                     f"with {mine}: give all rows one --{flag}, in `flags`."
                 )
-
-
-def words_of(node: Node, graph: Graph) -> tuple[str, ...]:
-    """What follows `python run.py` in the command of a node."""
-    plan = node.plan
-    if plan is None:
-        return (*node.words, *(w for w in graph.more if _names([w]) == {"data_dir"}))
-    words = [*node.words, f"--runs={graph.root}", "--wait", *_evaluation_words(plan)]
-    words += graph.more
-    if plan.surrogate:
-        words.append(f"--surrogate={plan.surrogate}")
-    return tuple(words)
-
-
-def _evaluation_words(plan: EvaluationPlan):
-    yield f"--eval_attacks={','.join(plan.attacks)}"
-    yield f"--eval_students={','.join(plan.students)}"
-    yield "--noeval_teachers"
-    if plan.max_images:
-        yield f"--max_images={plan.max_images}"
-    if plan.attack_images:
-        pairs = ",".join(f"{name}:{count}" for name, count in plan.attack_images)
-        yield f"--attack_images={pairs}"
-    if plan.mixtures:
-        yield f"--mixtures={','.join(f'{weight:g}' for weight in plan.mixtures)}"
-
-
-def shell(node: Node, graph: Graph) -> str:
-    """The command of a node as a line of a shell."""
-    return shlex.join(["python", "run.py", *words_of(node, graph)])
-
-
-def log_of(node: Node, root: str) -> str:
-    """The log of a node's command."""
-    name = re.sub(r"[^\w.=+-]+", "-", os.path.basename(node.path))
-    return os.path.join(root, "logs", f"{name}.log")
-
-
-def digest_of_data(data_dir: str | None):
-    """A function from an experiment to the hash of its training images, which it reads."""
-    known = {}
-
-    def digest(experiment):
-        key = experiment.dataset, experiment.validation, experiment.image_size
-        if key not in known:
-            name, validation, size = key
-            data = datasets.load(
-                name, data_dir, validation, image_size=size, hold=experiment.hold
-            )
-            known[key] = data.digest
-        return known[key]
-
-    return digest
-
-
-def digest_of_runs(root: str):
-    """The same, from the newest run on the data set; "" without one. Nothing is read."""
-    known = {}
-    paths = glob.glob(os.path.join(glob.escape(root), "*", "run.json"))
-    for path in sorted(paths, key=os.path.getmtime):
-        try:
-            identity = RunDirectory(os.path.dirname(path)).owner["identity"]
-        except (InputError, OSError, KeyError):
-            continue
-        known[identity.get("dataset"), identity.get("image_size")] = identity.get(
-            "data", ""
-        )
-    return lambda experiment: known.get((experiment.dataset, experiment.image_size), "")

@@ -19,7 +19,7 @@ import os
 
 import numpy as np
 
-from vfd_tf import files
+from vfd_tf import files, text
 from vfd_tf.evaluation import tables
 from vfd_tf.evaluation.result import EvaluationResult
 from vfd_tf.hyperparameters import InputError
@@ -128,11 +128,11 @@ class Report:
 
     def write(self, folder: str, facts: dict, title: str = "") -> str:
         """Writes results.json, .csv, .md, .tex and verdicts.npz; returns the Markdown."""
-        text = self.markdown(title)
+        shown = self.markdown(title)
         whole = {**facts, "tables": self.tables, "rows": self.rows}
         contents = {
-            "results.csv": tables.comma_separated(self.rows),
-            "results.md": text + "\n",
+            "results.csv": text.comma_separated(self.rows),
+            "results.md": shown + "\n",
             "results.tex": self.latex(),
             "results.json": json.dumps(whole, indent=2) + "\n",
         }
@@ -143,7 +143,7 @@ class Report:
             path = os.path.join(folder, name)
             with files.replaced(path) as part, open(part, "w") as file:
                 file.write(content)
-        return text
+        return shown
 
 
 def _are_tables(titles, rows) -> bool:

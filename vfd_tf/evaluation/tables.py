@@ -1,8 +1,5 @@
 """The rows of an evaluation as Markdown, LaTeX and CSV."""
 
-import csv
-import io
-
 from vfd_tf import text
 
 _COLUMNS = {
@@ -42,16 +39,6 @@ def latex(rows: list[dict]) -> str:
     bold = [(i, accuracy) for i, row in enumerate(rows) if row["accuracy"] == lowest]
     cells = [_cells(row) for row in rows]
     return text.latex(list(_COLUMNS.values()), cells, _LEFT, bold) + "\n"
-
-
-def comma_separated(rows: list[dict]) -> str:
-    """The rows as CSV, numbers as they are."""
-    file = io.StringIO()
-    columns = dict.fromkeys(name for row in rows for name in row)
-    writer = csv.DictWriter(file, [*columns], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
 
 
 def _cells(row):

@@ -1,8 +1,8 @@
 """What runs the commands of a suite: an axis with a table at its foot.
 
 An engine has `submit(command, after)`, which gives a future of the seconds that the
-command takes; `stop()` and `close()`, and is a context. Futures raise `CommandFailed`,
-`ParentFailed` or `CommandStopped`.
+command takes; `stop()` and `close()`, and is a context; `of(flags, started)` makes one.
+Futures raise `CommandFailed`, `ParentFailed` or `CommandStopped`.
 """
 
 from vfd_tf.experiments.command import (

@@ -65,17 +65,10 @@ class Graph:
         root: Folder of the run directories.
         digest: Data set of an experiment -> hash of its training images.
         describe: Experiment -> the flags that give it.
-        more: Flags of all commands that change no result.
     """
 
-    def __init__(
-        self,
-        root: str,
-        digest: Callable,
-        describe: Callable,
-        more: tuple[str, ...] = (),
-    ):
-        self.root, self.more, self.nodes = root, more, {}
+    def __init__(self, root: str, digest: Callable, describe: Callable):
+        self.root, self.nodes = root, {}
         self._digest, self._describe = digest, describe
 
     def add(self, run: Run) -> str:
@@ -143,7 +136,7 @@ class Graph:
 
     def only(self, paths: Iterable[str]) -> "Graph":
         """The graph of some nodes and all that they need."""
-        part = Graph(self.root, self._digest, self._describe, self.more)
+        part = Graph(self.root, self._digest, self._describe)
         waiting = list(paths)
         wanted = set()
         while waiting:

@@ -221,6 +221,11 @@ class LocalEngine:
         for thread in self._threads:
             thread.start()
 
+    @classmethod
+    def of(cls, flags, started: Callable[[str], None]) -> "LocalEngine":
+        """The engine of --workers and --retries."""
+        return cls(workers=flags.workers, retries=flags.retries, started=started)
+
     def submit(
         self, command: Command, after: Iterable[concurrent.futures.Future] = ()
     ) -> concurrent.futures.Future:

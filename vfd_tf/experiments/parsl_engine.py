@@ -153,6 +153,25 @@ class ParslEngine:
         self._closed = threading.Event()
         threading.Thread(target=self._look, daemon=True).start()
 
+    @classmethod
+    def of(cls, flags, started: Callable[[str], None]) -> "ParslEngine":
+        """The engine of --engine_config.
+
+        Raises:
+            InputError: It is missing, or there are flags of the local engine.
+        """
+        if not flags.engine_config:
+            raise InputError(
+                "--engine=parsl needs --engine_config=FILE, such as "
+                "examples/parsl/local.py."
+            )
+        if flags.workers or flags.retries:
+            raise InputError(
+                "--workers and --retries are of --engine=local: leave them out, the "
+                "configuration of Parsl says both."
+            )
+        return cls(flags.engine_config, started=started)
+
     def submit(
         self, command: Command, after: Iterable[concurrent.futures.Future] = ()
     ) -> concurrent.futures.Future:

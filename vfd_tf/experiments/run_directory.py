@@ -21,17 +21,17 @@ import io
 import json
 import os
 import shutil
+from collections.abc import Callable
 
-import keras
 import numpy as np
 
 from vfd_tf import files
 from vfd_tf.checkpoints import Checkpoints, State
-from vfd_tf.evaluation import TRANSFER, Journal, accuracies
+from vfd_tf.evaluation import Journal, accuracies
 from vfd_tf.experiments import sound
 from vfd_tf.experiments.provenance import provenance
+from vfd_tf.experiments.saver import Saver
 from vfd_tf.hyperparameters import InputError
-from vfd_tf.training.checkpoint import Checkpoint
 
 # What a damaged file is answered with.
 REMEDIES = {
@@ -41,7 +41,6 @@ REMEDIES = {
 }
 _OWN = {files.LOCK, "flags.txt"}  # what a directory that is claimed by nobody may hold
 _PROGRESS = ("best.keras", "last.keras", "average.keras", "history.csv", "metrics.jsonl")
-_CLOCK = ("images_per_second",)  # no part of the history: it depends on the machine
 
 
 class RunDirectory:
@@ -152,7 +151,7 @@ class RunDirectory:
         """How far the run has come; epoch 0 where nothing was saved."""
         return self.checkpoints.state()
 
-    def saver(self, monitor: str, **when) -> "Saver":
+    def saver(self, monitor: str, **when) -> Saver:
         """Callback that keeps this directory up to date; `monitor` chooses the best."""
         return Saver(self, monitor, **when)
 
@@ -221,27 +220,27 @@ class RunDirectory:
         if known != test_data:
             self._merge(test_data=test_data)
 
-    def keep_surrogate(self, mark: str) -> None:
-        """Drops verdicts on examples of another surrogate than the file of this hash."""
-        known = self.results.get("surrogate")
+    def keep_made_with(self, role: str, mark: str, needs: Callable) -> None:
+        """Drops the verdicts that another network of a role has taken part in.
+
+        Args:
+            role: "surrogate" or "vanilla".
+            mark: Hash of its file.
+            needs: (student, column) -> whether such a verdict takes that network.
+        """
+        known = self.results.get(role)
         if known not in (None, mark):
-            print(
-                f"Note: {self.path}: black-box verdicts of another surrogate are dropped."
-            )
-            kept = {n: v for n, v in self._verdicts().items() if f"|{TRANSFER}" not in n}
+            print(f"Note: {self.path}: verdicts with another {role} are dropped.")
+            everything = {n: (n.split("|"), v) for n, v in self._verdicts().items()}
+            kept = {
+                name: verdict
+                for name, ((which, _, column), verdict) in everything.items()
+                if not needs(which, column)
+            }
             self._write_verdicts(kept)
-            rows = self.results.get("accuracies", {})
-            self._merge(
-                accuracies={
-                    which: {
-                        key: {n: v for n, v in row.items() if not n.startswith(TRANSFER)}
-                        for key, row in evaluations.items()
-                    }
-                    for which, evaluations in rows.items()
-                }
-            )
+            self._merge(accuracies=_rows(kept))
         if known != mark:
-            self._merge(surrogate=mark)
+            self._merge(**{role: mark})
 
     def verdicts(self, which: str, threat: str, count: str) -> dict[str, np.ndarray]:
         """Column -> bool [n] known for a student: which test images it got right."""
@@ -318,44 +317,6 @@ class RunDirectory:
             file.write(text)
 
 
-class Saver(Checkpoint):
-    """Saves a run: checkpoints, and at the end of every epoch students and history.
-
-    Behind what writes curves: those of an epoch that is run again are written again.
-    """
-
-    private = True  # every worker has a directory of its own
-
-    def __init__(self, directory: RunDirectory, monitor: str, **when):
-        super().__init__(directory.path, monitor=monitor, **when)
-        self.directory = directory
-
-    def restore(self, trainer, seekable=True):
-        state = super().restore(trainer, seekable)
-        state.stopped = False  # a run is complete after its last epoch, not before
-        return state
-
-    def on_train_begin(self, logs=None):
-        super().on_train_begin(logs)
-        state, end = self.state, self.params["epochs"]
-        done = f", step {state.step}" if state.step else ""
-        print(f"{self.directory.path}: from epoch {state.epoch}{done} to {end}")
-
-    def row(self, logs):
-        rate = self.model.optimizer.learning_rate
-        rate = float(keras.ops.convert_to_numpy(rate))
-        known = {**super().row(logs), "learning_rate": rate}
-        return {name: value for name, value in known.items() if name not in _CLOCK}
-
-    def files_of_epoch(self):
-        self.save_student("last")
-        average = self.model.average
-        if average is not None and average.started:
-            with self.model.averaged():
-                self.save_student("average")
-        self.directory.write_history(self.state.history)
-
-
 def _of_history(history):
     """Name -> text of the files of a history."""
     columns = list(dict.fromkeys(name for row in history for name in row))
@@ -365,6 +326,18 @@ def _of_history(history):
     writer.writerows(history)
     lines = "".join(json.dumps(row) + "\n" for row in history)
     return {"metrics.jsonl": lines, "history.csv": table.getvalue()}
+
+
+def _rows(verdicts):
+    """Student -> "<threat model> n=<images>" -> accuracies, of all verdicts of a run."""
+    found = {}
+    for name, verdict in verdicts.items():
+        which, key_, column = name.split("|")
+        found.setdefault(which, {}).setdefault(key_, {})[column] = verdict
+    return {
+        which: {key_: accuracies(columns) for key_, columns in rows.items()}
+        for which, rows in found.items()
+    }
 
 
 def _checksum(results):

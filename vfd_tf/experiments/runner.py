@@ -81,6 +81,9 @@ class Runner:
         experiment, data = self.experiment, self.session.data
         for role, path in self._given.items():
             checks.check_prerequisite(network.load(path), role, path, data)
+        if self._mixes and self.first.teacher != "auto":
+            path = self.first.teacher
+            checks.check_prerequisite(network.load(path), "teacher", path, data)
         if self.session.plan.surrogate:
             path = self.session.plan.surrogate
             checks.check_prerequisite(network.load(path), "surrogate", path, data)
@@ -162,7 +165,9 @@ class Runner:
             done += runner.run(wait=True)
             networks[role] = runner.directory.student("best")
         vanilla = networks.get("teacher")
-        if self._mixes:
+        if self._mixes and self.first.teacher != "auto":
+            vanilla = self.first.teacher
+        elif self._mixes:
             runner = self._before("teacher")
             done += runner.run(wait=True)
             vanilla = runner.directory.student("best")

@@ -36,11 +36,15 @@ class Verdicts:
         """Evaluates what isn't known yet of the asked-for protocols."""
         session, directory = self.session, self.directory
         directory.keep_only(session.data.test.digest[:16])
-        if session.plan.surrogate:
-            directory.keep_surrogate(files.sha256(session.plan.surrogate))
+        for role, path, needs in (
+            ("surrogate", session.plan.surrogate, _is_black_box),
+            ("vanilla", session.plan.mixtures and self.vanilla, _is_mixture),
+        ):
+            if path:
+                directory.keep_made_with(role, files.sha256(path), needs)
         for which in self.students:
             for images, attacks in session.plan.rounds().items():
-                if _MIXTURE in which:  # its networks are attacked as one, or not at all
+                if _is_mixture(which):  # its networks are attacked as one, or not at all
                     attacks = [a for a in attacks if not evaluation.is_transfer(a)]
                 self._add(which, images, attacks)
         directory.remove_journal()  # of a process that was killed behind its verdicts
@@ -114,3 +118,11 @@ _MIXTURE = "-mixture-"
 def mixture_name(student: str, weight: float) -> str:
     """What the mixture of a student and its vanilla teacher is called: last-mixture-0.5."""
     return f"{student}{_MIXTURE}{weight:g}"
+
+
+def _is_mixture(which, column=None):
+    return _MIXTURE in which
+
+
+def _is_black_box(which, column):
+    return evaluation.is_transfer(column)

@@ -191,7 +191,7 @@ def panel(x, x_adv, y, logits, adversarial_logits, class_names=None, title=""):
     figure.suptitle(title, fontsize=9)
     for row, images in zip(axes, (x, amplified(x, x_adv), x_adv), strict=True):
         for cell, image in zip(row, images, strict=True):
-            _show(cell, image)
+            show(cell, image)
     for cell, name in zip(axes[:, 0], _ROWS, strict=True):
         cell.set_ylabel(name, fontsize=9)
     for cell, label in zip(axes[0], y, strict=True):
@@ -204,8 +204,11 @@ def panel(x, x_adv, y, logits, adversarial_logits, class_names=None, title=""):
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _show(cell, image):
-    """Three channels are a colour; of any other number the mean is shown in grey."""
+def show(cell, image):
+    """Draws an image [h, w, c] in [0, 1] into a plot.
+
+    Three channels are a colour; of any other number the mean is shown in grey.
+    """
     image = np.clip(image, 0, 1)
     image = image if image.shape[-1] == 3 else image.mean(-1)
     cell.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")

@@ -16,7 +16,7 @@ from vfd_tf.experiments.record import Record, damaged
 from vfd_tf.experiments.report.suite import CurvePoint, Entry, Suite
 from vfd_tf.hyperparameters import InputError
 
-CLEAN, AUTOATTACK = "clean", "autoattack"
+AUTOATTACK = "autoattack"
 MISSING, DAMAGED = "missing", "damaged"
 _DAMAGED = (InputError, LookupError, TypeError, ValueError, AttributeError, OSError)
 

@@ -71,5 +71,5 @@ def files(sections: list[Section]) -> dict[str, str]:
             found[f"tables/{name}{ending}.tex"] = tables.latex(summary, rows)
         rows = tables.long_rows(summary)
         if rows:
-            found[f"tables/{name}.csv"] = tables.comma_separated(rows)
+            found[f"tables/{name}.csv"] = text.comma_separated(rows)
     return found

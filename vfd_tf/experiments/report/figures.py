@@ -3,10 +3,11 @@
 import numpy as np
 
 from vfd_tf.experiments.report import drawing
-from vfd_tf.experiments.report.collect import AUTOATTACK, CLEAN, images_of
+from vfd_tf.experiments.report.collect import AUTOATTACK, images_of
 from vfd_tf.experiments.report.drawing import BAR, CLASSES, COLOURS, DASHES
+from vfd_tf.experiments.report.published import CLEAN
 from vfd_tf.experiments.report.statistics import interval
-from vfd_tf.experiments.report.summary import AVERAGE, Summary, student_text
+from vfd_tf.experiments.report.summary import AVERAGE, LAST, Summary, student_text
 from vfd_tf.experiments.report.tables import head
 
 HISTORY = {
@@ -14,7 +15,7 @@ HISTORY = {
     "val_pgd10_accuracy": "PGD-10",
     "val_autoattack-quick_accuracy": "APGD-CE, APGD-T",
 }
-FILLED = {"last": "full", AVERAGE: "none"}
+FILLED = {LAST: "full", AVERAGE: "none"}
 _ENTRY = 1.9  # inches of an entry of a legend
 
 
@@ -120,18 +121,19 @@ def _annotate(plot, text, x, y, colour):
 
 
 def _curves(plot, summary, group, column):
-    """The curves of the method alone, by their means over seeds."""
+    """The curves of the method alone, of last students, by their means over seeds."""
     for kind, dash in (("sweep", "-"), ("mixture", ":")):
-        places = {}
+        places, wanted = {}, (group, kind, LAST)
         for point in summary.collected.points:
-            if (point.item.group, point.item.kind) == (group, kind):
+            item = point.item
+            if (item.group, item.kind, item.student) == wanted:
                 pair = _pair(point, column)
                 if pair:
-                    places.setdefault(point.item.label, []).append(pair)
+                    places.setdefault(item.label, []).append(pair)
         if not places:
             continue
         for row in summary.rows:
-            if row.name == row.group == group and row.student == "last":
+            if row.name == row.group == group and row.student == LAST:
                 pairs = [_pair(entry, column) for entry in row.entries]
                 places["base"] = [pair for pair in pairs if pair]
         means = sorted(tuple(np.mean(pairs, 0)) for pairs in places.values() if pairs)

@@ -8,6 +8,7 @@ from vfd_tf.experiments.report import drawing, listing, tables, words
 from vfd_tf.experiments.report.gains import PARTS, gains
 from vfd_tf.experiments.report.section import Section
 from vfd_tf.experiments.report.summary import Cell, Row
+from vfd_tf.progress import duration
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ def _environment():
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["duration"] = words.duration
+    environment.globals["duration"] = duration
     return environment
 
 

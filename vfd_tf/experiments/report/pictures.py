@@ -3,11 +3,12 @@
 import numpy as np
 
 from vfd_tf import files
+from vfd_tf.experiments.features import EXAMPLES, FEATURES
 from vfd_tf.experiments.report import drawing
 from vfd_tf.experiments.report.suite import Suite
 from vfd_tf.hyperparameters import InputError
+from vfd_tf.training.image_panel import show
 
-FEATURES, EXAMPLES = "features.npz", "examples.npz"
 _REMEDY = "remove it, and its `python run.py suite` makes it again"
 _MOST = 8  # examples on a sheet
 
@@ -116,7 +117,8 @@ def examples(arrays: dict[str, np.ndarray]):
         plots = figure.subplots(len(rows), len(clean), squeeze=False)
         for line, (name, images, texts) in zip(plots, rows, strict=True):
             for plot, image in zip(line, images, strict=True):
-                _show(plot, image)
+                show(plot, image)
+                plot.grid(False)
             line[0].set_ylabel(name, fontsize=8)
             _write(line, texts, rows[0][2])
     return (
@@ -140,12 +142,3 @@ def _texts(arrays, name, number=None):
     places = places[number] if places.ndim == 2 and number is not None else places
     names = arrays.get("class_names", ())
     return [str(names[p]) if p < len(names) else str(p) for p in places[:_MOST]]
-
-
-def _show(plot, image):
-    image = np.clip(image, 0, 1)
-    image = image if image.shape[-1] == 3 else image.mean(-1)
-    plot.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    plot.set_xticks([])
-    plot.set_yticks([])
-    plot.grid(False)

@@ -6,9 +6,10 @@ import os
 import typing
 
 from vfd_tf import files
+from vfd_tf.experiments.overview import STATUS, read_status
 from vfd_tf.hyperparameters import InputError
 
-SUITE, STATUS, VERSION = "suite.json", "status.json", 1
+SUITE, VERSION = "suite.json", 1
 KINDS = ("table", "sweep", "features")
 STATES = ("done", "running", "waiting", "failed", "stopped")
 _REMEDY = "run its `python run.py suite` again, which writes it"
@@ -115,7 +116,7 @@ def _status(folders):
     paths = {os.path.normpath(os.path.join(folder, STATUS)) for folder in folders}
     status = {}
     for path in sorted(filter(os.path.exists, paths), key=os.path.getmtime):
-        found = files.read_json(path, _REMEDY)
+        found = read_status(os.path.dirname(path))
         if not all(isinstance(entry, dict) for entry in found.values()):
             raise InputError(f"{path} is damaged (an entry is none): {_REMEDY}.")
         status |= found

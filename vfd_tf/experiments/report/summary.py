@@ -8,11 +8,11 @@ import numpy as np
 from vfd_tf.experiments.report import published, statistics, trade_off
 from vfd_tf.experiments.report.collect import (
     AUTOATTACK,
-    CLEAN,
     Collected,
     Measured,
     images_of,
 )
+from vfd_tf.experiments.report.published import CLEAN
 from vfd_tf.experiments.report.suite import Suite
 
 # Distillation by its flag -> as the paper calls it.

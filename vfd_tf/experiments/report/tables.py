@@ -1,7 +1,5 @@
 """The tables of a suite in the paper's layout: Markdown, LaTeX, and CSV in long form."""
 
-import csv
-import io
 import re
 
 from vfd_tf import text
@@ -44,10 +42,6 @@ def students(summary: Summary) -> list[list[Row]]:
     """The rows of each student, the last epoch's first: a table each."""
     names = dict.fromkeys(row.student for row in summary.rows)
     return [[row for row in summary.rows if row.student == name] for name in names]
-
-
-def number(value: float | None) -> str:
-    return DASH if value is None else f"{value:.1f}"
 
 
 def signed(value: float | None) -> str:
@@ -230,13 +224,3 @@ def _of_row(summary, row, seed, column):
         **{"base": row.base, "student": row.student, "setting": row.value},
         **{"seed": seed, "column": column},
     }
-
-
-def comma_separated(rows: list[dict]) -> str:
-    """The rows as CSV, numbers as they are."""
-    file = io.StringIO()
-    columns = dict.fromkeys(name for row in rows for name in row)
-    writer = csv.DictWriter(file, [*columns], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()

@@ -21,9 +21,10 @@ class Distance:
     """Points of robust accuracy above the curve, with its 95 % bootstrap interval.
 
     Attributes:
-        value: None where the clean accuracy is outside of the curve's range.
-        clean: Clean accuracy of the model, in percent; a mean over seeds.
-        range: Lowest and highest clean accuracy of the curve, of all seeds.
+        value: None where the clean accuracy of any seed is outside of its curve's range.
+        clean: Clean accuracy of the model, in percent, a mean over seeds; without a value
+            that of the first seed outside.
+        range: Lowest and highest clean accuracy of the curve, of the same seeds.
         inside: Share of the resamples in which it was within that range.
         points: How many points the curves have, the fewest of all seeds.
         seeds: How many seeds were pooled.
@@ -82,6 +83,7 @@ def distance(seeds: list[tuple[np.ndarray, np.ndarray]]) -> Distance | None:
     resampled = resampled[np.isfinite(resampled)]
     inside = len(resampled) / RESAMPLES
     measured = np.isfinite(value)
+    named = [each for each in drawn if np.isnan(each[0][0])][:1] or drawn
     low, high = (
         np.percentile(resampled, [2.5, 97.5])
         if measured and inside >= FEWEST
@@ -91,8 +93,8 @@ def distance(seeds: list[tuple[np.ndarray, np.ndarray]]) -> Distance | None:
         value=float(value) if measured else None,
         low=None if low is None else float(low),
         high=None if high is None else float(high),
-        clean=float(np.mean([clean for _, clean, _ in drawn])),
-        range=(min(r[0] for *_, r in drawn), max(r[1] for *_, r in drawn)),
+        clean=float(np.mean([clean for _, clean, _ in named])),
+        range=(min(r[0] for *_, r in named), max(r[1] for *_, r in named)),
         inside=inside,
         points=min(len(points) for _, points in seeds),
         seeds=len(seeds),

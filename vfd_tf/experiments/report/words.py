@@ -69,13 +69,6 @@ def progress_text(suite: Suite) -> str:
     return f"{counts.get('done', 0)} of {total} commands are done{others}." if total else ""
 
 
-def duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `3.5 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def findings(summary: Summary) -> list[str]:
     """The sentences at the top: gains and distances of the rows with VFD."""
     over = [gain for gain in gains(summary) if gain.against == "base"]

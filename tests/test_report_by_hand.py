@@ -1,0 +1,292 @@
+"""What the report makes of verdicts and rows that are made by hand."""
+
+import shutil
+import types
+
+import numpy as np
+import pytest
+import suites
+
+from vfd_tf.experiments.report import (
+    collect,
+    figures,
+    gains,
+    published,
+    summary,
+    tables,
+    trade_off,
+    words,
+)
+from vfd_tf.experiments.report import suite as stored
+
+COLUMNS = (*published.ROBUST, "clean", "autoattack")
+IMAGES = 10
+
+
+def whole(**fields):
+    """A suite of columns on `IMAGES` test images each."""
+    plain = {"folder": "", "name": "hand", "title": "By hand", "kind": "table"}
+    plain |= {"dataset": "digits", "arch": "net", "threat": "linf:0.1"}
+    plain |= {"columns": COLUMNS, "images": dict.fromkeys(COLUMNS, IMAGES)}
+    return stored.Suite(**{**plain, **fields})
+
+
+def measured(suite, item, **rights):
+    """An entry or point of a curve whose columns have so many images right."""
+    known = {c: np.arange(IMAGES) < count for c, count in rights.items()}
+    run = types.SimpleNamespace(
+        **{"verdicts": lambda which, threat, images: known, "path": "", "problem": ""},
+        **{"results": {"test_data": "a"}, "record": None, "history": []},
+    )
+    return collect.Measured(item, run, suite)
+
+
+def entry(row, seed=0, **fields):
+    return stored.Entry(row, row.split("+")[0], seed, "", **fields)
+
+
+def point(label, student="last", kind="sweep", group="TRADES"):
+    return stored.CurvePoint(group, 0, kind, label, "", student, student)
+
+
+def row_of(name, percents, base=None, student="last"):
+    """A row of cells that have these percents; None where one is missing."""
+    values = {c: {} if p is None else {0: p} for c, p in percents.items()}
+    cells = {c: summary.Cell(known, IMAGES) for c, known in values.items()}
+    first = measured(whole(), entry(name, base=base, student=student))
+    group = name.split("+")[0]
+    return summary.Row(name, group, student, base, None, (first,), cells, {})
+
+
+def summed(*rows, **fields):
+    return summary.Summary(collect.Collected(whole(**fields), (), (), {}), rows)
+
+
+# --- gains ------------------------------------------------------------------------------
+
+
+def level(robust, clean):
+    return {**dict.fromkeys(published.ROBUST, robust), "clean": clean, "autoattack": 1.0}
+
+
+ROWS = (
+    row_of("TRADES+KD", level(53, 80), "TRADES"),
+    row_of("TRADES", level(50, 82)),
+    row_of("TRADES+VFD-Adv", level(54, 86), "TRADES"),
+    row_of("HAT", level(40, 70)),
+    row_of("HAT+VFD-Adv", level(46, 72), "HAT"),
+    row_of("TRADES", level(10, 20), student="average"),
+    row_of("TRADES+VFD-Adv", level(17, 21), "TRADES", student="average"),
+)
+
+
+def test_gains_are_over_rows_of_the_same_method_and_student():
+    found = gains.gains(summed(*ROWS))
+    said = [
+        (g.row, g.against, g.ours["robust"], g.ours["clean"], g.ours["white-box"])
+        for g in found
+    ]
+    assert said == [
+        ("TRADES+VFD-Adv", "base", 4, 4, 4),
+        ("TRADES+VFD-Adv", "best other", 1, 4, 1),  # 54 - 53, and 86 - 82
+        ("HAT+VFD-Adv", "base", 6, 2, 6),
+        ("HAT+VFD-Adv", "best other", 6, 2, 6),
+        ("TRADES+VFD-Adv (averaged)", "base", 7, 1, 7),
+        ("TRADES+VFD-Adv (averaged)", "best other", 7, 1, 7),
+        ("average of 2 methods", "base", 5, 3, 5),
+        ("average of 2 methods", "best other", 3.5, 3, 3.5),
+    ]
+
+
+def test_the_paper_s_gains_are_those_of_its_last_students():
+    found = gains.gains(summed(*ROWS, published="table1"))
+    by_row = {(g.row, g.against): g for g in found}
+    one, averaged = (
+        by_row["TRADES+VFD-Adv", "base"],
+        by_row["TRADES+VFD-Adv (averaged)", "base"],
+    )
+    assert one.paper["clean"] == pytest.approx(87.5 - 81.1) and one.quoted == (4.3, 6.4)
+    assert averaged.paper["clean"] is None and averaged.quoted is None
+
+
+def test_a_row_with_vfd_is_no_rival_of_another_one():
+    other = row_of("TRADES+Mine", level(99, 99), "TRADES")
+    vfd = measured(whole(), entry("TRADES+Mine", base="TRADES", distillation="vfd"))
+    other = summary.Row(*("TRADES+Mine", "TRADES", "last", "TRADES", None),
+                        (vfd,), other.cells, {})  # fmt: skip
+    found = gains.gains(summed(*ROWS[:3], other))
+    assert [g.ours["robust"] for g in found[:2]] == [4, 1]
+
+
+def test_a_gain_is_over_the_columns_there_are_and_an_average_over_all_methods():
+    few = [row_of(r.name, {"pgd20": r.cells["pgd20"].mean}, r.base) for r in ROWS[1:5]]
+    found = gains.gains(summed(*few, columns=("pgd20",)))
+    assert found[-1].row == "average of 2 methods"
+    assert found[-1].ours == {"robust": 5, "black-box": None, "white-box": 5, "clean": None}
+    missing = row_of("HAT", {"pgd20": None})
+    found = gains.gains(summed(*few[:2], missing, few[3], columns=("pgd20",)))
+    assert found[0].ours["robust"] == 4 and found[-1].ours["robust"] is None
+
+
+def test_a_row_without_its_flag_is_of_the_distillation_in_its_name():
+    names = {"TRADES+VFD-Adv": "VFD-Adv", "TRADES+KD": "KD", "KD": "none"}
+    names |= {"TRADES": "none", "TRADES+mine": "none", "A+KD+mine": "none"}
+    for name, expected in names.items():
+        assert row_of(name, {}).distillation == expected
+
+
+# --- rows -------------------------------------------------------------------------------
+
+
+def summarized(entries, points=(), **fields):
+    found = collect.Collected(whole(**fields), tuple(entries), tuple(points), {})
+    return summary.summarize(found).rows
+
+
+def test_a_swept_row_is_compared_with_its_value_s_base_or_the_one_without_a_value():
+    suite = whole()
+    vfd = [entry("A+KD", base="A", value=value) for value in ("1", "2")]
+    rows = summarized(
+        [
+            measured(suite, entry("A"), clean=5),
+            measured(suite, entry("A", value="2"), clean=2),
+            *(measured(suite, item, clean=8) for item in vfd),
+        ]
+    )
+    assert [row.cells["clean"].base for row in rows] == [None, None, 50, 20]
+
+
+def test_the_paper_says_nothing_of_a_swept_row():
+    suite = whole()
+    items = entry("TRADES"), entry("TRADES", value="1"), entry("TRADES", student="best")
+    rows = summarized([measured(suite, i, clean=8) for i in items], published="table1")
+    assert [row.cells["clean"].paper for row in rows] == [81.1, None, None]
+
+
+def test_a_distance_is_to_the_curve_of_the_same_student():
+    """Both curves are flat: the last student's at 20, the averaged one's at 40."""
+    suite, high = whole(), {"last": 2, "average": 4}
+    entries = [
+        measured(suite, entry("TRADES+KD", base="TRADES", student=s), clean=8, autoattack=5)
+        for s in high
+    ]
+    points = [
+        measured(suite, point(str(clean), s), clean=clean, autoattack=robust)
+        for s, robust in high.items()
+        for clean in (6, 10)
+    ]
+    rows = summarized(entries, points)
+    assert [row.distances["sweep"].value for row in rows] == [30, 10]
+
+
+def test_columns_without_a_number_of_images_have_all():
+    suite = whole(images={"autoattack": 3, "clean": 7})
+    assert [collect.images_of(suite, c) for c in ("autoattack", "fgsm")] == [3, 7]
+    assert collect.images_of(whole(images={}), "fgsm") == 1
+
+
+def test_a_directory_with_nothing_but_a_lock_is_no_problem(tmp_path):
+    (tmp_path / "lock.json").write_text("{}")
+    assert collect.Run(str(tmp_path), whole()).problem == ""
+
+
+def test_a_seed_without_its_base_leaves_no_test_and_says_that_it_is_missing(tmp_path):
+    workdir = suites.table(tmp_path, 80, seeds=(0, 1), groups=("TRADES",))
+    shutil.rmtree(tmp_path / "cifar10-resnet8-TRADES-1")
+    found = summary.summarize(collect.collect(stored.read(str(workdir))))
+    rows = {row.title: row for row in found.rows}
+    cell = rows["TRADES+KD"].cells["pgd20"]
+    assert cell.values.keys() == {0, 1} and cell.p_values == {}
+    states = [
+        r["state"]
+        for r in tables.long_rows(found)
+        if (r["row"], r["column"]) == ("TRADES", "pgd20")
+    ]
+    assert states == ["done", "missing", "done"]
+
+
+# --- tables -----------------------------------------------------------------------------
+
+
+def test_marks_and_signs():
+    up, down = row_of("A+KD", {}, "A"), row_of("A+LBGAT", {}, "A")
+    for row, percent in ((up, 60.0), (down, 40.0)):
+        cell = summary.Cell({0: percent}, IMAGES, p_values={0: 0.01}, base=50.0)
+        row.cells["clean"] = cell
+    found = summed(up, down, columns=("clean",))
+    assert [tables.mark(r.cells["clean"]) for r in (up, down)] == ["▲", "▼"]
+    markdown = tables.markdown(found, [up, down]).splitlines()[2:]
+    assert ["60.0▲" in markdown[0], "40.0▼" in markdown[1]] == [True, True]
+    latex = tables.latex(found, [up, down])
+    assert "60.0$^{+}$" in latex and "40.0$^{-}$" in latex
+    assert [tables.signed(v) for v in (-0.04, 0.04, 1.26, -1.26, None)] == [
+        *("0.0", "0.0", "+1.3", "-1.3", tables.DASH)
+    ]
+
+
+def test_every_seed_has_its_own_numbers_in_the_long_table():
+    suite = whole(images={"clean": 100, "autoattack": 10}, columns=("autoattack",))
+    items = [entry("A+KD", seed, base="A") for seed in (0, 1)]
+    entries = tuple(measured(suite, item) for item in items)
+    cell = summary.Cell({0: 40.0, 1: 60.0}, 10, p_values={0: 0.2, 1: 0.5}, base=10.0)
+    far = trade_off.Distance(3.0, 1.0, 5.0, 80.0, (70.0, 90.0), 1.0, 2)
+    row = summary.Row("A+KD", "A", "last", "A", None, entries, {"autoattack": cell},
+                      {"sweep": far})  # fmt: skip
+    collected = collect.Collected(suite, entries, (), {})
+    found = tables.long_rows(summary.Summary(collected, (row,)))
+    assert [(r["seed"], r["value"]) for r in found] == [
+        *((0, 40.0), (1, 60.0), ("mean", 50.0), ("mean", 3.0))
+    ]
+    assert [r["p_value"] for r in found[:3]] == [0.2, 0.5, 0.5]
+    # Wilson's interval of 5 of 10 images.
+    assert (found[2]["low"], found[2]["high"]) == pytest.approx((23.66, 76.34), abs=0.01)
+    assert [r["images"] for r in found] == [10] * 4
+
+
+def test_a_finding_names_a_side_where_the_interval_does():
+    def said(low, high):
+        row = row_of("A+VFD-Adv", level(1, 1), "A")
+        far = trade_off.Distance(2.0, low, high, 80.0, (70.0, 90.0), 1.0, 2)
+        row = summary.Row(*("A+VFD-Adv", "A", "last", "A", None), row.entries, row.cells,
+                          {"sweep": far})  # fmt: skip
+        return words.findings(summed(row))[-1]
+
+    assert said(1.0, 3.0).endswith("+2.0 [1.0, 3.0] points, above.")
+    assert said(-1.0, 5.0).endswith("+2.0 [-1.0, 5.0] points, no difference to be seen.")
+
+
+# --- figures ----------------------------------------------------------------------------
+
+
+def test_the_curve_in_the_figure_is_that_of_the_last_student_and_of_its_kind():
+    suite = whole()
+    entries = [
+        measured(suite, entry("TRADES", student=student), clean=5, autoattack=5)
+        for student in ("last", "average")
+    ]
+    entries.append(
+        measured(suite, entry("TRADES+KD", base="TRADES"), clean=7, autoattack=7)
+    )
+    points = [
+        measured(suite, point("1"), clean=9, autoattack=1),
+        measured(suite, point("2"), clean=7, autoattack=3),
+        measured(suite, point("1", "average"), clean=10, autoattack=10),
+        measured(suite, point("1", kind="mixture"), clean=8, autoattack=0),
+    ]
+    collected = collect.Collected(suite, tuple(entries), tuple(points), {})
+    figure = figures.draw(summary.summarize(collected))["trade-off-autoattack"][1]
+    curves = {line.get_label(): line.get_xydata().tolist() for line in figure.axes[0].lines}
+    assert curves["sweep curve"] == [[50, 50], [70, 30], [90, 10]]
+    assert curves["mixture curve"] == [[50, 50], [80, 0]]
+
+
+def test_bars_are_wilson_s_interval_around_their_point():
+    """All of 10 right: from 10 / (10 + 1.96^2) to 1; none of 10 the other way round."""
+    suite = whole()
+    one = measured(suite, entry("A"), clean=10, autoattack=0)
+    collected = collect.Collected(suite, (one,), (), {})
+    figure = figures.draw(summary.summarize(collected))["trade-off-autoattack"][1]
+    (container,) = figure.axes[0].containers
+    across, along = (bars.get_segments()[0] for bars in container.lines[2])
+    np.testing.assert_allclose(across, [[72.25, 0], [100, 0]], atol=0.01)
+    np.testing.assert_allclose(along, [[100, 0], [100, 27.75]], atol=0.01)

@@ -1,0 +1,107 @@
+"""What suite.json says of a suite: rows, curves, commands, where each has its run."""
+
+import os
+
+from vfd_tf.cli import flags
+from vfd_tf.cli.commands import log_of, shell
+from vfd_tf.cli.suite_plan import PlannedSuite
+from vfd_tf.experiments.costs import data_of
+from vfd_tf.experiments.verdicts import mixture_name
+
+
+def describe(planned: PlannedSuite) -> dict:
+    """What suite.json holds; paths are relative to the folder it is in."""
+    suite = planned.suite
+    first = planned.graph.nodes[planned.points[0][2]]
+    test = data_of(first.experiment).test
+    images = {
+        name: len(test[:count])
+        for count, attacks in first.plan.rounds().items()
+        for name in attacks
+    }
+    recipe = first.experiment.recipe
+    precision = recipe.precision.removeprefix("mixed_")
+    notes = [f"{recipe.epochs} epochs, trained in {precision}, evaluated in float32"]
+    return {
+        "version": 1,
+        "name": suite.name,
+        "title": suite.title,
+        "scale": suite.scale,
+        "kind": suite.kind,
+        "published": suite.published,
+        "dataset": first.experiment.dataset,
+        "arch": first.experiment.arch,
+        "threat": first.plan.threat,
+        "notes": notes,
+        "flags": [*suite.flags, *planned.more],
+        "images": images,
+        "columns": _columns(planned),
+        "sweep": suite.sweep[0] if suite.sweep else None,
+        "entries": list(_entries(planned)),
+        "curves": list(_curves(planned)),
+        "nodes": _nodes(planned),
+    }
+
+
+def _columns(planned):
+    """Those of the suite that are evaluated, then what was asked for beside them."""
+    wanted = ("clean", *planned.attacks)
+    kept = [name for name in planned.suite.columns if name in wanted]
+    return [*kept, *(name for name in wanted if name not in kept)]
+
+
+def _entries(planned):
+    for point, seed, path in planned.points:
+        if point.curve:
+            continue
+        node = planned.graph.nodes[path]
+        base = planned.suite.base(point.row)
+        for student in node.plan.students:
+            yield {
+                "row": point.row,
+                "group": planned.suite.group(point.row),
+                "base": base,
+                "seed": seed,
+                "value": point.value,
+                "student": student,
+                "distillation": flags.names(node.experiment)["distill"],
+                "directory": _seen(planned, path),
+                "node": node.name,
+            }
+
+
+def _curves(planned):
+    """The points of the trade-off curves of all groups."""
+    swept = planned.suite.sweep is not None
+    bases = {planned.suite.base(row) for row in planned.suite.rows} - {None}
+    for point, seed, path in planned.points:
+        node = planned.graph.nodes[path]
+        own = {"group": point.row, "seed": seed, "node": node.name}
+        own["directory"] = _seen(planned, path)
+        for student in node.plan.students:
+            if point.curve or swept and point.row in bases:
+                label = {"kind": "sweep", "label": str(point.value), "which": student}
+                yield {**own, "student": student, **label}
+            for weight in node.plan.mixtures if planned.suite.mixes(point) else ():
+                which = mixture_name(student, weight)
+                label = {"kind": "mixture", "label": f"{weight:g}", "which": which}
+                yield {**own, "student": student, **label}
+
+
+def _seen(planned, path):
+    """A path as the folder sees it: both may be moved together."""
+    return os.path.relpath(path, planned.folder)
+
+
+def _nodes(planned):
+    """Name -> command, log, level and what it needs, of the nodes of this suite."""
+    graph = planned.graph.only(planned.paths())
+    return {
+        node.name: {
+            "command": shell(node, graph),
+            "log": _seen(planned, log_of(node, planned.graph.root)),
+            "level": graph.level(node.path),
+            "after": [graph.nodes[path].name for path in node.after],
+        }
+        for node in graph.ordered()
+    }
