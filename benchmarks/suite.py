@@ -60,7 +60,7 @@ def made_up(folder: str, runs: int) -> str:
         directory.write_history([{"epoch": e, "val_accuracy": 0.5} for e in range(1, 111)])
         names = ("clean", *node.plan.attacks)
         verdicts = {name: random.random(10_000) < 0.6 for name in names}
-        for which in ("last", *(f"last-mixture-{w:g}" for w in node.plan.mixtures)):
+        for which in ("last", *(mix.name("last") for mix in node.plan.mixtures)):
             directory.add_verdicts(which, node.plan.threat, "n=10000", verdicts)
         directory._merge(wall_time_s=1.0, seed=0)
     os.makedirs(planned.folder)

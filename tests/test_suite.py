@@ -15,6 +15,7 @@ from vfd_tf.experiments import costs, forecast, places
 from vfd_tf.experiments.evaluation_plan import EvaluationPlan
 from vfd_tf.experiments.experiment import Experiment
 from vfd_tf.experiments.graph import Graph, Node, Run, is_done
+from vfd_tf.experiments.mixtures import Mix
 from vfd_tf.experiments.run_directory import RunDirectory
 from vfd_tf.experiments.suite import SCALES, names, read
 from vfd_tf.hyperparameters import InputError
@@ -117,7 +118,7 @@ def test_a_run_stands_behind_the_networks_that_it_reads():
 
 def test_mixtures_need_the_vanilla_teacher():
     graph = Graph("runs", NO_DATA, flags.words)
-    plan = EvaluationPlan(attacks=("fgsm",), students=("last",), mixtures=(0.5,))
+    plan = EvaluationPlan(attacks=("fgsm",), students=("last",), mixtures=(Mix.of(0.5),))
     for distillation in (NoDistillation(), VFD()):
         experiment = Experiment(method=TRADES(), distillation=distillation)
         path = graph.add(Run("a run", (), experiment, plan))
@@ -150,7 +151,7 @@ def test_a_run_is_done_with_every_column_of_every_student_and_mixture(tmp_path):
         attacks=("fgsm", "transfer-fgsm"),
         students=("best", "last", "average"),
         surrogate="there.keras",
-        mixtures=(0.5,),
+        mixtures=(Mix.of(0.5),),
     )
     experiment = Experiment(method=TRADES(), distillation=NoDistillation())
     node = Node("a run", str(tmp_path), (), experiment=experiment, plan=plan)
@@ -166,6 +167,21 @@ def test_a_run_is_done_with_every_column_of_every_student_and_mixture(tmp_path):
         known = {name: np.ones(4, bool)}
         directory.add_verdicts(which, plan.threat, "n=4", known)
         directory._merge(wall_time_s=1.0)
+    assert is_done(node, data)
+
+
+def test_a_mixture_that_nothing_can_be_fitted_to_leaves_a_run_done(tmp_path):
+    plan = EvaluationPlan(("fgsm",), students=("last",), mixtures=(Mix.of("nuts:0.9"),))
+    experiment = Experiment(method=TRADES(), distillation=NoDistillation())
+    node = Node("a run", str(tmp_path), (), experiment=experiment, plan=plan)
+    data, directory = types.SimpleNamespace(test=range(4)), RunDirectory(str(tmp_path))
+    known = {name: np.ones(4, bool) for name in ("clean", "fgsm")}
+    directory.add_verdicts("last", plan.threat, "n=4", known)
+    directory._merge(wall_time_s=1.0)
+    assert not is_done(node, data)
+    directory.add_fit("last-nuts-0.9", "linf:0.1", {"reason": "Of another threat."})
+    assert not is_done(node, data)
+    directory.add_fit("last-nuts-0.9", plan.threat, {"reason": "Right on no image."})
     assert is_done(node, data)
 
 
@@ -277,14 +293,17 @@ def test_what_is_complete_costs_nothing(tmp_path, monkeypatch):
     assert before.seconds > 0
 
 
-def test_the_work_of_a_run_counts_every_attack_and_mixture_by_hand():
+@pytest.mark.parametrize(
+    "mixtures, networks", [((0.5,), 2), (("weights:0.5",), 1), ((0.5, "nuts", 0.8), 6)]
+)
+def test_the_work_of_a_run_counts_every_attack_and_mixture_by_hand(mixtures, networks):
     data = facts("digits")
     plan = EvaluationPlan(
         attacks=("pgd20", "transfer-fgsm"),
         attack_images=(("pgd20", 10),),
         students=("last",),
         surrogate="there.keras",
-        mixtures=(0.5,),
+        mixtures=tuple(map(Mix.of, mixtures)),
     )
     experiment = Experiment(
         dataset="digits", method=TRADES(), distillation=NoDistillation()
@@ -292,8 +311,8 @@ def test_the_work_of_a_run_counts_every_attack_and_mixture_by_hand():
     work = forecast.Work(experiment, data, plan, student=7, teachers=0, surrogate=100)
     clean = 360 * 7 + 10 * 7  # once for each number of images
     assert work.attacks["transfer-fgsm"] == 360 * 2 * 100
-    assert work.attacks["pgd20"] == 10 * 40 * 7 * (1 + 2)  # a mixture is two networks
-    assert work.attacks["clean"] == clean * (1 + 2)
+    assert work.attacks["pgd20"] == 10 * 40 * 7 * (1 + networks)
+    assert work.attacks["clean"] == clean * (1 + networks)
 
 
 @pytest.mark.parametrize("name", ["digits"])
@@ -348,6 +367,9 @@ columns = "clean pgd20"
         ("pgd20", "pgd", "number of steps"),
         ("[rows]", 'sweep = "--trades_beta"\n[rows]', "one --flag=value,value"),
         ("[rows]", '[curves]\n"HAT" = "--hat_beta=1"\n[rows]', "row of [curves]"),
+        ("[rows]", "[curves]\nmixtures = 0.5\n[rows]", "must be a list"),
+        ("[rows]", "[curves]\nmixtures = [1.5]\n[rows]", "numbers from 0 to 1"),
+        ("[rows]", '[curves]\nmixtures = ["nust:1"]\n[rows]', "Did you mean 'nuts'"),
         ('"clean pgd20"', '"transfer-autoattack"', "ensemble"),
     ],
 )
@@ -412,10 +434,10 @@ def test_a_plan_tells_which_attacks_take_how_many_images():
 
 
 def test_what_two_suites_ask_of_a_run_is_asked_once():
-    one = EvaluationPlan(attacks=("fgsm",), mixtures=(0.5,))
+    one = EvaluationPlan(attacks=("fgsm",), mixtures=(Mix.of(0.5),))
     two = EvaluationPlan(attacks=("pgd20", "fgsm"), attack_images=(("pgd20", 5),))
     both = one.joined(two)
-    assert both.attacks == ("fgsm", "pgd20") and both.mixtures == (0.5,)
+    assert both.attacks == ("fgsm", "pgd20") and both.mixtures == (Mix.of(0.5),)
     assert both.rounds() == {None: ("fgsm",), 5: ("pgd20",)}
 
 
@@ -455,6 +477,22 @@ def test_a_sweep_of_the_base_is_the_curve_of_its_group():
     assert {(point["group"], point["which"]) for point in swept} == {("TRADES", "last")}
     mixed = [point["which"] for point in curves if point["kind"] == "mixture"]
     assert mixed == [f"last-mixture-{weight}" for weight in (0.6, 0.8, 0.9)] * 6
+
+
+def test_mixtures_of_a_suite_are_numbers_and_texts_and_each_kind_is_a_curve(tmp_path):
+    path, rows = tmp_path / "mine.toml", '"TRADES+VFD" = "--method=trades --distill=vfd"\n'
+    entries = '[curves]\nmixtures = [0.8, "weights:0.5", "nuts", "0.80"]\n'
+    path.write_text(GOOD + rows + entries)
+    graph, (found,) = planned(str(path))
+    curves = suite_file.describe(found)["curves"]
+    assert [(point["kind"], point["label"], point["which"]) for point in curves] == [
+        ("mixture", "0.8", "last-mixture-0.8"),
+        ("weights", "0.5", "last-weights-0.5"),
+        ("nuts", "0.985", "last-nuts-0.985"),
+    ]
+    (base,) = [path for point, _, path in found.points if point.row == "TRADES"]
+    words = commands.words_of(graph.nodes[base], graph)
+    assert "--mixtures=0.8,weights:0.5,nuts:0.985" in words
 
 
 def test_a_scale_has_the_last_word_and_a_suites_own_table_behind_it(tmp_path):

@@ -4,21 +4,24 @@ import numpy as np
 import pytest
 import tiny
 
-from vfd_tf.experiments import checks
+from vfd_tf.experiments import checks, verdicts
+from vfd_tf.experiments.mixtures import Mix, is_mixed
 from vfd_tf.experiments.run_directory import RunDirectory
-from vfd_tf.experiments.verdicts import Verdicts, mixture_name
+from vfd_tf.experiments.verdicts import Verdicts
+from vfd_tf.models.mixture import fit_nuts
 
-KEY = "linf:0.1 n=4"
+KEY, EIGHT = "linf:0.1 n=4", "linf:0.1 n=8"
 CLEAN, WHITE, BLACK = ([1, 1, 1, 0], [1, 0, 0, 0], [0, 1, 1, 0])
 
 
 def filled(path):
-    """A run with a student and a mixture, white-box and black-box columns."""
+    """A run with a student and three mixtures, white-box and black-box columns."""
     directory = RunDirectory(str(path))
     columns = {"clean": CLEAN, "fgsm": WHITE, "transfer-fgsm": BLACK}
-    verdicts = {name: np.array(right, bool) for name, right in columns.items()}
-    directory.add_verdicts("last", *KEY.split(), verdicts)
-    directory.add_verdicts(mixture_name("last", 0.5), *KEY.split(), verdicts)
+    known = {name: np.array(right, bool) for name, right in columns.items()}
+    directory.add_verdicts("last", *KEY.split(), known)
+    for entry in (0.5, "weights:0.5", "nuts"):
+        directory.add_verdicts(Mix.of(entry).name("last"), *KEY.split(), known)
     return directory
 
 
@@ -27,7 +30,7 @@ def black_box(which, column):
 
 
 def mixed(which, column):
-    return "mixture" in which
+    return is_mixed(which)
 
 
 @pytest.mark.parametrize("role, needs", [("surrogate", black_box), ("vanilla", mixed)])
@@ -92,3 +95,87 @@ def test_a_given_teacher_is_the_vanilla_network_of_the_mixtures(tmp_path, monkey
     assert tiny.train(tmp_path, *words) == 0
     assert set(loaded) == {str(teacher)}
     assert not [*tmp_path.glob("runs/*natural*")]
+
+
+WORDS = ("--method=trades", "--pgd_steps=1", "--eval_students=last", "--noeval_teachers")
+
+
+def results(folder):
+    return RunDirectory(str(folder / "run")).results
+
+
+def logits(robust, x, y, **threat):
+    """Of a network that is right under attack, and wrong on the first clean image."""
+    attacked = 4.0 * np.eye(3)[y] + np.linspace(0, 1, 3)
+    clean = attacked.copy()
+    clean[0] = np.roll(attacked[0], 1)
+    return clean, attacked
+
+
+def test_each_kind_of_mixture_is_evaluated_once_and_a_student_s_numbers_are_fitted_once(
+    tmp_path, monkeypatch
+):
+    asked, evaluated, fitted = [], Verdicts._evaluated, []
+    monkeypatch.setattr(
+        Verdicts,
+        "_evaluated",
+        lambda self, which, *rest: asked.append(which) or evaluated(self, which, *rest),
+    )
+
+    def held_out(*given, **threat):
+        fitted.append((*logits(*given), given[-1]))
+        return fitted[-1][:2]
+
+    monkeypatch.setattr(verdicts, "held_out_logits", held_out)
+    tiny.written(tmp_path)
+    words = *WORDS, "--mixtures=0.5,weights:0.5,nuts:0.9,nuts:0.5"
+    names = ["last-mixture-0.5", "last-weights-0.5", "last-nuts-0.9", "last-nuts-0.5"]
+    for _ in range(2):
+        assert tiny.train(tmp_path, *words) == 0
+        assert asked == ["last", *names] and len(fitted) == 1
+    assert set(results(tmp_path)["accuracies"]) == {"last", *names}
+    fits = {which: fit["linf:0.1"] for which, fit in results(tmp_path)["fits"].items()}
+    assert fits == {
+        f"last-nuts-{kept}": vars(fit_nuts(*fitted[0], kept=kept)) for kept in (0.9, 0.5)
+    }
+
+
+def test_a_mixture_that_was_begun_goes_on_with_the_numbers_it_was_begun_with(
+    tmp_path, monkeypatch
+):
+    """The numbers are the run's; a fit that comes out otherwise doesn't replace them."""
+    monkeypatch.setattr(verdicts, "held_out_logits", logits)
+    tiny.written(tmp_path)
+    assert tiny.train(tmp_path, *WORDS, "--mixtures=nuts:0.9") == 0
+    first = results(tmp_path)["fits"]
+    monkeypatch.setattr(verdicts, "held_out_logits", None)
+    words = "--mixtures=nuts:0.9", "--eval_attacks=fgsm,pgd2"
+    assert tiny.train(tmp_path, *WORDS, *words) == 0
+    after = results(tmp_path)
+    assert after["fits"] == first
+    assert {"clean", "fgsm", "pgd2"} <= set(after["accuracies"]["last-nuts-0.9"][EIGHT])
+
+
+def test_where_nothing_can_be_fitted_the_mixture_is_left_out_with_a_warning(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(
+        verdicts, "held_out_logits", lambda *given, **threat: logits(*given)[1:] * 2
+    )
+    tiny.written(tmp_path)
+    for _ in range(2):
+        assert tiny.train(tmp_path, *WORDS, "--mixtures=nuts,0.5") == 0
+        out = capsys.readouterr().out
+        assert "Warning: last-nuts-0.985 is left out: The robust network is wrong" in out
+        assert set(results(tmp_path)["accuracies"]) == {"last", "last-mixture-0.5"}
+
+
+def test_weights_of_other_architectures_are_refused_before_anything_is_trained(
+    tmp_path, capsys
+):
+    tiny.written(tmp_path)
+    tiny.model().save(tmp_path / "other.keras")
+    words = *WORDS, f"--teacher_arch={tmp_path / 'other.keras'}", "--mixtures=weights:0.5"
+    assert tiny.train(tmp_path, *words) == 2
+    assert "mixture(vanilla, robust, weight)" in capsys.readouterr().err
+    assert not [*tmp_path.glob("runs/*")]

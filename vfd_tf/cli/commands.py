@@ -29,7 +29,7 @@ def _evaluation_words(plan: EvaluationPlan):
         pairs = ",".join(f"{name}:{count}" for name, count in plan.attack_images)
         yield f"--attack_images={pairs}"
     if plan.mixtures:
-        yield f"--mixtures={','.join(f'{weight:g}' for weight in plan.mixtures)}"
+        yield f"--mixtures={','.join(mix.text for mix in plan.mixtures)}"
 
 
 def shell(node: Node, graph: Graph) -> str:

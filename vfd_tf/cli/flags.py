@@ -20,6 +20,7 @@ from vfd_tf.cli import mode_flags, recipes
 from vfd_tf.experiments.evaluation_plan import EvaluationPlan, attack_images
 from vfd_tf.experiments.experiment import Experiment, Recipe
 from vfd_tf.experiments.features import FeaturePlan
+from vfd_tf.experiments.mixtures import Mix
 from vfd_tf.hyperparameters import LARGEST, InputError, check_range, choose, name_of, read
 from vfd_tf.training.distillation import DISTILLATIONS
 from vfd_tf.training.methods import METHODS
@@ -269,16 +270,12 @@ def evaluation_plan(values: flags.FlagValues, training: bool = False) -> Evaluat
 
 def _of_runs(values):
     """What the evaluation of a run has beside that of a model."""
-    try:
-        mixtures = tuple(float(text) for text in values.mixtures)
-    except ValueError as error:
-        raise InputError(f"--mixtures must be numbers from 0 to 1: {error}.") from error
     return {
         "attack_images": attack_images(values.attack_images),
         "students": tuple(values.eval_students),
         "teachers": values.eval_teachers,
         "surrogate": values.surrogate,
-        "mixtures": mixtures,
+        "mixtures": tuple(dict.fromkeys(map(Mix.of, values.mixtures))),
     }
 
 

@@ -17,6 +17,7 @@ import vfd_tf
 from vfd_tf import evaluation, files
 from vfd_tf.cli import evaluate, flags
 from vfd_tf.data import datasets
+from vfd_tf.experiments.mixtures import held_out_logits
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import classifiers
 from vfd_tf.models.mixture import fit_nuts, interpolation, mixed_nuts, mixture
@@ -122,13 +123,11 @@ def _held_out(values, networks, paths):
     held_out, robust = data.validation, networks["robust"]
     x, y = held_out.floats(), held_out.y
     print(f"{values.mix_attack} on {len(y)} validation images of {data.name}")
-    moved = evaluation.perturb(
-        robust, x, y, values.mix_attack, batch_size=plan.batch_size, **threat
-    )
-    engine = evaluation.Engine(robust, plan.batch_size)
+    size = plan.batch_size
+    logits = held_out_logits(robust, x, y, values.mix_attack, batch_size=size, **threat)
     facts = {"dataset": data.name, "images": len(y), "validation_data": held_out.digest}
     facts |= {"attack": described, **threat}
-    return engine.logits(x), engine.logits(moved), y, facts
+    return *logits, y, facts
 
 
 def _name(values, share) -> str:

@@ -8,8 +8,10 @@ from absl import flags
 from vfd_tf.cli.strategies import STRATEGIES
 from vfd_tf.experiments.engines import ENGINES
 from vfd_tf.experiments.evaluation_plan import STUDENTS
+from vfd_tf.experiments.mixtures import FIT_ATTACK
 from vfd_tf.experiments.suite import SCALES
 from vfd_tf.hyperparameters import LARGEST
+from vfd_tf.models.mixed_nuts import KEPT
 
 _LARGEST = LARGEST[int]
 MIX_KINDS = ("probabilities", "nuts", "weights")
@@ -46,7 +48,7 @@ def evaluation_of_runs(own) -> None:
     add("eval_students", ",".join(STUDENTS), "students that are evaluated", **own)
     help_ = "also evaluate the teachers that are trained before a run"
     flags.DEFINE_boolean("eval_teachers", True, help_, **own)
-    help_ = "also evaluate mixtures with the vanilla teacher: weights of the student"
+    help_ = "also evaluate mixtures with the vanilla teacher: 0.8,weights:0.5,nuts:0.985"
     add("mixtures", "", help_, **own)
 
 
@@ -120,9 +122,9 @@ def mix(own) -> None:
     help_ = "shares of the robust network, from 0 to 1, one file each"
     add("mix_weights", "0.6,0.8,0.9", help_, **own)
     help_ = "nuts: shares of the right answers under attack to keep, one file each"
-    add("mix_kept", "0.985", help_, **own)
+    add("mix_kept", str(KEPT), help_, **own)
     help_ = "nuts: protocol whose images the numbers are fitted to"
-    text("mix_attack", "pgd20", help_, **own)
+    text("mix_attack", FIT_ATTACK, help_, **own)
     help_ = "nuts: temperature of the vanilla logits; the paper's is 0"
     flags.DEFINE_float("mix_temperature", 1.0, help_, 0.0, **own)
     text("mix_dir", "mixtures", "folder of the files", **own)

@@ -6,7 +6,6 @@ from vfd_tf.cli import flags
 from vfd_tf.cli.commands import log_of, shell
 from vfd_tf.cli.suite_plan import PlannedSuite
 from vfd_tf.experiments.costs import data_of
-from vfd_tf.experiments.verdicts import mixture_name
 
 
 def describe(planned: PlannedSuite) -> dict:
@@ -82,10 +81,9 @@ def _curves(planned):
             if point.curve or swept and point.row in bases:
                 label = {"kind": "sweep", "label": str(point.value), "which": student}
                 yield {**own, "student": student, **label}
-            for weight in node.plan.mixtures if planned.suite.mixes(point) else ():
-                which = mixture_name(student, weight)
-                label = {"kind": "mixture", "label": f"{weight:g}", "which": which}
-                yield {**own, "student": student, **label}
+            for mix in node.plan.mixtures if planned.suite.mixes(point) else ():
+                label = {"kind": mix.kind, "label": f"{mix.share:g}"}
+                yield {**own, "student": student, **label, "which": mix.name(student)}
 
 
 def _seen(planned, path):

@@ -4,6 +4,7 @@ import dataclasses
 
 from vfd_tf import evaluation
 from vfd_tf.attacks.attack import radius
+from vfd_tf.experiments.mixtures import Mix
 from vfd_tf.hyperparameters import InputError, choose
 
 STUDENTS = ("best", "last", "average")
@@ -22,7 +23,7 @@ class EvaluationPlan:
         students: Those that are evaluated, where a run has them.
         teachers: Whether networks that are trained before a run are evaluated as well.
         surrogate: A .keras file or a run directory, for black-box attacks.
-        mixtures: Weights of the student in mixtures with the vanilla teacher.
+        mixtures: Those of the student with the vanilla teacher.
     """
 
     attacks: tuple[str, ...] = ("fgsm", "pgd20")
@@ -34,14 +35,11 @@ class EvaluationPlan:
     students: tuple[str, ...] = STUDENTS
     teachers: bool = True
     surrogate: str | None = None
-    mixtures: tuple[float, ...] = ()
+    mixtures: tuple[Mix, ...] = ()
 
     def __post_init__(self):
         for student in self.students:
             choose(dict.fromkeys(STUDENTS), student, "student of --eval_students")
-        for weight in self.mixtures:
-            if not 0 <= weight <= 1:
-                raise InputError(f"--mixtures must be from 0 to 1; got {weight:g}.")
         for attack in self.attacks:
             evaluation.protocol(attack, self.epsilon, self.norm)
             if evaluation.is_transfer(attack) and not self.surrogate:

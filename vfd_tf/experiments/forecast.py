@@ -81,11 +81,9 @@ class Work:
         made = ("best", "last") if recipe.average == "none" else STUDENTS
         students = set(made) & set(plan.students)
         of_attacks = _evaluation(plan, data, student, surrogate)
-        # A mixture is two networks, and no black-box attack is made on it.
-        of_mixture = {n: 2 * w for n, w in of_attacks.items() if not is_transfer(n)}
-        mixtures = len(plan.mixtures) * len(students - {"best"})
-        self.attacks = {
-            name: len(students) * work + mixtures * of_mixture.get(name, 0)
+        mixed = sum(mix.networks for mix in plan.mixtures) * len(students - {"best"})
+        self.attacks = {  # no black-box attack is made on a mixture
+            name: work * (len(students) + (0 if is_transfer(name) else mixed))
             for name, work in of_attacks.items()
         }
         self.evaluation = sum(self.attacks.values())

@@ -8,7 +8,6 @@ from vfd_tf.experiments import places
 from vfd_tf.experiments.evaluation_plan import EvaluationPlan
 from vfd_tf.experiments.experiment import Experiment
 from vfd_tf.experiments.run_directory import RunDirectory
-from vfd_tf.experiments.verdicts import mixture_name
 from vfd_tf.hyperparameters import InputError
 
 
@@ -168,7 +167,8 @@ def is_done(node: Node, data) -> bool:
     averages = node.experiment.recipe.average != "none"
     students = [n for n in node.plan.students if averages or n != "average"]
     mixed = [name for name in students if name != "best"]
-    mixtures = {mixture_name(name, w) for name in mixed for w in node.plan.mixtures}
+    mixtures = {mix.name(name) for name in mixed for mix in node.plan.mixtures}
+    mixtures = {n for n in mixtures if "reason" not in directory.fit(n, threat)}
     for images, attacks in node.plan.rounds().items():
         count = f"n={len(data.test[:images])}"
         wanted = {*attacks, "clean"}

@@ -273,6 +273,16 @@ class RunDirectory:
         self._merge(accuracies=known)
         self.remove_journal()
 
+    def fit(self, which: str, threat: str) -> dict:
+        """The fitted numbers of a mixture, or the "reason" why none fit; {} if unknown."""
+        return self.results.get("fits", {}).get(which, {}).get(threat, {})
+
+    def add_fit(self, which: str, threat: str, fit: dict) -> None:
+        """Keeps the numbers of a mixture, so that all its verdicts are of the same."""
+        fits = self.results.get("fits", {})
+        fits.setdefault(which, {})[threat] = fit
+        self._merge(fits=fits)
+
     def _write_verdicts(self, verdicts):
         path = self.file("verdicts.npz")
         with files.replaced(path) as partial, open(partial, "wb") as file:

@@ -9,6 +9,7 @@ from vfd_tf.experiments.run_directory import RunDirectory, key
 from vfd_tf.experiments.session import Session
 from vfd_tf.experiments.verdicts import Verdicts
 from vfd_tf.models import network
+from vfd_tf.models.mixture import interpolation
 from vfd_tf.training import roles, views
 
 
@@ -96,10 +97,23 @@ class Runner:
         pair = experiment.method, experiment.distillation
         networks = roles.assemble(student, stand_ins, *pair)
         views.siblings(networks["student"], *pair, experiment.recipe)
+        self._check_mixtures(student)
         self._check_directories()
         for runner in self.prerequisites.values():
             runner.plan()
         self.plan(student, stand_ins)
+
+    def _check_mixtures(self, student):
+        """Refuses weights that have no mean, before anything is trained."""
+        mixtures = self.session.plan.mixtures if self.experiment.method.adversarial else ()
+        if not any(mix.networks == 1 for mix in mixtures):
+            return
+        if self.first.teacher == "auto":
+            other = self.first.prerequisite("teacher")
+            vanilla = fitting.network_of(other, self.session.data)
+        else:
+            vanilla = network.load(self.first.teacher)
+        interpolation(vanilla, student, 0.5)
 
     def _facts(self):
         """What all workers must agree on: the run, and the files of its networks."""

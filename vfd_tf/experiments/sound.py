@@ -39,9 +39,23 @@ def are_results(results: dict) -> bool:
     """Whether the accuracies, epochs and seconds of results.json are some."""
     return (
         are_accuracies(results.get("accuracies", {}))
+        and _are_fits(results.get("fits", {}))
         and _is_count(results.get("best_epoch", 0))
         and _is_number(results.get("wall_time_s", 0))
     )
+
+
+def _are_fits(mixtures):
+    """Whether this is mixture -> threat model -> name -> number, or "reason" -> text."""
+    try:
+        return all(
+            isinstance(value, str) if name == "reason" else _is_number(value)
+            for threats in mixtures.values()
+            for fit in threats.values()
+            for name, value in fit.items()
+        )
+    except AttributeError:
+        return False
 
 
 def are_accuracies(students) -> bool:

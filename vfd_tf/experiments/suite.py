@@ -20,6 +20,7 @@ import shlex
 import tomllib
 from typing import Any
 
+from vfd_tf.experiments.mixtures import Mix
 from vfd_tf.hyperparameters import InputError, choose, reason
 
 FOLDER = pathlib.Path(__file__).parent / "suites"
@@ -60,7 +61,7 @@ class Suite:
         rows: Row -> flags.
         sweep: A flag and the values that every row is run with, or None.
         features: Flags of the picture of features, if there is one.
-        mixtures: Weights of the student in mixtures with the vanilla teacher.
+        mixtures: Those of base rows' students with the vanilla teacher.
         curves: Group -> the flag and the values of its trade-off curve.
         published: The table of published numbers to lie beside, or None.
         surrogate: Flags of the network that black-box attacks are made on.
@@ -76,7 +77,7 @@ class Suite:
     flags: tuple[str, ...] = ()
     sweep: tuple[str, tuple[str, ...]] | None = None
     features: tuple[str, ...] = ()
-    mixtures: tuple[float, ...] = ()
+    mixtures: tuple[Mix, ...] = ()
     curves: dict[str, tuple[str, tuple[str, ...]]] = dataclasses.field(default_factory=dict)
     published: str | None = None
     surrogate: tuple[str, ...] = ()
@@ -178,7 +179,7 @@ def _suite(name, scale, entries) -> Suite:
             raise InputError(f"it has no {key}; see docs/suites.md.")
     read_ = {key: _checked(key, value) for key, value in entries.items()}
     curves = dict(read_.pop("curves", {}))
-    mixtures = tuple(map(float, curves.pop("mixtures", ())))
+    mixtures = tuple(dict.fromkeys(map(Mix.of, _list("mixtures", curves))))
     rows = {row: _words(row, flags) for row, flags in read_.pop("rows").items()}
     for group in curves:
         choose(rows, group, "row of [curves]")
@@ -223,6 +224,14 @@ def _checked(key, value) -> Any:
 
 
 _KINDS = {str: "text", int: "number", dict: "table, [name]"}
+
+
+def _list(key, entries) -> list:
+    """Takes a list out of a table; [] without one."""
+    found = entries.pop(key, [])
+    if not isinstance(found, list):
+        raise InputError(f"{key} is {found!r}, and must be a list, [...].")
+    return found
 
 
 def _words(key, text) -> tuple[str, ...]:

@@ -1,12 +1,15 @@
 """Adds to a run directory the verdicts on the test split that a plan asks for."""
 
 import importlib.util
+import json
 
 from vfd_tf import evaluation, files
+from vfd_tf.experiments.mixtures import Mix, held_out_logits, is_mixed
 from vfd_tf.experiments.run_directory import RunDirectory
 from vfd_tf.experiments.session import Session
+from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import network
-from vfd_tf.models.mixture import mixture
+from vfd_tf.models.mixture import Nuts, fit_nuts
 from vfd_tf.training import curves
 
 
@@ -21,16 +24,20 @@ class Verdicts:
 
     def __init__(self, directory: RunDirectory, session: Session, vanilla=None):
         self.directory, self.session, self.vanilla = directory, session, vanilla
+        self._logits = {}  # of a student, which all shares are fitted to
 
     @property
     def students(self) -> list[str]:
-        """The students that are there and asked for, and their mixtures."""
+        """The students that are there and asked for."""
+        asked = self.session.plan.students
+        return [name for name in self.directory.students if name in asked]
+
+    @property
+    def mixtures(self) -> dict[str, tuple[str, Mix]]:
+        """Name -> the student and the mixture, of those that are asked for."""
+        mixed = [name for name in self.students if name != "best"] if self.vanilla else []
         plan = self.session.plan
-        found = [name for name in self.directory.students if name in plan.students]
-        mixed = [name for name in found if name != "best"] if self.vanilla else []
-        return found + [
-            mixture_name(name, weight) for name in mixed for weight in plan.mixtures
-        ]
+        return {mix.name(name): (name, mix) for name in mixed for mix in plan.mixtures}
 
     def add(self) -> None:
         """Evaluates what isn't known yet of the asked-for protocols."""
@@ -38,13 +45,14 @@ class Verdicts:
         directory.keep_only(session.data.test.digest[:16])
         for role, path, needs in (
             ("surrogate", session.plan.surrogate, _is_black_box),
-            ("vanilla", session.plan.mixtures and self.vanilla, _is_mixture),
+            ("vanilla", session.plan.mixtures and self.vanilla, _needs_vanilla),
         ):
             if path:
                 directory.keep_made_with(role, files.sha256(path), needs)
-        for which in self.students:
+        mixtures = [name for name in self.mixtures if self._can_be_made(name)]
+        for which in (*self.students, *mixtures):
             for images, attacks in session.plan.rounds().items():
-                if _is_mixture(which):  # its networks are attacked as one, or not at all
+                if which in mixtures:  # its networks are attacked as one, or not at all
                     attacks = [a for a in attacks if not evaluation.is_transfer(a)]
                 self._add(which, images, attacks)
         directory.remove_journal()  # of a process that was killed behind its verdicts
@@ -102,26 +110,52 @@ class Verdicts:
 
     def _model(self, which):
         """A student or a mixture, and what its journal belongs to."""
-        name, _, weight = which.partition(_MIXTURE)
+        name, mix = self.mixtures.get(which, (which, None))
         path = self.directory.student(name)
         mark = files.sha256(path)
-        if not weight:
+        if mix is None:
             return network.load(path), mark
+        fit = self.directory.fit(which, self.session.plan.threat)
+        mark = f"{mark} {files.sha256(self.vanilla)} {mix.text}"
+        mark += f" {json.dumps(fit)}" if fit else ""
         networks = network.load(self.vanilla), network.load(path)
-        mark = f"{mark} {files.sha256(self.vanilla)} {weight}"
-        return mixture(*networks, float(weight)), mark
+        return mix.classifier(*networks, Nuts(**fit) if mix.fitted else None), mark
+
+    def _can_be_made(self, which):
+        """Fits the numbers of a mixture that has some; says so where none fit."""
+        student, mix = self.mixtures[which]
+        if not mix.fitted:
+            return True
+        threat, cluster = self.session.plan.threat, self.session.cluster
+        fit = self.directory.fit(which, threat)
+        if not fit:
+            fit = self._fit(student, mix.share) if cluster.chief else {}
+            fit = json.loads(cluster.from_chief(json.dumps(fit).encode()))
+            self.directory.add_fit(which, threat, fit)
+        if "reason" in fit:
+            print(f"Warning: {which} is left out: {fit['reason']}")
+        return "reason" not in fit
+
+    def _fit(self, student, kept):
+        try:
+            if student not in self._logits:
+                self._logits[student] = self._held_out(student)
+            return vars(fit_nuts(*self._logits[student], kept=kept))
+        except InputError as error:
+            return {"reason": str(error)}
+
+    def _held_out(self, student):
+        """Logits of a student on the validation split, clean and attacked; labels."""
+        plan, held_out = self.session.plan, self.session.data.validation
+        print(f"{self.directory.path}: fitting to {len(held_out)} validation images")
+        robust = network.load(self.directory.student(student))
+        x, y = held_out.floats(), held_out.y
+        threat = {"epsilon": plan.epsilon, "norm": plan.norm}
+        return *held_out_logits(robust, x, y, batch_size=plan.batch_size, **threat), y
 
 
-_MIXTURE = "-mixture-"
-
-
-def mixture_name(student: str, weight: float) -> str:
-    """What the mixture of a student and its vanilla teacher is called: last-mixture-0.5."""
-    return f"{student}{_MIXTURE}{weight:g}"
-
-
-def _is_mixture(which, column=None):
-    return _MIXTURE in which
+def _needs_vanilla(which, column):
+    return is_mixed(which)
 
 
 def _is_black_box(which, column):

@@ -1,0 +1,138 @@
+"""Mixtures of a run's student with a vanilla network: how they are written and made.
+
+`0.8` mixes probabilities, `weights:0.5` interpolates weights, and `nuts:0.985` is a
+MixedNUTS that keeps this share of the student's right answers under attack.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from vfd_tf import evaluation
+from vfd_tf.hyperparameters import InputError, choose
+from vfd_tf.models.mixed_nuts import KEPT, Nuts
+from vfd_tf.models.mixture import interpolation, mixed_nuts, mixture
+
+FIT_ATTACK = "pgd20"  # of the images that numbers are fitted to
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A way to make one classifier of two.
+
+    Attributes:
+        make: (vanilla, robust, **numbers) -> classifier.
+        networks: How many networks an image goes through.
+        default: The share where none is written, or None.
+        fitted: Whether its numbers are fitted to the student, on held-out images; of
+            others the share is their only number, the weight.
+    """
+
+    make: Callable
+    networks: int = 2
+    default: float | None = None
+    fitted: bool = False
+
+
+PLAIN = "mixture"  # is written as its share alone
+KINDS = {
+    PLAIN: Kind(mixture),
+    "weights": Kind(interpolation, networks=1),
+    "nuts": Kind(mixed_nuts, default=KEPT, fitted=True),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Mix:
+    """One mixture of a student with a vanilla network.
+
+    Attributes:
+        kind: A key of `KINDS`.
+        share: Weight of the student; of "nuts" the share of its right answers under attack
+            that no vanilla network overrules.
+
+    Raises:
+        InputError: No such kind, or a share outside [0, 1].
+    """
+
+    kind: str
+    share: float
+
+    def __post_init__(self):
+        kind = choose(KINDS, self.kind, "kind of mixture")
+        if not 0 <= self.share <= 1 or kind.fitted and not self.share:
+            raise _refused(self.text)
+
+    @classmethod
+    def of(cls, entry: str | float) -> "Mix":
+        """The mixture that an entry stands for: 0.8, "weights:0.5", "nuts"."""
+        if isinstance(entry, bool) or not isinstance(entry, (str, int, float)):
+            raise _refused(entry)
+        kind, colon, share = str(entry).strip().partition(":")
+        if not colon and kind not in KINDS:
+            kind, share = PLAIN, kind
+        default = choose(KINDS, kind, "kind of mixture").default
+        try:
+            known = default if default and not share else float(share)
+            return cls(kind, float(f"{known:g}"))  # with as many digits as its name has
+        except ValueError as error:
+            raise _refused(entry) from error
+
+    @property
+    def text(self) -> str:
+        """The entry that stands for it."""
+        return ("" if self.kind == PLAIN else f"{self.kind}:") + f"{self.share:g}"
+
+    @property
+    def fitted(self) -> bool:
+        return KINDS[self.kind].fitted
+
+    @property
+    def networks(self) -> int:
+        return KINDS[self.kind].networks
+
+    def name(self, student: str) -> str:
+        """What its verdicts are filed under: last-mixture-0.8, last-nuts-0.985."""
+        return f"{student}-{self.kind}-{self.share:g}"
+
+    def classifier(self, vanilla: Any, robust: Any, fit: Nuts | None = None) -> Any:
+        """The classifier of two networks; `fit` has the numbers where some are fitted."""
+        numbers = fit.numbers if fit else {"weight": self.share}
+        return KINDS[self.kind].make(vanilla, robust, **numbers)
+
+
+def is_mixed(name: str) -> bool:
+    """Whether verdicts of this name are those of a mixture."""
+    return any(f"-{kind}-" in name for kind in KINDS)
+
+
+def held_out_logits(
+    robust: Any,
+    x: np.ndarray,
+    y: np.ndarray,
+    attack: str = FIT_ATTACK,
+    *,
+    epsilon: float,
+    norm: str,
+    batch_size: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of a robust network on images, clean and attacked: what numbers are fitted to.
+
+    Args:
+        x, y: Held-out images and labels.
+        attack, epsilon, norm: Protocol and threat model.
+        batch_size: Images that go through the network at once.
+    """
+    threat = {"epsilon": epsilon, "norm": norm}
+    moved = evaluation.perturb(robust, x, y, attack, batch_size=batch_size, **threat)
+    engine = evaluation.Engine(robust, batch_size)
+    return engine.logits(x), engine.logits(moved)
+
+
+def _refused(entry):
+    return InputError(
+        f"mixtures has {entry!r}: write numbers from 0 to 1, alone or behind a kind, such "
+        "as 0.8, weights:0.5 or nuts:0.985."
+    )
