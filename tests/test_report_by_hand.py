@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 import suites
 
+from vfd_tf.experiments import mixtures
 from vfd_tf.experiments.report import (
     collect,
+    drawing,
     figures,
     gains,
     published,
     summary,
     tables,
     trade_off,
+    trade_off_figure,
     words,
 )
 from vfd_tf.experiments.report import suite as stored
@@ -45,8 +48,8 @@ def entry(row, seed=0, **fields):
     return stored.Entry(row, row.split("+")[0], seed, "", **fields)
 
 
-def point(label, student="last", kind="sweep", group="TRADES"):
-    return stored.CurvePoint(group, 0, kind, label, "", student, student)
+def point(label, student="last", kind="sweep", group="TRADES", row=None):
+    return stored.CurvePoint(group, 0, kind, label, "", student, student, row=row)
 
 
 def row_of(name, percents, base=None, student="last"):
@@ -278,6 +281,127 @@ def test_the_curve_in_the_figure_is_that_of_the_last_student_and_of_its_kind():
     curves = {line.get_label(): line.get_xydata().tolist() for line in figure.axes[0].lines}
     assert curves["sweep curve"] == [[50, 50], [70, 30], [90, 10]]
     assert curves["mixture curve"] == [[50, 50], [80, 0]]
+
+
+def lines(figure):
+    """Label -> points of the curves of the first plot."""
+    found = figure.axes[0].lines
+    return {line.get_label(): line.get_xydata().tolist() for line in found}
+
+
+def drawn(entries, points=(), **fields):
+    collected = collect.Collected(whole(**fields), tuple(entries), tuple(points), {})
+    return figures.draw(summary.summarize(collected))["trade-off-autoattack"]
+
+
+def test_every_kind_of_mixture_is_a_curve_from_the_row_it_is_made_of():
+    suite = whole()
+    entries = [
+        measured(suite, entry("TRADES"), clean=5, autoattack=5),
+        measured(suite, entry("TRADES+KD", base="TRADES"), clean=7, autoattack=7),
+    ]
+    points = [
+        measured(suite, point("0.9", kind=kind), clean=clean, autoattack=4)
+        for clean, kind in ((6, "mixture"), (7, "weights"), (8, "nuts"))
+    ]
+    curves = lines(drawn(entries, points)[1])
+    assert curves["mixture curve"] == [[50, 50], [60, 40]]
+    assert curves["interpolation curve"] == [[50, 50], [70, 40]]
+    assert curves["MixedNUTS curve"] == [[50, 50], [80, 40]]
+
+
+def test_every_kind_of_curve_is_named_and_drawn_in_its_own_way():
+    assert set(summary.CURVES) == {"sweep", *mixtures.KINDS}
+    styles = trade_off_figure.STYLES
+    assert styles.keys() == summary.CURVES.keys() and len({*styles.values()}) == 4
+
+
+def test_mixtures_of_another_row_are_a_curve_of_its_own_and_in_no_distance():
+    """TRADES's curve is flat at 20; the other row's mixtures are far above it."""
+    suite = whole()
+    entries = [
+        measured(suite, entry("TRADES"), clean=6, autoattack=2),
+        measured(suite, entry("TRADES+KD", base="TRADES"), clean=8, autoattack=5),
+    ]
+    points = [
+        measured(suite, point("0.8", kind="mixture"), clean=10, autoattack=2),
+        measured(
+            suite, point("0.8", kind="mixture", row="TRADES+KD"), clean=9, autoattack=9
+        ),
+        measured(suite, point("0.8", kind="mixture", row="TRADES"), clean=9, autoattack=2),
+    ]
+    curves = lines(drawn(entries, points)[1])
+    assert curves["mixture of TRADES+KD"] == [[80, 50], [90, 90]]
+    assert curves["mixture curve"][0] == [60, 20]
+    assert summarized(entries, points)[1].distances["mixture"].value == 30
+
+
+# --- one reference for all rows ---------------------------------------------------------
+
+
+def against_trades(names, rights, points=()):
+    """Rows that are compared with TRADES, whatever their names; its sweep is flat at 50."""
+    suite = whole(against="TRADES")
+    entries = [
+        measured(suite, stored.Entry(name, "TRADES", 0, "", base), clean=c, autoattack=r)
+        for name, (c, r) in zip(names, rights, strict=True)
+        for base in [None if name == "TRADES" else "TRADES"]
+    ]
+    points = [measured(suite, point("1"), clean=9, autoattack=5), *points]
+    return entries, points
+
+
+NAMES = "Vanilla", "TRADES", "PGD-AT", "HAT", "GAT"
+RIGHTS = (10, 0), (5, 5), (6, 8), (8, 2), (4, 5)
+
+
+def test_all_rows_are_compared_with_the_reference_whatever_their_names():
+    rows = summarized(*against_trades(NAMES, RIGHTS), against="TRADES")
+    assert [row.cells["clean"].base for row in rows] == [50, None, 50, 50, 50]
+    values = {row.name: row.distances["sweep"].value for row in rows if row.distances}
+    assert values == {"Vanilla": None, "PGD-AT": 30, "HAT": -30, "GAT": None}
+
+
+def test_with_a_reference_every_row_is_a_point_of_its_own_in_one_plot():
+    caption, figure = drawn(*against_trades(NAMES, RIGHTS), against="TRADES")
+    assert len(figure.axes) == 1
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    assert sorted(labels) == sorted(["sweep curve", "TRADES", "PGD-AT", "HAT", "GAT"])
+    assert "scale: Vanilla." in caption  # not robust at all
+
+
+def test_twenty_rows_and_more_look_unlike_each_other_and_unlike_the_reference():
+    rows = [row_of(f"row {i}", {}) for i in range(30)] + [row_of("TRADES", {})]
+    looks = drawing.looks(rows, "TRADES")
+    assert {name: look.label for name, look in looks.items()} == {n: n for n in looks}
+    assert len({(look.colour, look.marker) for look in looks.values()}) == 31
+    assert len({(look.colour, look.dash) for look in looks.values()}) == 31
+    grey = [n for n, look in looks.items() if look.colour == drawing.COLOURS["none"]]
+    assert grey == ["TRADES"]
+
+
+def test_with_a_reference_there_are_no_gains_over_the_method_alone():
+    assert gains.gains(summed(*ROWS)) and not gains.gains(summed(*ROWS, against="TRADES"))
+
+
+def test_with_a_reference_the_sentences_sort_all_rows_by_their_side():
+    suite, far = whole(against="TRADES", columns=("autoattack",)), trade_off.Distance
+    rows = []
+    for name, low, high in (("A", 1.0, 3.0), ("B", -3.0, -1.0), ("C", -1.0, 3.0)):
+        cell = summary.Cell(
+            {0: 60.0}, 10, p_values={0: 0.01 if low > 0 else 0.9}, base=50.0
+        )
+        value = (low + high) / 2
+        distance = far(value, low, high, 80.0, (70.0, 90.0), 1.0, 2)
+        first = measured(suite, entry(name, base="TRADES"))
+        rows.append(summary.Row(name, "TRADES", "last", "TRADES", None, (first,),
+                                {"autoattack": cell}, {"nuts": distance}))  # fmt: skip
+    assert words.findings(summed(*rows, against="TRADES", columns=("autoattack",))) == [
+        "More than by chance, AutoAttack accuracy against TRADES: higher: A.",
+        "AutoAttack at the same clean accuracy, against MixedNUTS of TRADES and vanilla: "
+        "above: A +2.0 [1.0, 3.0]; no difference to be seen: C +1.0 [-1.0, 3.0]; "
+        "below: B -2.0 [-3.0, -1.0].",
+    ]
 
 
 def test_bars_are_wilson_s_interval_around_their_point():

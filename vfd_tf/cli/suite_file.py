@@ -27,6 +27,7 @@ def describe(planned: PlannedSuite) -> dict:
         "title": suite.title,
         "scale": suite.scale,
         "kind": suite.kind,
+        "against": suite.against,
         "published": suite.published,
         "dataset": first.experiment.dataset,
         "arch": first.experiment.arch,
@@ -70,19 +71,20 @@ def _entries(planned):
 
 
 def _curves(planned):
-    """The points of the trade-off curves of all groups."""
-    swept = planned.suite.sweep is not None
-    bases = {planned.suite.base(row) for row in planned.suite.rows} - {None}
+    """The points of the trade-off curves of all rows that have one."""
+    suite = planned.suite
+    swept = suite.sweep is not None
     for point, seed, path in planned.points:
         node = planned.graph.nodes[path]
-        own = {"group": point.row, "seed": seed, "node": node.name}
-        own["directory"] = _seen(planned, path)
+        own = {"group": suite.group(point.row), "row": point.row, "seed": seed}
+        own |= {"node": node.name, "directory": _seen(planned, path)}
         for student in node.plan.students:
-            if point.curve or swept and point.row in bases:
+            if point.curve or swept and point.row in suite.bases:
                 label = {"kind": "sweep", "label": str(point.value), "which": student}
                 yield {**own, "student": student, **label}
-            for mix in node.plan.mixtures if planned.suite.mixes(point) else ():
-                label = {"kind": mix.kind, "label": f"{mix.share:g}"}
+            for mix in node.plan.mixtures if suite.mixes(point) else ():
+                at = "" if point.curve or not swept else f" at {point.value}"
+                label = {"kind": mix.kind, "label": f"{mix.share:g}{at}"}
                 yield {**own, "student": student, **label, "which": mix.name(student)}
 
 

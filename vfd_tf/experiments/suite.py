@@ -10,8 +10,9 @@
 
 Rows are of one group whose names begin alike, up to the first "+"; the row of the group's
 own name is what the others are compared with. `sweep` makes a point of every value of a
-flag. `[curves]` says how the trade-off curve of each group is drawn. A table named like a
-scale, `[cpu]`, replaces entries at that scale. See docs/suites.md.
+flag. `[curves]` says how the trade-off curve of each group is drawn. `against` is the row
+that all others are compared with, whatever their names. A table named like a scale,
+`[cpu]`, replaces entries at that scale. See docs/suites.md.
 """
 
 import dataclasses
@@ -62,7 +63,9 @@ class Suite:
         sweep: A flag and the values that every row is run with, or None.
         features: Flags of the picture of features, if there is one.
         mixtures: Those of base rows' students with the vanilla teacher.
-        curves: Group -> the flag and the values of its trade-off curve.
+        mixed: Further rows whose students are mixed so, for curves of their own.
+        curves: Row -> the flag and the values of its trade-off curve.
+        against: The row that all others are compared with; None: that of their group.
         published: The table of published numbers to lie beside, or None.
         surrogate: Flags of the network that black-box attacks are made on.
         max_images: Take the first so many test images; None: all.
@@ -78,7 +81,9 @@ class Suite:
     sweep: tuple[str, tuple[str, ...]] | None = None
     features: tuple[str, ...] = ()
     mixtures: tuple[Mix, ...] = ()
+    mixed: tuple[str, ...] = ()
     curves: dict[str, tuple[str, tuple[str, ...]]] = dataclasses.field(default_factory=dict)
+    against: str | None = None
     published: str | None = None
     surrogate: tuple[str, ...] = ()
     max_images: int | None = None
@@ -94,7 +99,8 @@ class Suite:
         return tuple(name for name in self.columns if name != "clean")
 
     def group(self, row: str) -> str:
-        return row.split("+")[0].strip()
+        """The rows that are compared with each other, by the name of the first."""
+        return self.against or row.split("+")[0].strip()
 
     def base(self, row: str) -> str | None:
         """The row that a row is compared with."""
@@ -109,17 +115,20 @@ class Suite:
             for value in values:
                 more = () if value is None else (f"--{name}={value}",)
                 found.append(Point(row, (*words, *more), name, value))
-        for group, (name, values) in self.curves.items():
+        for row, (name, values) in self.curves.items():
             for value in values:
-                words = (*self.rows[group], f"--{name}={value}")
-                found.append(Point(group, words, name, value, curve=True))
+                words = (*self.rows[row], f"--{name}={value}")
+                found.append(Point(row, words, name, value, curve=True))
         return found
 
     def mixes(self, point: Point) -> bool:
-        """Whether mixtures of this point's student belong to the group's curve."""
-        return bool(self.mixtures) and not point.curve and point.row in self._bases()
+        """Whether this point's student is mixed with the vanilla teacher."""
+        mixed = {*self.bases, *self.mixed}
+        return bool(self.mixtures) and not point.curve and point.row in mixed
 
-    def _bases(self):
+    @property
+    def bases(self) -> set[str]:
+        """The rows that others are compared with."""
         return {self.base(row) for row in self.rows} - {None}
 
 
@@ -180,10 +189,13 @@ def _suite(name, scale, entries) -> Suite:
     read_ = {key: _checked(key, value) for key, value in entries.items()}
     curves = dict(read_.pop("curves", {}))
     mixtures = tuple(dict.fromkeys(map(Mix.of, _list("mixtures", curves))))
+    mixed = tuple(_list("mixed", curves))
     rows = {row: _words(row, flags) for row, flags in read_.pop("rows").items()}
-    for group in curves:
-        choose(rows, group, "row of [curves]")
-    curves = {group: _sweep(group, text) for group, text in curves.items()}
+    named = [("[curves]", row) for row in curves] + [("mixed", row) for row in mixed]
+    named += [("against", row) for row in [read_.get("against")] if row is not None]
+    for what, row in named:
+        choose(rows, row, f"row of {what}")
+    curves = {row: _sweep(row, text) for row, text in curves.items()}
     flags = (*_words("flags", read_.pop("flags", "")),)
     for key in ("surrogate", "features"):
         read_[key] = _words(key, read_.get(key, ""))
@@ -194,6 +206,7 @@ def _suite(name, scale, entries) -> Suite:
         rows=rows,
         curves=curves,
         mixtures=mixtures,
+        mixed=mixed,
         flags=flags,
         columns=tuple(read_.pop("columns").replace(",", " ").split()),
         sweep=_sweep("sweep", sweep) if sweep else None,
@@ -203,6 +216,7 @@ def _suite(name, scale, entries) -> Suite:
 
 KEYS = {
     "title": str,
+    "against": str,
     "published": str,
     "flags": str,
     "columns": str,

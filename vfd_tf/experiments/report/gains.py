@@ -38,7 +38,7 @@ class Gain:
 def gains(summary: Summary) -> list[Gain]:
     """Gains of every VFD row, then their averages over methods where there are several."""
     suite, found = summary.suite, []
-    if suite.kind != "table":
+    if suite.kind != "table" or suite.against:  # which is not the method alone
         return []
     paper = published.accuracies(suite.published) if suite.published else {}
     quoted = published.quoted_gains(suite.published) if suite.published else {}

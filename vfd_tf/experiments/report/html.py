@@ -7,7 +7,7 @@ import itertools
 from vfd_tf.experiments.report import drawing, listing, tables, words
 from vfd_tf.experiments.report.gains import PARTS, gains
 from vfd_tf.experiments.report.section import Section
-from vfd_tf.experiments.report.summary import Cell, Row
+from vfd_tf.experiments.report.summary import CURVES, Cell, Row
 from vfd_tf.progress import duration
 
 
@@ -108,16 +108,16 @@ def _table(summary, rows, anchors, by_name):
     uppers += ["distance to the curve (AutoAttack)"] * len(kinds)
     spans = tuple((name, len(list(same))) for name, same in itertools.groupby(uppers))
     heads = [tables.head(column)[1] for column in columns]
-    heads += [tables.CURVE_HEADS[kind].removeprefix("to the ") for kind in kinds]
+    heads += [CURVES[kind] for kind in kinds]
     groups = [row.group for row in rows]
     body = [
         _row(row, kinds, anchors, by_name, first=i > 0 and groups[i] != groups[i - 1])
         for i, row in enumerate(rows)
     ]
-    return HtmlTable(_caption(rows), spans, ("defense", *heads), tuple(body))
+    return HtmlTable(_caption(summary, rows), spans, ("defense", *heads), tuple(body))
 
 
-def _caption(rows):
+def _caption(summary, rows):
     students = {
         "last": "Students of the last epoch.",
         "average": "Averaged students.",
@@ -127,7 +127,8 @@ def _caption(rows):
     lines = "the 95 % interval"
     if paper:
         lines += ", in italics the paper's value and our difference to it"
-    return f"{said} Accuracy in percent; below it {lines}. Bold: the best of its method."
+    best = "the best" if summary.suite.against else "the best of its method"
+    return f"{said} Accuracy in percent; below it {lines}. Bold: {best}."
 
 
 def _row(row, kinds, anchors, by_name, first):

@@ -5,7 +5,7 @@ import os
 import urllib.parse
 
 from vfd_tf.experiments.report.collect import Collected, Measured, Run
-from vfd_tf.experiments.report.suite import Node
+from vfd_tf.experiments.report.suite import Entry, Node
 from vfd_tf.experiments.report.summary import student_text
 
 
@@ -82,7 +82,7 @@ def _directory(members: list[Measured], out):
 def _user(measured):
     """What a run is used for: `TRADES (averaged), seed 0`, or a point of a curve."""
     item = measured.item
-    if hasattr(item, "row"):
+    if isinstance(item, Entry):
         value = f", {item.value}" if item.value is not None else ""
         return f"{item.row}{student_text(item.student)}{value}, seed {item.seed}"
-    return f"{item.group}, {item.kind} curve, {item.label}, seed {item.seed}"
+    return f"{item.whose}, {item.kind} curve, {item.label}, seed {item.seed}"

@@ -32,7 +32,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class CurvePoint:
-    """A point of a base method's own trade-off curve."""
+    """A point of a row's trade-off curve; most are those of the base row of their group."""
 
     group: str
     seed: int
@@ -42,6 +42,12 @@ class CurvePoint:
     which: str
     student: str = "last"
     node: str = ""
+    row: str | None = None  # whose student it is made of; None: the base row's
+
+    @property
+    def whose(self) -> str:
+        """The row whose curve it is on."""
+        return self.row or self.group
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +77,7 @@ class Suite:
     images: dict[str, int] = dataclasses.field(default_factory=dict)
     entries: tuple[Entry, ...] = ()
     scale: str = ""
+    against: str | None = None
     published: str | None = None
     sweep: str | None = None
     notes: tuple[str, ...] = ()
@@ -181,6 +188,7 @@ def _check(suite):
         raise ValueError(f"its kind is {suite.kind!r}, none of {', '.join(KINDS)}")
     texts = (suite.name, suite.title, suite.dataset, suite.arch, suite.threat)
     texts += (suite.scale, suite.published or "", suite.sweep or "", *suite.columns)
+    texts += (suite.against or "",)
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("one of its texts is none")
     counts = suite.images.values()

@@ -27,7 +27,13 @@ DISTILLATIONS = {
     "mtard": "MTARD",
     "b-mtard": "B-MTARD",
 }
-CURVES = ("sweep", "mixture")
+# Kind of a curve -> what it is called.
+CURVES = {
+    "sweep": "sweep",
+    "mixture": "mixture",
+    "weights": "interpolation",
+    "nuts": "MixedNUTS",
+}
 LAST, AVERAGE = "last", "average"
 
 
@@ -253,7 +259,7 @@ def _distance(collected, entries, bases, kind):
 def _is_of(point, entry, kind):
     one, other = point.item, entry.item
     same = (one.group, one.seed, one.student) == (other.group, other.seed, other.student)
-    return same and one.kind == kind
+    return same and one.kind == kind and one.whose == one.group
 
 
 def _both(measured):

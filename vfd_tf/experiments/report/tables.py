@@ -12,7 +12,7 @@ from vfd_tf.experiments.report.trade_off import Distance
 BLACK_BOX, WHITE_BOX, ADDED = "black-box attack", "white-box attack", "added"
 _ATTACKS = {"pgd20": "PGD", "fgsm": "FGSM", "cw": "C&W"}
 AGAINST = {"base": "the method alone", "best other": "the best other row, per column"}
-CURVE_HEADS = {"sweep": "to the sweep", "mixture": "to the mixture"}
+CURVE_HEADS = {kind: f"to the {name}" for kind, name in CURVES.items()}
 DASH = "–"
 
 
@@ -31,6 +31,12 @@ def one_line(column: str) -> str:
     setting, attack = head(column)
     setting = {BLACK_BOX: "black-box ", WHITE_BOX: "white-box "}.get(setting, "")
     return setting + attack
+
+
+def title(column: str) -> str:
+    """A column in words: `black-box PGD`."""
+    names = {published.CLEAN: "clean", AUTOATTACK: "AutoAttack", "pgd20": "PGD-20"}
+    return names.get(column) or " ".join(head(column)).strip()
 
 
 def curves(rows: list[Row]) -> list[str]:

@@ -3,14 +3,18 @@
 from vfd_tf.experiments.report import statistics, tables, trade_off
 from vfd_tf.experiments.report.collect import AUTOATTACK, images_of
 from vfd_tf.experiments.report.gains import Gain, gains
+from vfd_tf.experiments.report.published import CLEAN
 from vfd_tf.experiments.report.suite import STATES, Suite
 from vfd_tf.experiments.report.summary import AVERAGE, CURVES, Row, Summary, student_text
 
 _VERSIONS = ("vfd_tf", "tensorflow", "keras", "numpy", "python")
-_CURVE_WORDS = {
-    "sweep": "the method alone at other settings",
-    "mixture": "plain mixtures of the method alone and vanilla",
+_CURVE_WORDS = {  # with the name of the row that others are compared with
+    "sweep": "{} at other settings",
+    "mixture": "plain mixtures of {} and vanilla",
+    "weights": "interpolated weights of {} and vanilla",
+    "nuts": "MixedNUTS of {} and vanilla",
 }
+_SIDES = ("above", "no difference to be seen", "below", "without an interval", "outside")
 
 
 def facts(summary: Summary) -> list[tuple[str, str]]:
@@ -70,7 +74,12 @@ def progress_text(suite: Suite) -> str:
 
 
 def findings(summary: Summary) -> list[str]:
-    """The sentences at the top: gains and distances of the rows with VFD."""
+    """The sentences at the top: gains and distances of the rows with VFD.
+
+    Where all rows are compared with one, they are those of all rows.
+    """
+    if summary.suite.against:
+        return _of_all_rows(summary)
     over = [gain for gain in gains(summary) if gain.against == "base"]
     students = dict.fromkeys(gain.student for gain in over)
     found = [_gains([g for g in over if g.student == s], s) for s in students]
@@ -103,24 +112,67 @@ def _gain(gain):
     return ", ".join(map(tables.signed, ours)) + beside
 
 
+def _of_all_rows(summary):
+    """Which rows differ from the reference, and on which side of its curves they are."""
+    found, against = [], summary.suite.against
+    for column in [c for c in summary.suite.columns if c in (CLEAN, AUTOATTACK)]:
+        rows = {"better": [], "worse": [], "": []}
+        for row in summary.rows:
+            rows[row.cells[column].against_base].append(row.title)
+        said = _listed({"higher": rows["better"], "lower": rows["worse"]})
+        if said:
+            what = f"{tables.title(column)} accuracy against {against}"
+            found.append(f"More than by chance, {what}: {said}.")
+    for kind in tables.curves(summary.rows):
+        found.append(_against_curve(kind, against, _by_side(summary.rows, kind)))
+    return found
+
+
+def _by_side(rows, kind):
+    """The rows above a curve, below it, ..., and how many are outside."""
+    sides = {side: [] for side in _SIDES}
+    for row in rows:
+        distance = row.distances.get(kind)
+        if distance:
+            text = f"{row.title} {tables.distance_text(distance)}"
+            sides[_side(distance)].append(text)
+    outside = len(sides["outside"])
+    sides["outside"] = [f"{outside} row{'s' if outside > 1 else ''}"] if outside else []
+    return _listed(sides)
+
+
+def _listed(sides):
+    """`above: A, B; below: C`; "" of nothing."""
+    return "; ".join(f"{side}: {', '.join(rows)}" for side, rows in sides.items() if rows)
+
+
 def _distance_sentence(rows: list[Row], kind):
-    texts = [f"{row.title} {_side(row.distances[kind])}" for row in rows]
-    return (
-        f"AutoAttack at the same clean accuracy, against {_CURVE_WORDS[kind]}: "
-        f"{'; '.join(texts)}."
-    )
+    texts = [f"{row.title} {_distance(row.distances[kind])}" for row in rows]
+    return _against_curve(kind, "the method alone", "; ".join(texts))
 
 
-def _side(distance: trade_off.Distance):
+def _against_curve(kind, whose, said):
+    curve = _CURVE_WORDS[kind].format(whose)
+    return f"AutoAttack at the same clean accuracy, against {curve}: {said}."
+
+
+def _distance(distance: trade_off.Distance):
     if distance.value is None:
         low, high = distance.range
         return f"outside ({distance.clean:.1f} %, the curve {low:.1f} to {high:.1f} %)"
     text = f"{tables.distance_text(distance)} points"
+    return text if distance.low is None else f"{text}, {_side(distance)}"
+
+
+def _side(distance: trade_off.Distance):
+    """Where a row is to a curve, as far as the interval says."""
+    if distance.value is None:
+        return "outside"
     if distance.low is None:
-        return text
+        return "without an interval"
     if distance.low > 0:
-        return f"{text}, above"
-    return f"{text}, below" if distance.high < 0 else f"{text}, no difference to be seen"
+        return "above"
+    return "below" if distance.high < 0 else "no difference to be seen"
 
 
 def explanations(summary: Summary) -> list[tuple[str, str]]:
@@ -129,7 +181,7 @@ def explanations(summary: Summary) -> list[tuple[str, str]]:
     if any(len(row.entries) > 1 for row in summary.rows):
         found.append(("Seeds", _SEEDS))
     if summary.comparisons:
-        found.append(("▲ and ▼", _tests(summary.comparisons)))
+        found.append(("▲ and ▼", _tests(summary)))
     if any(row.distances for row in summary.rows):
         found.append(("Distance to the curve", _distances(summary)))
     if gains(summary):
@@ -141,6 +193,12 @@ def explanations(summary: Summary) -> list[tuple[str, str]]:
     return found
 
 
+_WAYS = {
+    "sweep": "a sweep of its parameter",
+    "mixture": "plain mixtures of its probabilities with the vanilla model's",
+    "weights": "networks between it and the vanilla model, of interpolated weights",
+    "nuts": "MixedNUTS with the vanilla model, fitted on held-out images",
+}
 _INTERVALS = (
     "Below every accuracy stands Wilson's 95 % interval: how far the accuracy on all "
     "images of this kind may be from that on these test images. It says nothing about "
@@ -167,11 +225,12 @@ _AVERAGED = (
 )
 
 
-def _tests(count):
+def _tests(summary):
+    count, other = summary.comparisons, summary.suite.against or "the method alone"
     chance = count * statistics.LEVEL
     return (
-        "The accuracy is higher or lower than that of the method alone by more than "
-        "chance: McNemar's exact test on the images that only one of both gets right, p < "
+        f"The accuracy is higher or lower than that of {other} by more than chance: "
+        "McNemar's exact test on the images that only one of both gets right, p < "
         f"{statistics.LEVEL}; of several seeds, in each of them. This suite makes {count} "
         f"such comparisons: were there no difference at all, about {chance:.0f} would be "
         "marked. The values of p are in the CSV file."
@@ -180,13 +239,15 @@ def _tests(count):
 
 def _distances(summary):
     images = images_of(summary.suite, AUTOATTACK)
+    kinds = tables.curves(summary.rows)
+    ways = " or ".join(f"those of {_WAYS[kind]}" for kind in kinds)
+    whose = summary.suite.against or "A method alone"
     return (
-        "A method alone trades clean for robust accuracy by its own settings. Its curve "
-        "joins its points in the order of clean accuracy: those of a sweep of its "
-        "parameter, or those of plain mixtures with the vanilla model. The distance is the "
+        f"{whose} trades clean for robust accuracy by its own settings. Its curve joins "
+        f"its points in the order of clean accuracy: {ways}. The distance is the "
         "AutoAttack accuracy of a row minus the curve's at the same clean accuracy, both "
-        f"on the same {images:,} test images. Above zero, the row gained what the method "
-        "alone does not give. The interval is a 95 % bootstrap over the images "
+        f"on the same {images:,} test images. Above zero, the row gained what the curve "
+        "does not give. The interval is a 95 % bootstrap over the images "
         f"({trade_off.RESAMPLES:,} resamples, of the row and the curve jointly; those in "
         "which the curve does not reach the row's clean accuracy are left out, and their "
         "share is given). Outside means that the curve has no point at that clean accuracy."

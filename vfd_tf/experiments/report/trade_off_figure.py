@@ -1,0 +1,201 @@
+"""The figure of trade-offs, clean against robust accuracy: rows as points, and curves."""
+
+import dataclasses
+
+import numpy as np
+
+from vfd_tf.experiments.report import drawing
+from vfd_tf.experiments.report.collect import images_of
+from vfd_tf.experiments.report.drawing import BAR, COLOURS, LINES, Look
+from vfd_tf.experiments.report.published import CLEAN
+from vfd_tf.experiments.report.summary import (
+    AVERAGE,
+    CURVES,
+    LAST,
+    Row,
+    Summary,
+    student_text,
+)
+from vfd_tf.experiments.report.tables import title
+
+# Kind of a curve -> its line and its points.
+STYLES = {
+    "sweep": ("-", "."),
+    "mixture": (":", "."),
+    "weights": ("--", "x"),
+    "nuts": ("-.", "*"),
+}
+FILLED = {LAST: "full", AVERAGE: "none"}
+_FAR = 0.1  # share of the highest robust accuracy, below which a row is left out
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A curve as it is drawn: percents in the order of clean accuracy."""
+
+    kind: str
+    label: str
+    colour: str
+    places: list[tuple[float, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One plot: its title, its rows, its curves."""
+
+    title: str
+    rows: list[Row]
+    curves: list[Curve]
+
+
+def draw(summary: Summary, column: str) -> tuple[str, object] | None:
+    """What the figure shows, and the figure: a panel a method, or one where all rows are
+    compared with one; None where nothing is known.
+    """
+    rows, suite = [row for row in summary.rows if _place(row, column)], summary.suite
+    looks = drawing.looks(summary.rows, suite.against)
+    panels = (_one if suite.against else _panels)(summary, rows, column, looks)
+    if not panels:
+        return None
+    with drawing.style():
+        figure, plots = _blank(panels, bool(suite.against))
+        for plot, panel in zip(plots, panels, strict=False):
+            _curves(plot, panel.curves)
+            _points(plot, panel.rows, column, looks, suite)
+            plot.set_title(panel.title)
+            plot.set_xlabel("clean accuracy (%)")
+            plot.set_ylabel(f"{title(column)} accuracy (%)")
+            plot.margins(0.1)
+        for plot in plots[len(panels) :]:
+            plot.set_axis_off()
+        drawing.legend(figure, plots[: len(panels)], aside=bool(suite.against))
+    return _caption(suite, panels, rows, column), figure
+
+
+def _caption(suite, panels, rows, column):
+    shown = {row.title for panel in panels for row in panel.rows}
+    alone = [row.title for row in rows if row.title not in shown]
+    left_out = f" Left out for the sake of the scale: {', '.join(alone)}." if alone else ""
+    of = f" Curves without a name are those of {suite.against}." if suite.against else ""
+    return (
+        f"Clean against {title(column)} accuracy, both on the same "
+        f"{images_of(suite, column):,} test images; bars are 95 % intervals.{of}{left_out}"
+    )
+
+
+def _panels(summary, rows, column, looks):
+    """A panel a method, without those of one row: vanilla would set the scale of all."""
+    groups, names = {}, {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(row)
+        names.setdefault(row.group, set()).add(row.name)
+    shown = [group for group in groups if len(names[group]) > 1] or list(groups)
+    return [
+        Panel(group, groups[group], _curves_of(summary, group, column, looks))
+        for group in shown
+    ]
+
+
+def _one(summary, rows, column, looks):
+    """One panel of all rows, without those that are hardly robust."""
+    robust = {row.title: _place(row, column)[1] for row in rows}
+    least = _FAR * max(robust.values(), default=0)
+    near = [row for row in rows if robust[row.title] >= least]
+    curves = _curves_of(summary, summary.suite.against, column, looks)
+    return [Panel("", near, curves)] if near else []
+
+
+def _blank(panels, aside):
+    """An empty figure with a plot for every panel, and the plots."""
+    if aside:
+        entries = len(panels[0].rows) + len(panels[0].curves)
+        columns = -(-entries // LINES)
+        height = max(4.2, 0.19 * min(entries, LINES) + 0.7)
+        figure = drawing.blank(5.4 + 2.1 * columns, height)
+        return figure, [figure.subplots()]
+    columns = min(len(panels), 2)
+    lines = -(-len(panels) // columns)
+    figure = drawing.blank(3.9 * columns + 0.4, 3.2 * lines + 0.7)
+    return figure, figure.subplots(lines, columns, squeeze=False).ravel()
+
+
+def _place(row, column):
+    """Clean and robust percent on the same images, the mean over seeds; None without."""
+    pairs = [pair for pair in (_pair(entry, column) for entry in row.entries) if pair]
+    return tuple(np.mean(pairs, 0)) if pairs else None
+
+
+def _pair(measured, column):
+    """Clean and robust percent on the same images, or None."""
+    images = images_of(measured.suite, column)
+    found = [measured.verdicts(name, images) for name in (CLEAN, column)]
+    return None if any(v is None for v in found) else [100 * v.mean() for v in found]
+
+
+def _points(plot, rows, column, looks, suite):
+    """The rows of a panel; those of a sweep joined in the order of its values."""
+    series, joined, faint = {}, suite.kind == "sweep", 0.3 if suite.against else 0.5
+    for row in rows:
+        series.setdefault((row.name, row.student), []).append(row)
+    for (name, student), members in series.items():
+        look = looks[name]
+        places = [_place(row, column) for row in members]
+        images = images_of(suite, column)
+        for row, (x, y) in zip(members, places, strict=True):
+            bars = {"xerr": drawing.bar(x, images), "yerr": drawing.bar(y, images)}
+            plot.errorbar(
+                *(x, y),
+                **{**bars, "fmt": look.marker, "fillstyle": FILLED.get(student, "full")},
+                **{"color": look.colour, "ecolor": (look.colour, faint)},
+                **{"label": look.label + student_text(student), "zorder": 3, **BAR},
+            )
+            if joined and row.value is not None:
+                _annotate(plot, row.value, x, y, look.colour)
+        if joined and len(members) > 1:
+            plot.plot(*zip(*places, strict=True), color=look.colour, linewidth=1.4)
+
+
+def _annotate(plot, text, x, y, colour):
+    plot.annotate(
+        *(text, (x, y), (5, 5)),
+        **{"textcoords": "offset points", "fontsize": 7.5, "color": colour},
+    )
+
+
+def _curves_of(summary, group, column, looks):
+    """The curves of a group, of last students, by their means over seeds; first its own."""
+    found = {}
+    for point in summary.collected.points:
+        item, pair = point.item, _pair(point, column)
+        if (item.group, item.student) == (group, LAST) and item.kind in CURVES and pair:
+            members = found.setdefault((item.whose, item.kind), {})
+            members.setdefault(item.label, []).append(pair)
+    order = {kind: i for i, kind in enumerate(CURVES)}
+    keys = sorted(found, key=lambda key: (key[0] != group, key[0], order[key[1]]))
+    return [
+        _curve(summary, group, whose, kind, found[whose, kind], column, looks)
+        for whose, kind in keys
+    ]
+
+
+def _curve(summary, group, whose, kind, places, column, looks):
+    """The points of one curve and those of the row that they are made of."""
+    for row in summary.rows:
+        if (row.name, row.student) == (whose, LAST):
+            pairs = [_pair(entry, column) for entry in row.entries]
+            places = {**places, row.title: [pair for pair in pairs if pair]}
+    means = sorted(tuple(np.mean(pairs, 0)) for pairs in places.values() if pairs)
+    if whose == group:
+        return Curve(kind, f"{CURVES[kind]} curve", COLOURS["none"], means)
+    look = looks.get(whose, Look(whose, COLOURS["none"]))
+    return Curve(kind, f"{CURVES[kind]} of {whose}", look.colour, means)
+
+
+def _curves(plot, curves):
+    for curve in curves:
+        dash, marker = STYLES[curve.kind]
+        plot.plot(
+            *zip(*curve.places, strict=True),
+            **{"color": curve.colour, "linestyle": dash, "linewidth": 1.2},
+            **{"marker": marker, "markersize": 5, "zorder": 2, "label": curve.label},
+        )
