@@ -10,6 +10,7 @@ import suites
 from vfd_tf.experiments import mixtures
 from vfd_tf.experiments.report import (
     collect,
+    curve_points,
     drawing,
     figures,
     gains,
@@ -334,6 +335,56 @@ def test_mixtures_of_another_row_are_a_curve_of_its_own_and_in_no_distance():
     assert curves["mixture of TRADES+KD"] == [[80, 50], [90, 90]]
     assert curves["mixture curve"][0] == [60, 20]
     assert summarized(entries, points)[1].distances["mixture"].value == 30
+
+
+def test_the_points_of_curves_are_a_table_with_their_intervals():
+    """5 of 10 images are 23.66 to 76.34 % by Wilson's interval."""
+    suite = whole(images={"clean": 10, "autoattack": 10})
+    points = [
+        measured(suite, point("1"), clean=8, autoattack=5),
+        measured(
+            suite, point("0.8", kind="mixture", row="TRADES+KD"), clean=9, autoattack=5
+        ),
+        measured(suite, point("0.985", "average", "nuts"), clean=5, autoattack=5),
+        measured(suite, point("2")),
+        measured(suite, point("1", kind="of a later version"), clean=5, autoattack=5),
+    ]
+    found = summary.Summary(collect.Collected(suite, (), tuple(points), {}), ())
+    heads, body = curve_points.rows(found)
+    assert heads == ["curve", "point", "of", "clean (%)", "AutoAttack (%)"]
+    half = "50.0 [23.7, 76.3]"
+    assert [row[:3] + row[4:] for row in body] == [
+        ["sweep", "1", "TRADES", half],
+        ["mixture", "0.8", "TRADES+KD", half],
+        ["MixedNUTS", "0.985", "TRADES (averaged)", half],
+        ["sweep", "2", "TRADES", "waiting"],
+    ]
+    numbers = curve_points.long_rows(found)[1]
+    assert (numbers["curve"], numbers["column"]) == ("sweep", "autoattack")
+    assert (numbers["low"], numbers["high"]) == pytest.approx((23.66, 76.34), abs=0.01)
+
+
+def test_points_of_several_seeds_are_one_row_and_two_of_numbers():
+    suite = whole()
+    seeds = [stored.CurvePoint("A", seed, "sweep", "1", "", "last") for seed in (0, 1)]
+    points = [
+        measured(suite, item, clean=5, autoattack=count)
+        for item, count in zip(seeds, (4, 6), strict=True)
+    ]
+    found = summary.Summary(collect.Collected(suite, (), tuple(points), {}), ())
+    (row,) = curve_points.rows(found)[1]
+    assert row[-1].startswith("50.0 ± 14.1 [")
+    values = [r["value"] for r in curve_points.long_rows(found) if r["column"] != "clean"]
+    assert values == [40, 60]
+
+
+def test_clean_accuracies_of_points_are_on_the_images_of_the_robust_ones(tmp_path):
+    """In this suite AutoAttack takes a quarter of the images."""
+    workdir = suites.table(tmp_path, 80, groups=("TRADES",))
+    found = summary.summarize(collect.collect(stored.read(str(workdir))))
+    counts = {r["column"]: r["images"] for r in curve_points.long_rows(found)}
+    assert counts == {"clean": 20, "autoattack": 20}
+    assert len(curve_points.points(found)) == 5
 
 
 # --- one reference for all rows ---------------------------------------------------------

@@ -2,7 +2,8 @@
 
 report.html   everything, in one file
 report.md     the same as Markdown
-tables/       SUITE.csv: one row a number; SUITE.tex, SUITE-average.tex: a student's rows
+tables/       SUITE.csv: one row a number; SUITE.tex, SUITE-average.tex: a student's rows;
+              SUITE-curves.csv: the points of trade-off curves
 figures/      SUITE-FIGURE.svg and .png
 """
 

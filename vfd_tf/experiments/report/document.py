@@ -1,7 +1,7 @@
 """The report as Markdown: report.md."""
 
 from vfd_tf import text
-from vfd_tf.experiments.report import tables, words
+from vfd_tf.experiments.report import curve_points, tables, words
 from vfd_tf.experiments.report.gains import gains
 from vfd_tf.experiments.report.section import Section
 
@@ -33,6 +33,9 @@ def _section(section):
     found = gains(summary)
     if found:
         blocks += ["## Average gains", text.markdown(*tables.gains_rows(found), left=2)]
+    heads, body = curve_points.rows(summary)
+    if body:
+        blocks += ["## Points of the curves", text.markdown(heads, body, left=3)]
     explained = words.explanations(summary)
     blocks.append("\n".join(f"- {what}: {said}" for what, said in explained))
     for name, (caption, _) in section.figures.items():
@@ -72,4 +75,7 @@ def files(sections: list[Section]) -> dict[str, str]:
         rows = tables.long_rows(summary)
         if rows:
             found[f"tables/{name}.csv"] = text.comma_separated(rows)
+        rows = curve_points.long_rows(summary)
+        if rows:
+            found[f"tables/{name}-curves.csv"] = text.comma_separated(rows)
     return found

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 
-from vfd_tf.experiments.report import drawing, listing, tables, words
+from vfd_tf.experiments.report import curve_points, drawing, listing, tables, words
 from vfd_tf.experiments.report.gains import PARTS, gains
 from vfd_tf.experiments.report.section import Section
 from vfd_tf.experiments.report.summary import CURVES, Cell, Row
@@ -86,6 +86,7 @@ def _section(section, drawn):
             _table(summary, rows, anchors, by_name) for rows in tables.students(summary)
         ],
         "gains": _gains(summary),
+        "curves": _curve_points(summary, anchors),
         "explanations": words.explanations(summary),
         "problems": section.problems,
         "figures": [
@@ -134,12 +135,15 @@ def _caption(summary, rows):
 def _row(row, kinds, anchors, by_name, first):
     links = []
     for entry in row.entries:
-        anchor = anchors.get(entry.item.node) or anchors.get(entry.item.directory)
-        links.append((str(entry.item.seed), anchor or ""))
+        links.append((str(entry.item.seed), _anchor(entry, anchors)))
     node = by_name.get(row.entries[0].item.node)
     cells = [_cell(cell, row, node) for cell in row.cells.values()]
     cells += [_distance(row.distances.get(kind)) for kind in kinds]
     return HtmlRow(row.title, tuple(links), row.sentences, first, tuple(cells))
+
+
+def _anchor(entry, anchors):
+    return anchors.get(entry.item.node) or anchors.get(entry.item.directory) or ""
 
 
 def _cell(cell: Cell, row: Row, node) -> HtmlCell:
@@ -210,6 +214,33 @@ def _gains(summary):
     )
     heads = ("defense", "against", *PARTS, "quoted")
     return HtmlTable(caption, (), heads, tuple(rows))
+
+
+def _curve_points(summary, anchors):
+    """The table of the points of curves, or None."""
+    found, rows = curve_points.points(summary), []
+    for number, point in enumerate(found):
+        kind, label, whose = point.texts
+        cells = [HtmlCell(label, label, kind="text"), HtmlCell(whose, whose, kind="text")]
+        cells += [_accuracy(cell) for cell in point.cells.values()]
+        links = [(str(e.item.seed), _anchor(e, anchors)) for e in point.entries]
+        first = number > 0 and point.texts[::2] != found[number - 1].texts[::2]
+        rows.append(HtmlRow(kind, tuple(links), (), first, tuple(cells)))
+    names = curve_points.columns(summary)
+    heads = (*curve_points.HEADS, *map(tables.title, names))
+    caption = (
+        "What the trade-off curves are made of: values of a sweep, shares of mixtures. "
+        "Accuracy in percent, all on the same images; below it the 95 % interval."
+    )
+    return HtmlTable(caption, (), heads, tuple(rows)) if rows else None
+
+
+def _accuracy(cell):
+    if cell.mean is None:
+        return HtmlCell(cell.state, kind=f"state {cell.state}")
+    low, high = cell.interval
+    below = (("interval", f"{low:.1f} – {high:.1f}"),)
+    return HtmlCell(tables.value_text(cell), round(cell.mean, 6), below=below)
 
 
 def _gain(ours, paper):
