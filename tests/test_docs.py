@@ -118,6 +118,9 @@ def test_the_suite_of_the_document_is_one_and_its_table_has_every_key(tmp_path):
     for scale in suite.SCALES:
         (read,) = suite.read(str(path), scale)
         assert [point.row for point in read.points()] == [*read.rows, *2 * ["TRADES"]]
+    path.write_text(blocks("docs/suites.md", "toml")[1])
+    (read,) = suite.read(str(path), "smoke")
+    assert {read.base(row) for row in read.rows} == {None, read.against}
     named = {
         key
         for row in re.findall(r"^\| (`[^|]+) \|", TEXTS["docs/suites.md"], re.M)
