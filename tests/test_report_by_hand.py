@@ -387,6 +387,26 @@ def test_clean_accuracies_of_points_are_on_the_images_of_the_robust_ones(tmp_pat
     assert len(curve_points.points(found)) == 5
 
 
+def test_a_point_of_a_curve_that_is_far_below_all_rows_doesn_t_set_the_scale():
+    """As of networks whose weights have nothing between them; the others stand."""
+    suite = whole()
+    entries = [
+        measured(suite, entry("TRADES"), clean=8, autoattack=5),
+        measured(suite, entry("TRADES+KD", base="TRADES"), clean=9, autoattack=4),
+    ]
+    kinds = ("weights", 1, 0), ("weights", 7, 3), ("nuts", 2, 1), ("mixture", 10, 0)
+    points = [
+        measured(suite, point(f"0.{c}", kind=kind), clean=c, autoattack=r)
+        for kind, c, r in kinds
+    ]
+    caption, figure = drawn(entries, points)
+    curves = lines(figure)
+    assert curves["interpolation curve"] == [[70, 30], [80, 50]]
+    assert curves["mixture curve"] == [[80, 50], [100, 0]]
+    assert "MixedNUTS curve" not in curves
+    assert "scale: interpolation 0.1 of TRADES, MixedNUTS 0.2 of TRADES." in caption
+
+
 # --- one reference for all rows ---------------------------------------------------------
 
 

@@ -27,16 +27,22 @@ STYLES = {
 }
 FILLED = {LAST: "full", AVERAGE: "none"}
 _FAR = 0.1  # share of the highest robust accuracy, below which a row is left out
+_LOW = 0.8  # share of the lowest clean accuracy, below which a point of a curve may be
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """A curve as it is drawn: percents in the order of clean accuracy."""
+    """A curve as it is drawn: percents in the order of clean accuracy.
+
+    Attributes:
+        far: Names of the points that are left out.
+    """
 
     kind: str
     label: str
     colour: str
     places: list[tuple[float, float]]
+    far: list[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +66,7 @@ def draw(summary: Summary, column: str) -> tuple[str, object] | None:
     with drawing.style():
         figure, plots = _blank(panels, bool(suite.against))
         for plot, panel in zip(plots, panels, strict=False):
-            _curves(plot, panel.curves)
+            _curves(plot, [curve for curve in panel.curves if curve.places])
             _points(plot, panel.rows, column, looks, suite)
             plot.set_title(panel.title)
             plot.set_xlabel("clean accuracy (%)")
@@ -75,6 +81,7 @@ def draw(summary: Summary, column: str) -> tuple[str, object] | None:
 def _caption(suite, panels, rows, column):
     shown = {row.title for panel in panels for row in panel.rows}
     alone = [row.title for row in rows if row.title not in shown]
+    alone += [name for panel in panels for curve in panel.curves for name in curve.far]
     left_out = f" Left out for the sake of the scale: {', '.join(alone)}." if alone else ""
     of = f" Curves without a name are those of {suite.against}." if suite.against else ""
     return (
@@ -91,8 +98,9 @@ def _panels(summary, rows, column, looks):
         names.setdefault(row.group, set()).add(row.name)
     shown = [group for group in groups if len(names[group]) > 1] or list(groups)
     return [
-        Panel(group, groups[group], _curves_of(summary, group, column, looks))
-        for group in shown
+        Panel(group, members, _curves_of(summary, group, members, column, looks))
+        for group, members in groups.items()
+        if group in shown
     ]
 
 
@@ -101,8 +109,11 @@ def _one(summary, rows, column, looks):
     robust = {row.title: _place(row, column)[1] for row in rows}
     least = _FAR * max(robust.values(), default=0)
     near = [row for row in rows if robust[row.title] >= least]
-    curves = _curves_of(summary, summary.suite.against, column, looks)
-    return [Panel("", near, curves)] if near else []
+    if not near:
+        return []
+    return [
+        Panel("", near, _curves_of(summary, summary.suite.against, near, column, looks))
+    ]
 
 
 def _blank(panels, aside):
@@ -162,9 +173,12 @@ def _annotate(plot, text, x, y, colour):
     )
 
 
-def _curves_of(summary, group, column, looks):
-    """The curves of a group, of last students, by their means over seeds; first its own."""
-    found = {}
+def _curves_of(summary, group, rows, column, looks):
+    """The curves of a group, of last students, by their means over seeds; first its own.
+
+    Points that are far below all rows, such as collapsed interpolations, are left out.
+    """
+    found, lowest = {}, np.min([_place(row, column) for row in rows], axis=0)
     for point in summary.collected.points:
         item, pair = point.item, _pair(point, column)
         if (item.group, item.student) == (group, LAST) and item.kind in CURVES and pair:
@@ -172,23 +186,24 @@ def _curves_of(summary, group, column, looks):
             members.setdefault(item.label, []).append(pair)
     order = {kind: i for i, kind in enumerate(CURVES)}
     keys = sorted(found, key=lambda key: (key[0] != group, key[0], order[key[1]]))
-    return [
-        _curve(summary, group, whose, kind, found[whose, kind], column, looks)
-        for whose, kind in keys
-    ]
+    curves = []
+    for whose, kind in keys:
+        means = {n: tuple(np.mean(p, 0)) for n, p in found[whose, kind].items()}
+        far = [n for n, (x, y) in means.items() if x < _LOW * lowest[0] and y < lowest[1]]
+        near = [place for label, place in means.items() if label not in far]
+        if near:
+            own = [r for r in summary.rows if (r.name, r.student) == (whose, LAST)]
+            near += [place for place in (_place(row, column) for row in own) if place]
+        names = [f"{CURVES[kind]} {label} of {whose}" for label in far]
+        curves.append(_curve(group, whose, kind, looks, sorted(near), names))
+    return curves
 
 
-def _curve(summary, group, whose, kind, places, column, looks):
-    """The points of one curve and those of the row that they are made of."""
-    for row in summary.rows:
-        if (row.name, row.student) == (whose, LAST):
-            pairs = [_pair(entry, column) for entry in row.entries]
-            places = {**places, row.title: [pair for pair in pairs if pair]}
-    means = sorted(tuple(np.mean(pairs, 0)) for pairs in places.values() if pairs)
+def _curve(group, whose, kind, looks, places, far):
     if whose == group:
-        return Curve(kind, f"{CURVES[kind]} curve", COLOURS["none"], means)
+        return Curve(kind, f"{CURVES[kind]} curve", COLOURS["none"], places, far)
     look = looks.get(whose, Look(whose, COLOURS["none"]))
-    return Curve(kind, f"{CURVES[kind]} of {whose}", look.colour, means)
+    return Curve(kind, f"{CURVES[kind]} of {whose}", look.colour, places, far)
 
 
 def _curves(plot, curves):
