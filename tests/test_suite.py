@@ -368,7 +368,12 @@ columns = "clean pgd20"
         ("[rows]", 'sweep = "--trades_beta"\n[rows]', "one --flag=value,value"),
         ("[rows]", '[curves]\n"HAT" = "--hat_beta=1"\n[rows]', "row of [curves]"),
         ("[rows]", 'against = "TRADE"\n[rows]', "Did you mean 'TRADES'"),
-        ("[rows]", '[curves]\nmixed = ["TRADE"]\n[rows]', "Did you mean 'TRADES'"),
+        ("[rows]", '[curves]\nmixed = ["TRADES"]\n[rows]', "add mixtures"),
+        (
+            "[rows]",
+            '[curves]\nmixtures = [1]\nmixed = ["TRADE"]\n[rows]',
+            "Did you mean 'TRADES'",
+        ),
         ("[rows]", '[curves]\nmixed = "TRADES"\n[rows]', "must be a list"),
         ("[rows]", "[curves]\nmixtures = 0.5\n[rows]", "must be a list"),
         ("[rows]", "[curves]\nmixtures = [1.5]\n[rows]", "numbers from 0 to 1"),

@@ -188,8 +188,7 @@ def _suite(name, scale, entries) -> Suite:
             raise InputError(f"it has no {key}; see docs/suites.md.")
     read_ = {key: _checked(key, value) for key, value in entries.items()}
     curves = dict(read_.pop("curves", {}))
-    mixtures = tuple(dict.fromkeys(map(Mix.of, _list("mixtures", curves))))
-    mixed = tuple(_list("mixed", curves))
+    mixtures, mixed = _mixing(curves)
     rows = {row: _words(row, flags) for row, flags in read_.pop("rows").items()}
     named = [("[curves]", row) for row in curves] + [("mixed", row) for row in mixed]
     named += [("against", row) for row in [read_.get("against")] if row is not None]
@@ -212,6 +211,15 @@ def _suite(name, scale, entries) -> Suite:
         sweep=_sweep("sweep", sweep) if sweep else None,
         **read_,
     )
+
+
+def _mixing(curves) -> tuple[tuple[Mix, ...], tuple[str, ...]]:
+    """Takes the mixtures, and the further rows to mix, out of [curves]."""
+    mixtures = tuple(dict.fromkeys(map(Mix.of, _list("mixtures", curves))))
+    mixed = tuple(map(str, _list("mixed", curves)))
+    if mixed and not mixtures:
+        raise InputError("mixed has no effect alone: add mixtures = [0.8] to [curves].")
+    return mixtures, mixed
 
 
 KEYS = {
