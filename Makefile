@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo smoke test test-fast lint format docs clean
+.PHONY: demo smoke test test-fast lint format docs catalogue clean
 
 demo: .venv/installed  ## train and compare on scikit-learn's digits, under 4 minutes
 	$(BIN)/python run.py --recipe=demo
@@ -28,6 +28,9 @@ docs: .venv/installed  ## the API reference, from the docstrings, in build/api
 	$(BIN)/python -m pip install --quiet -e ".[docs]"
 	$(BIN)/python -m pdoc --docformat google --output-directory build/api vfd_tf \
 		vfd_tf.attacks vfd_tf.data vfd_tf.evaluation vfd_tf.models vfd_tf.training
+
+catalogue: .venv/installed  ## docs/methods.md, from docstrings and docs/methods.toml
+	$(BIN)/python docs/catalogue.py
 
 .venv/installed: setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -132,8 +132,10 @@ def test_multiply_adds_are_kernels_times_positions(make_network):
     [
         ("--method=natural --distill=none", 3, 1),
         ("--method=pgd-at --distill=none", 10 * 2 + 3, 1),
-        ("--method=trades --distill=none --pgd_steps=7", 7 * 2 + 2 * 3, 2),
-        ("--method=trades --distill=vfd --awp_gamma=0.005", 10 * 2 + 2 * 2 * 3, 4),
+        ("--method=trades --distill=none --pgd_steps=7", 1 + 7 * 2 + 2 * 3, 2),
+        ("--method=trades --distill=vfd --awp_gamma=0.005", 1 + 10 * 2 + 2 * 2 * 3, 4),
+        ("--method=trades --distill=none --attack_objective=ce", 10 * 2 + 2 * 3, 2),
+        ("--method=trades --distill=rslad", 10 * 2 + 2 * 3, 2),
         ("--method=pgd-at --distill=none --attack=n-fgsm", 2 + 3, 1),
     ],
 )

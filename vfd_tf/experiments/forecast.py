@@ -17,6 +17,7 @@ from vfd_tf.evaluation import is_transfer
 from vfd_tf.experiments.evaluation_plan import STUDENTS
 from vfd_tf.models.keras_graph import layers_of
 from vfd_tf.progress import duration, wrapped
+from vfd_tf.training.distillation import Distillation
 
 IMAGE_GRADIENT, WEIGHT_GRADIENT = 2, 3  # in forwards
 TOO_LONG = 24 * 3600  # seconds from which a run without a GPU is worth a word
@@ -36,10 +37,14 @@ def multiply_adds(model: keras.Model) -> int:
 
 def step_forwards(experiment) -> tuple[int, int]:
     """Forwards of the student, and of every teacher, that one image costs in a step."""
-    views = {*experiment.method.reads, *experiment.distillation.reads}
+    method, distillation = experiment.method, experiment.distillation
+    views = {*method.reads, *distillation.reads}
     attack, gradient = 0, WEIGHT_GRADIENT * len(views)
-    if experiment.method.adversarial:
+    if method.adversarial:
         attack = _attack_forwards(experiment.attack)
+        own = experiment.recipe.attack_objective == "method"
+        if own and type(distillation).objective is Distillation.objective:
+            attack += method.objective_forwards
     passes = 2 if experiment.recipe.awp_gamma else 1
     return attack + passes * gradient, passes * len(views)
 

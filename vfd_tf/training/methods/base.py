@@ -30,6 +30,8 @@ class Method(Component, Learner):
         adversarial: whether it trains on adversarial examples at all.
         batch_norm: whether BatchNorm is "shared" by its views unless an option says else,
             or "views".
+        objective_forwards: forwards of the student that `objective` makes in front of the
+            attack.
     """
 
     reads = ("clean", "adv")
@@ -38,6 +40,7 @@ class Method(Component, Learner):
     beta_term = None
     adversarial = True
     batch_norm = "shared"
+    objective_forwards = 0
 
     @property
     def weights(self) -> dict[str, float]:

@@ -116,6 +116,7 @@ class TRADES(NormalStart):
         "ce", "loss of clean images: ce, or squared for SCORE", choices=tuple(LABEL_LOSSES)
     )
     beta_term = "adv"
+    objective_forwards = 1
 
     @property
     def weights(self) -> dict[str, float]:

@@ -34,6 +34,7 @@ class DKL(NormalStart):
     symmetric: bool = hyper(True, "the variance moves the adversarial logits as well")
     attack_beta: float = hyper(0.0, "weight of the variance in the attack's score", 0.0)
     beta_term = "variance"
+    objective_forwards = 1
 
     @property
     def weights(self) -> dict[str, float]:

@@ -33,6 +33,7 @@ class GAT(Method):
     late_share: float = hyper(0.14, "share of the epochs that are the last", 0.0, 1.0)
     alternate: bool = hyper(False, "attack every other image with cross-entropy alone")
     beta_term = "guided"
+    objective_forwards = 1
 
     @property
     def weights(self) -> dict[str, float]:
