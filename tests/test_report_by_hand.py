@@ -284,6 +284,20 @@ def test_the_curve_in_the_figure_is_that_of_the_last_student_and_of_its_kind():
     assert curves["mixture curve"] == [[50, 50], [80, 0]]
 
 
+def test_where_averaged_students_alone_are_evaluated_the_curve_is_theirs():
+    suite = whole()
+    rows = ("TRADES", None, 5, 5), ("TRADES+KD", "TRADES", 7, 7)
+    entries = [
+        measured(suite, entry(name, base=base, student="average"), clean=x, autoattack=y)
+        for name, base, x, y in rows
+    ]
+    points = [measured(suite, point("1", "average"), clean=9, autoattack=1)]
+    figure = drawn(entries, points)[1]
+    assert lines(figure)["sweep curve"] == [[50, 50], [90, 10]]
+    markers = {marker.get_fillstyle() for marker in figure.axes[0].lines}
+    assert markers == {"full"}
+
+
 def lines(figure):
     """Label -> points of the curves of the first plot."""
     found = figure.axes[0].lines

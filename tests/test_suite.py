@@ -338,6 +338,26 @@ def test_teachers_of_fewer_epochs_are_other_teachers():
     )
 
 
+@pytest.mark.parametrize(
+    "line, average, students",
+    [
+        ("", "none", ("last",)),
+        ("", "ema", ("last", "average")),
+        ('students = "average"', "ema", ("average",)),
+        ('students = "last"', "ema", ("last",)),
+        ('students = "last, average"', "swa", ("last", "average")),
+    ],
+)
+def test_a_suite_may_name_the_students_that_are_evaluated(
+    tmp_path, line, average, students
+):
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD.replace("[rows]", f"{line}\n[rows]"))
+    graph, _ = planned(str(path), more=(f"--average={average}",))
+    (node,) = graph.ordered()
+    assert node.plan.students == students
+
+
 def test_the_vanilla_row_is_not_the_teacher():
     graph, (found,) = planned("table1")
     row = next(path for point, _, path in found.points if point.row == "Vanilla")
@@ -367,6 +387,8 @@ columns = "clean pgd20"
         ("pgd20", "pgd", "number of steps"),
         ("[rows]", 'sweep = "--trades_beta"\n[rows]', "one --flag=value,value"),
         ("[rows]", '[curves]\n"HAT" = "--hat_beta=1"\n[rows]', "row of [curves]"),
+        ("[rows]", 'students = "averge"\n[rows]', "Did you mean 'average'"),
+        ("[rows]", 'students = "average"\n[rows]', "--average=ema"),
         ("[rows]", 'against = "TRADE"\n[rows]', "Did you mean 'TRADES'"),
         ("[rows]", '[curves]\nmixed = ["TRADES"]\n[rows]', "add mixtures"),
         (

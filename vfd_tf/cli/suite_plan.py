@@ -7,7 +7,7 @@ from vfd_tf import evaluation
 from vfd_tf.cli import flags, refusals
 from vfd_tf.experiments.evaluation_plan import attack_images
 from vfd_tf.experiments.graph import Graph, Node, Run
-from vfd_tf.experiments.suite import Suite
+from vfd_tf.experiments.suite import STUDENTS, Suite
 from vfd_tf.hyperparameters import InputError, choose
 from vfd_tf.training.methods import Natural
 
@@ -111,11 +111,10 @@ class PlannedSuite:
             plan = flags.evaluation_plan(values, training=True)
         except InputError as error:
             raise InputError(f"{self.suite.name}, {point.label}: {error}") from error
-        students = ("last",) if experiment.recipe.average == "none" else ("last", "average")
         mixes = self.suite.mixes(point) and not isinstance(experiment.method, Natural)
         plan = dataclasses.replace(
             plan,
-            students=students,
+            students=self._students(point, experiment),
             teachers=False,
             mixtures=self.suite.mixtures if mixes else (),
         )
@@ -123,6 +122,16 @@ class PlannedSuite:
         black_box = any(map(evaluation.is_transfer, self._attacks(point)))
         surrogate = self.surrogate if black_box else None
         return Run(name, words, experiment, plan, surrogate, _how(values))
+
+    def _students(self, point, experiment):
+        averaged = experiment.recipe.average != "none"
+        students = self.suite.students or STUDENTS[: 1 + averaged]
+        if "average" in students and not averaged:
+            raise InputError(
+                f"{self.suite.name}, {point.label}: there is no averaged student without "
+                "--average=ema or swa; add it to flags, or take average out of students."
+            )
+        return students
 
     def _evaluation(self, point):
         """The flags of the evaluation of a run, before those of the user."""

@@ -25,6 +25,7 @@ from vfd_tf.experiments.mixtures import Mix
 from vfd_tf.hyperparameters import InputError, choose, reason
 
 FOLDER = pathlib.Path(__file__).parent / "suites"
+STUDENTS = ("last", "average")
 SCALES = ("paper", "short", "cpu", "smoke")
 ALL = "all"
 
@@ -68,6 +69,7 @@ class Suite:
         against: The row that all others are compared with; None: that of their group.
         published: The table of published numbers to lie beside, or None.
         surrogate: Flags of the network that black-box attacks are made on.
+        students: Those that are evaluated; empty: last, and average where it is made.
         max_images: Take the first so many test images; None: all.
         images: Attack -> fewer images.
     """
@@ -86,6 +88,7 @@ class Suite:
     against: str | None = None
     published: str | None = None
     surrogate: tuple[str, ...] = ()
+    students: tuple[str, ...] = ()
     max_images: int | None = None
     images: dict[str, int] = dataclasses.field(default_factory=dict)
 
@@ -199,6 +202,9 @@ def _suite(name, scale, entries) -> Suite:
     for key in ("surrogate", "features"):
         read_[key] = _words(key, read_.get(key, ""))
     sweep = read_.pop("sweep", None)
+    students = _parts(read_.pop("students", ""))
+    for student in students:
+        choose(dict.fromkeys(STUDENTS), student, "student of a suite")
     return Suite(
         name,
         scale,
@@ -207,7 +213,8 @@ def _suite(name, scale, entries) -> Suite:
         mixtures=mixtures,
         mixed=mixed,
         flags=flags,
-        columns=tuple(read_.pop("columns").replace(",", " ").split()),
+        students=students,
+        columns=_parts(read_.pop("columns")),
         sweep=_sweep("sweep", sweep) if sweep else None,
         **read_,
     )
@@ -231,6 +238,7 @@ KEYS = {
     "sweep": str,
     "features": str,
     "surrogate": str,
+    "students": str,
     "max_images": int,
     "rows": dict,
     "curves": dict,
@@ -254,6 +262,11 @@ def _list(key, entries) -> list:
     if not isinstance(found, list):
         raise InputError(f"{key} is {found!r}, and must be a list, [...].")
     return found
+
+
+def _parts(text) -> tuple[str, ...]:
+    """What spaces or commas part."""
+    return tuple(text.replace(",", " ").split())
 
 
 def _words(key, text) -> tuple[str, ...]:

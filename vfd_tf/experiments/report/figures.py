@@ -116,7 +116,7 @@ def _value_axis(plot, suite, places):
 
 def training(summary: Summary):
     """Validation accuracy of every epoch, clean and robust, a column of plots a method."""
-    rows = [row for row in summary.rows if row.student != AVERAGE]
+    rows = [row for row in summary.rows if row.student == summary.student]
     rows = [row for row in rows if any(_curve(e, "val_accuracy") for e in row.entries)]
     if not rows:
         return None

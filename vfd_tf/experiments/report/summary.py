@@ -138,6 +138,12 @@ class Summary:
         return self.collected.suite
 
     @property
+    def student(self) -> str:
+        """The student whose curves are drawn: that of the last epoch, if it is there."""
+        students = [row.student for row in self.rows]
+        return LAST if LAST in students or not students else students[0]
+
+    @property
     def comparisons(self) -> int:
         """How many tests against a base row the table holds."""
         return sum(c.p_value is not None for row in self.rows for c in row.cells.values())

@@ -9,9 +9,7 @@ from vfd_tf.experiments.report.collect import images_of
 from vfd_tf.experiments.report.drawing import BAR, COLOURS, LINES, Look
 from vfd_tf.experiments.report.published import CLEAN
 from vfd_tf.experiments.report.summary import (
-    AVERAGE,
     CURVES,
-    LAST,
     Row,
     Summary,
     student_text,
@@ -25,7 +23,6 @@ STYLES = {
     "weights": ("--", "x"),
     "nuts": ("-.", "*"),
 }
-FILLED = {LAST: "full", AVERAGE: "none"}
 _FAR = 0.1  # share of the highest robust accuracy, below which a row is left out
 _LOW = 0.8  # share of the lowest clean accuracy, below which a point of a curve may be
 
@@ -67,7 +64,7 @@ def draw(summary: Summary, column: str) -> tuple[str, object] | None:
         figure, plots = _blank(panels, bool(suite.against))
         for plot, panel in zip(plots, panels, strict=False):
             _curves(plot, [curve for curve in panel.curves if curve.places])
-            _points(plot, panel.rows, column, looks, suite)
+            _points(plot, panel.rows, column, looks, summary)
             plot.set_title(panel.title)
             plot.set_xlabel("clean accuracy (%)")
             plot.set_ylabel(f"{title(column)} accuracy (%)")
@@ -143,20 +140,21 @@ def _pair(measured, column):
     return None if any(v is None for v in found) else [100 * v.mean() for v in found]
 
 
-def _points(plot, rows, column, looks, suite):
+def _points(plot, rows, column, looks, summary):
     """The rows of a panel; those of a sweep joined in the order of its values."""
-    series, joined, faint = {}, suite.kind == "sweep", 0.3 if suite.against else 0.5
+    suite, series = summary.suite, {}
+    joined, faint = suite.kind == "sweep", 0.3 if suite.against else 0.5
     for row in rows:
         series.setdefault((row.name, row.student), []).append(row)
     for (name, student), members in series.items():
-        look = looks[name]
+        look, style = looks[name], "full" if student == summary.student else "none"
         places = [_place(row, column) for row in members]
         images = images_of(suite, column)
         for row, (x, y) in zip(members, places, strict=True):
             bars = {"xerr": drawing.bar(x, images), "yerr": drawing.bar(y, images)}
             plot.errorbar(
                 *(x, y),
-                **{**bars, "fmt": look.marker, "fillstyle": FILLED.get(student, "full")},
+                **{**bars, "fmt": look.marker, "fillstyle": style},
                 **{"color": look.colour, "ecolor": (look.colour, faint)},
                 **{"label": look.label + student_text(student), "zorder": 3, **BAR},
             )
@@ -174,14 +172,15 @@ def _annotate(plot, text, x, y, colour):
 
 
 def _curves_of(summary, group, rows, column, looks):
-    """The curves of a group, of last students, by their means over seeds; first its own.
+    """The curves of a group, of one student, by their means over seeds; first its own.
 
     Points that are far below all rows, such as collapsed interpolations, are left out.
     """
+    student = summary.student
     found, lowest = {}, np.min([_place(row, column) for row in rows], axis=0)
     for point in summary.collected.points:
         item, pair = point.item, _pair(point, column)
-        if (item.group, item.student) == (group, LAST) and item.kind in CURVES and pair:
+        if (item.group, item.student) == (group, student) and item.kind in CURVES and pair:
             members = found.setdefault((item.whose, item.kind), {})
             members.setdefault(item.label, []).append(pair)
     order = {kind: i for i, kind in enumerate(CURVES)}
@@ -192,7 +191,7 @@ def _curves_of(summary, group, rows, column, looks):
         far = [n for n, (x, y) in means.items() if x < _LOW * lowest[0] and y < lowest[1]]
         near = [place for label, place in means.items() if label not in far]
         if near:
-            own = [r for r in summary.rows if (r.name, r.student) == (whose, LAST)]
+            own = [r for r in summary.rows if (r.name, r.student) == (whose, student)]
             near += [place for place in (_place(row, column) for row in own) if place]
         names = [f"{CURVES[kind]} {label} of {whose}" for label in far]
         curves.append(_curve(group, whose, kind, looks, sorted(near), names))
