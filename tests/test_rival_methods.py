@@ -155,6 +155,16 @@ def test_the_attack_of_gat_ascends_what_it_says():
     np.testing.assert_allclose(every_other(tf.constant(B)), halves)
 
 
+def test_the_attack_of_gat_weighs_the_distance_as_the_loss_of_the_epoch_does(make_network):
+    trainer = AdversarialTrainer(make_network(), GAT(late_share=0.5), attacks.PGD(steps=1))
+    clean = logits_fn(tf.constant(X)).numpy()
+    for epoch, beta in enumerate([10, 40]):
+        trainer.anneal(epoch, 2)
+        objective = trainer._make_step().method.objective(logits_fn, tf.constant(X), Y)
+        expected = cross_entropy(B) + beta * squares(clean, B)
+        np.testing.assert_allclose(objective(tf.constant(B)), expected)
+
+
 def test_one_step_of_gat_starts_at_plus_or_minus_its_noise():
     seeds = noise.example_seeds(0, 0, tf.range(N))
     start = GAT(start_noise=0.1).start(tf.constant(X), seeds).numpy()

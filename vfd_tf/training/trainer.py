@@ -299,7 +299,7 @@ class AdversarialTrainer(Trainable):
         trained = (networks[role] for role in roles.TRAINED if role in networks)
         xla = _in_xla if self.fitted.jit_compile else lambda function: function
         return Step(
-            *self.learning.bound(),
+            *self.learning.bound(self.term_weights),
             self.attack,
             self.options,
             networks=networks,
