@@ -10,6 +10,7 @@ from scipy.special import log_softmax, softmax
 from vfd_tf import (
     AdversarialTrainer,
     InputError,
+    TrainingOptions,
     VFDCallback,
     attacks,
     losses,
@@ -302,6 +303,22 @@ def test_a_fit_learns_the_means_of_its_last_epoch(make_network, toy):
     means = trainer.learning.variables[0]["class_means"].numpy()
     for label in set(y):
         np.testing.assert_allclose(means[label], p[y == label].mean(0), rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:Step 2 of epoch 1 is skipped")
+def test_a_skipped_step_teaches_nothing(make_network, toy):
+    weight, ended = np.repeat([1.0, np.inf], 8), []
+    for count in (8, 16):
+        keras.utils.set_random_seed(0)
+        options = TrainingOptions(on_nan="skip")
+        trainer = AdversarialTrainer(
+            make_network(), "ikl", attacks.PGD(steps=1), options=options
+        )
+        trainer.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
+        own = {"sample_weight": weight[:count], "batch_size": 8, "shuffle": False}
+        trainer.fit(*(v[:count] for v in toy), verbose=0, **own)
+        ended.append(trainer.learning.variables[0]["class_means"].numpy())
+    np.testing.assert_array_equal(*ended)
 
 
 @pytest.mark.parametrize("place", [("before", 0, 2), ("test", 0), ("before", 1, 1)])

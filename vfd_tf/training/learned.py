@@ -117,8 +117,15 @@ class Learning:
             bound.append(part.bound(state or None, heads, weights))
         return bound
 
-    def after_step(self, y: Tensor, logits: Tensor, terms: Terms) -> None:
-        """Moves the state, in a replica's context, unless a step saw what is not finite."""
+    def after_step(
+        self, y: Tensor, logits: Tensor, terms: Terms, taken: Tensor | None = None
+    ) -> None:
+        """Moves the state, in a replica's context, unless a step saw what is not finite.
+
+        Args:
+            y, logits, terms: See `Learner.seen`.
+            taken: False where the step was skipped; None where none is.
+        """
         for part, own in zip(self.parts, self.variables, strict=True):
             seen = part.seen(y, logits, terms) if own else {}
             if not seen:
@@ -128,6 +135,7 @@ class Learning:
             seen = dict(zip(seen, sums, strict=True))
             values = [tf.math.is_finite(value) for value in seen.values()]
             sound = tf.reduce_all([tf.reduce_all(value) for value in values])
+            sound = sound if taken is None else sound & taken
             state = {name: tf.identity(v.value) for name, v in own.items()}
             for name, value in part.after_step(state, seen).items():
                 own[name].assign(tf.where(sound, value, state[name]))
