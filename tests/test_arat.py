@@ -225,6 +225,18 @@ def test_predictors_are_trained_and_not_shipped(toy):
     assert len(trainer.student.weights) == shipped == len(fits.network().weights)
 
 
+@pytest.mark.filterwarnings("ignore:This CPU has no units")
+def test_predictors_compute_in_float32_where_the_process_computes_in_16_bits(toy):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        trainer = arat()
+        logs = trainer.fit(*toy, batch_size=8, verbose=0).history
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert trainer.student.layers[1].compute_dtype == "bfloat16"
+    assert np.isfinite(logs["align_loss"]).all()
+
+
 def test_clean_and_adversarial_images_have_batch_norm_of_their_own_unless_told(
     make_network,
 ):
