@@ -215,6 +215,18 @@ def test_layers_of_the_user_s_choice_and_of_nested_models():
     assert np.isfinite(logs["align_loss"]).all() and len(trainer.heads) == 2
 
 
+def test_a_student_whose_channels_come_first_is_refused():
+    first = {"data_format": "channels_first"}
+    model = keras.Sequential(
+        [
+            *(keras.Input((3, 8, 8)), L.Conv2D(4, 3, **first), L.BatchNormalization(axis=1)),
+            *(L.ReLU(), L.GlobalAveragePooling2D(**first), L.Dense(10)),
+        ]
+    )
+    with pytest.raises(InputError, match="channels come first in the model"):
+        AdversarialTrainer(model, "ar-at")
+
+
 def test_predictors_are_trained_and_not_shipped(toy):
     trainer = arat()
     before = [v.numpy() for v in trainer.heads[0].variables]
