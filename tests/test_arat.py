@@ -147,6 +147,14 @@ def test_a_is_that_of_the_latest_images_where_it_is_asked_for():
     assert method.after_epoch(state)["adv_part"] == 0.75
 
 
+def test_a_comes_even_where_an_epoch_has_fewer_images_than_are_asked_for():
+    method, all_ = ARAT(accuracy_images=3 * N), np.ones(N, bool)
+    state = method.after_epoch(after_steps(method, method.state(C), all_, all_))
+    assert state["adv_part"] == np.float32(0.2)
+    state = method.after_epoch(after_steps(method, state, ~all_, all_))
+    assert state["adv_part"] == pytest.approx(2 / 3)
+
+
 def arat(**fields):
     """A trainer of AR-AT, always the same."""
     keras.utils.set_random_seed(0)

@@ -116,8 +116,10 @@ class ARAT(Method):
         return {"seen": tf.concat([counts, recent[None]], 0)}
 
     def after_epoch(self, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        recent = state["seen"][2]
-        return {"adv_part": recent, "seen": np.array([0, 0, recent], "float32")}
+        hits, images, recent = state["seen"]
+        if not self.accuracy_images:  # else images of the next epoch may fill them up
+            hits = images = 0
+        return {"adv_part": recent, "seen": np.array([hits, images, recent], "float32")}
 
 
 def pooled(features: Tensor) -> Tensor:
