@@ -227,7 +227,11 @@ def test_a_student_whose_channels_come_first_is_refused():
     first = {"data_format": "channels_first"}
     model = keras.Sequential(
         [
-            *(keras.Input((3, 8, 8)), L.Conv2D(4, 3, **first), L.BatchNormalization(axis=1)),
+            *(
+                keras.Input((3, 8, 8)),
+                L.Conv2D(4, 3, **first),
+                L.BatchNormalization(axis=1),
+            ),
             *(L.ReLU(), L.GlobalAveragePooling2D(**first), L.Dense(10)),
         ]
     )

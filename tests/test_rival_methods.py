@@ -269,6 +269,12 @@ def test_ikl_weighs_the_variance_by_the_class_means_of_the_label():
     assert IKL().bound({"class_means": means}) == IKL()
 
 
+def test_weights_of_ikl_sum_to_one_whatever_the_power():
+    for power in (0.0, 60.0):
+        weights = IKL(power=power).class_weights(Y, tf.constant(A, tf.float32))
+        np.testing.assert_allclose(weights, 1 / C)
+
+
 def test_ikl_takes_the_means_of_an_epoch_and_keeps_those_of_classes_without_images():
     method, y = IKL(temperature=2.0), np.array([0, 0, 1, 1, 3, 3])
     state = method.state(C)

@@ -96,7 +96,9 @@ class IKL(DKL):
             means = tf.fill([classes, classes], tf.cast(1 / classes, logits.dtype))
         else:
             means = tf.cast(self.learned["class_means"], logits.dtype)
-        own = tf.pow(losses.soft(y, classes, logits.dtype) @ means, self.power)
+        own = losses.soft(y, classes, logits.dtype) @ means
+        # The largest is 1, so that no power makes all of them 0.
+        own = tf.pow(own / tf.reduce_max(own, -1, keepdims=True), self.power)
         return own / tf.reduce_sum(own, -1, keepdims=True)
 
     def seen(self, y: Tensor, logits: Tensor, terms: Terms) -> dict[str, Tensor]:
