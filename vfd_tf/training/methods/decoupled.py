@@ -75,7 +75,8 @@ class IKL(DKL):
     (2 on CIFAR-100 for more robustness), epsilon rising with the epoch, AWP 0.005.
 
     `power` is gamma of GKL, https://arxiv.org/abs/2503.08038: w^power / sum w^power, with
-    0.2 to 0.4 at temperature 1 (its code divides by the sum over the batch instead).
+    0.2 to 0.4 at temperature 1 (its code divides by the sum over the batch instead, and
+    has power 1 in the attack's score).
     """
 
     temperature: float = hyper(4.0, "softmax temperature of the class means", minimum=1e-3)
