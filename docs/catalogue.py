@@ -35,8 +35,8 @@ method joins any distillation, and options and mixtures join both; [training](tr
 says how. **Cost** is that of an image in a step, in forwards of the student's size: the
 gradient of an image costs two, that of the weights three. It is counted with PGD-10 (`gat`
 with its one step), without the training of teachers. **Published** numbers are
-percent on all test images, clean and under AutoAttack at L-inf 8/255, from where the link
-leads; a dash stands where none was found. {ours}
+percent on all test images, clean and under AutoAttack at L-inf 8/255 (or the radius that a
+row names), from where the link leads; a dash stands where none was found. {ours}
 """
 NOT_YET = "Of ours there are none yet under one recipe; see [results](results.md)."
 MEASURED = (

@@ -147,6 +147,14 @@ def test_a_is_that_of_the_latest_images_where_it_is_asked_for():
     assert method.after_epoch(state)["adv_part"] == 0.75
 
 
+def test_a_comes_even_where_an_epoch_has_fewer_images_than_are_asked_for():
+    method, all_ = ARAT(accuracy_images=3 * N), np.ones(N, bool)
+    state = method.after_epoch(after_steps(method, method.state(C), all_, all_))
+    assert state["adv_part"] == np.float32(0.2)
+    state = method.after_epoch(after_steps(method, state, ~all_, all_))
+    assert state["adv_part"] == pytest.approx(2 / 3)
+
+
 def arat(**fields):
     """A trainer of AR-AT, always the same."""
     keras.utils.set_random_seed(0)
@@ -215,6 +223,22 @@ def test_layers_of_the_user_s_choice_and_of_nested_models():
     assert np.isfinite(logs["align_loss"]).all() and len(trainer.heads) == 2
 
 
+def test_a_student_whose_channels_come_first_is_refused():
+    first = {"data_format": "channels_first"}
+    model = keras.Sequential(
+        [
+            *(
+                keras.Input((3, 8, 8)),
+                L.Conv2D(4, 3, **first),
+                L.BatchNormalization(axis=1),
+            ),
+            *(L.ReLU(), L.GlobalAveragePooling2D(**first), L.Dense(10)),
+        ]
+    )
+    with pytest.raises(InputError, match="channels come first in the model"):
+        AdversarialTrainer(model, "ar-at")
+
+
 def test_predictors_are_trained_and_not_shipped(toy):
     trainer = arat()
     before = [v.numpy() for v in trainer.heads[0].variables]
@@ -223,6 +247,18 @@ def test_predictors_are_trained_and_not_shipped(toy):
     pairs = zip(trainer.heads[0].variables, before, strict=True)
     assert all(np.abs(v.numpy() - b).max() > 0 for v, b in pairs)
     assert len(trainer.student.weights) == shipped == len(fits.network().weights)
+
+
+@pytest.mark.filterwarnings("ignore:This CPU has no units")
+def test_predictors_compute_in_float32_where_the_process_computes_in_16_bits(toy):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        trainer = arat()
+        logs = trainer.fit(*toy, batch_size=8, verbose=0).history
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert trainer.student.layers[1].compute_dtype == "bfloat16"
+    assert np.isfinite(logs["align_loss"]).all()
 
 
 def test_clean_and_adversarial_images_have_batch_norm_of_their_own_unless_told(

@@ -137,8 +137,10 @@ def test_links_lead_to_files_and_headings(name):
             continue
         file = (ROOT / name).parent / path if path else ROOT / name
         assert file.exists(), target
-        titles = re.findall(r"^#+ (.*)$", file.read_text() if heading else "", re.M)
+        text = file.read_text() if heading else ""
+        titles = re.findall(r"^#+ (.*)$", text, re.M)
         names = [re.sub(r"[^a-z0-9 -]", "", t.lower()).replace(" ", "-") for t in titles]
+        names += re.findall(r'<a id="([^"]+)"></a>', text)
         assert not heading or heading in names, target
 
 

@@ -10,6 +10,7 @@ from scipy.special import log_softmax, softmax
 from vfd_tf import (
     AdversarialTrainer,
     InputError,
+    TrainingOptions,
     VFDCallback,
     attacks,
     losses,
@@ -155,6 +156,16 @@ def test_the_attack_of_gat_ascends_what_it_says():
     np.testing.assert_allclose(every_other(tf.constant(B)), halves)
 
 
+def test_the_attack_of_gat_weighs_the_distance_as_the_loss_of_the_epoch_does(make_network):
+    trainer = AdversarialTrainer(make_network(), GAT(late_share=0.5), attacks.PGD(steps=1))
+    clean = logits_fn(tf.constant(X)).numpy()
+    for epoch, beta in enumerate([10, 40]):
+        trainer.anneal(epoch, 2)
+        objective = trainer._make_step().method.objective(logits_fn, tf.constant(X), Y)
+        expected = cross_entropy(B) + beta * squares(clean, B)
+        np.testing.assert_allclose(objective(tf.constant(B)), expected)
+
+
 def test_one_step_of_gat_starts_at_plus_or_minus_its_noise():
     seeds = noise.example_seeds(0, 0, tf.range(N))
     start = GAT(start_noise=0.1).start(tf.constant(X), seeds).numpy()
@@ -258,6 +269,12 @@ def test_ikl_weighs_the_variance_by_the_class_means_of_the_label():
     assert IKL().bound({"class_means": means}) == IKL()
 
 
+def test_weights_of_ikl_sum_to_one_whatever_the_power():
+    for power in (0.0, 60.0):
+        weights = IKL(power=power).class_weights(Y, tf.constant(A, tf.float32))
+        np.testing.assert_allclose(weights, 1 / C)
+
+
 def test_ikl_takes_the_means_of_an_epoch_and_keeps_those_of_classes_without_images():
     method, y = IKL(temperature=2.0), np.array([0, 0, 1, 1, 3, 3])
     state = method.state(C)
@@ -292,6 +309,22 @@ def test_a_fit_learns_the_means_of_its_last_epoch(make_network, toy):
     means = trainer.learning.variables[0]["class_means"].numpy()
     for label in set(y):
         np.testing.assert_allclose(means[label], p[y == label].mean(0), rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:Step 2 of epoch 1 is skipped")
+def test_a_skipped_step_teaches_nothing(make_network, toy):
+    weight, ended = np.repeat([1.0, np.inf], 8), []
+    for count in (8, 16):
+        keras.utils.set_random_seed(0)
+        options = TrainingOptions(on_nan="skip")
+        trainer = AdversarialTrainer(
+            make_network(), "ikl", attacks.PGD(steps=1), options=options
+        )
+        trainer.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
+        own = {"sample_weight": weight[:count], "batch_size": 8, "shuffle": False}
+        trainer.fit(*(v[:count] for v in toy), verbose=0, **own)
+        ended.append(trainer.learning.variables[0]["class_means"].numpy())
+    np.testing.assert_array_equal(*ended)
 
 
 @pytest.mark.parametrize("place", [("before", 0, 2), ("test", 0), ("before", 1, 1)])

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from scipy.special import log_softmax, softmax
 
-from vfd_tf import AdversarialTrainer, TrainingOptions, attacks, noise
+from vfd_tf import AdversarialTrainer, InputError, TrainingOptions, attacks, noise
 from vfd_tf.training.distillation import BMTARD, IGDM, MTARD, RSLAD
 from vfd_tf.training.methods import METHODS
 
@@ -193,6 +193,14 @@ def test_b_mtard_moves_as_the_original_does():
         state, expected = method.after_step(state, seen), by_the_original(expected, means)
         for name, value in expected.items():
             np.testing.assert_allclose(state[name], value, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["adv_temperature", "clean_temperature"])
+def test_b_mtard_refuses_temperatures_that_its_first_step_would_replace(name):
+    for value in (0.5, 4.5):
+        with pytest.raises(InputError, match=f"{name} must be within 1 and hottest=4"):
+            BMTARD(**{name: value}, hottest=4.0)
+    assert BMTARD(**{name: 4.0}, hottest=4.0)[name] == 4.0
 
 
 @pytest.mark.filterwarnings("ignore:.*is not used by")

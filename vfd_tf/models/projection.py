@@ -36,16 +36,18 @@ def predictor(features: int, hidden: int, name: str) -> keras.Model:
     """Dense(hidden), BatchNorm, ReLU, Dense(features): [n, features] -> the same shape.
 
     SimSiam's, https://arxiv.org/abs/2011.10566; weights begin as PyTorch's linear layers.
+    Like losses it computes in float32, whatever the policy of the process is.
     """
+    layers, exact = keras.layers, {"dtype": keras.config.floatx()}
 
     def dense(units, **options):
         start = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
-        return keras.layers.Dense(units, kernel_initializer=start, **options)
+        return layers.Dense(units, kernel_initializer=start, **exact, **options)
 
-    inputs = keras.Input((features,))
+    inputs = keras.Input((features,), **exact)
     x = dense(hidden, use_bias=False)(inputs)
-    x = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)
-    x = dense(features)(keras.layers.ReLU()(x))
+    x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, **exact)(x)
+    x = dense(features)(layers.ReLU(**exact)(x))
     return keras.Model(inputs, x, name=name)
 
 

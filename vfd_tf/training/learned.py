@@ -1,6 +1,6 @@
 """What methods and distillations learn beside weights, in variables that are saved."""
 
-import dataclasses
+import copy
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -22,7 +22,8 @@ class Learner:
     What is learned is `state`, by name. A step reads it as `self.learned`, sums `seen` of
     all images, and `after_step` moves it; `after_epoch` moves it between epochs. It is the
     same on all replicas, saved in checkpoints, and no weight of the student. So are
-    `heads`, networks that are trained with the student; a step has them as `self.trained`.
+    `heads`, networks that are trained with the student; a step has them as `self.trained`,
+    and as `self.weights_now` the weights of all terms, which schedules change.
 
     Class facts:
         watches: names in `terms` that enter no loss and are for `seen` alone.
@@ -30,6 +31,7 @@ class Learner:
 
     learned: State | None = None
     trained: Heads = MappingProxyType({})
+    weights_now: Mapping[str, Tensor] = MappingProxyType({})
     watches = ()
 
     def state(self, classes: int | None) -> dict[str, np.ndarray]:
@@ -48,12 +50,18 @@ class Learner:
         """
         return {}
 
-    def bound(self, state: State, heads: Heads = MappingProxyType({})) -> "Learner":
-        """A copy that reads this state and these heads."""
-        copy = dataclasses.replace(self)
-        object.__setattr__(copy, "learned", state)  # no field: components stay frozen
-        object.__setattr__(copy, "trained", heads)
-        return copy
+    def bound(
+        self,
+        state: State | None,
+        heads: Heads = MappingProxyType({}),
+        weights: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> "Learner":
+        """A copy that reads this state, these heads and these weights of terms."""
+        bound = copy.copy(self)
+        now = {"learned": state, "trained": heads, "weights_now": weights}
+        for name, value in now.items():
+            object.__setattr__(bound, name, value)  # no field: components stay frozen
+        return bound
 
     def seen(self, y: Tensor, logits: Tensor, terms: Terms) -> State:
         """Sums over the images of a step of what it learns from.
@@ -97,16 +105,27 @@ class Learning:
             start = part.state(classes).items()
             self.variables.append({n: _variable(add_weight, n, v) for n, v in start})
 
-    def bound(self) -> list:
-        """The parts, as a step uses them: with the state that it begins with."""
-        bound = []
+    def bound(self, weights: dict[str, keras.Variable]) -> list:
+        """The parts, as a step uses them: with the state that it begins with.
+
+        Args:
+            weights: Term -> its weight.
+        """
+        bound, weights = [], {n: tf.identity(v.value) for n, v in weights.items()}
         for part, own, heads in zip(self.parts, self.variables, self.heads, strict=True):
             state = {n: tf.identity(v.value) for n, v in own.items()}
-            bound.append(part.bound(state, heads) if state or heads else part)
+            bound.append(part.bound(state or None, heads, weights))
         return bound
 
-    def after_step(self, y: Tensor, logits: Tensor, terms: Terms) -> None:
-        """Moves the state, in a replica's context, unless a step saw what is not finite."""
+    def after_step(
+        self, y: Tensor, logits: Tensor, terms: Terms, taken: Tensor | None = None
+    ) -> None:
+        """Moves the state, in a replica's context, unless a step saw what is not finite.
+
+        Args:
+            y, logits, terms: See `Learner.seen`.
+            taken: False where the step was skipped; None where none is.
+        """
         for part, own in zip(self.parts, self.variables, strict=True):
             seen = part.seen(y, logits, terms) if own else {}
             if not seen:
@@ -116,6 +135,7 @@ class Learning:
             seen = dict(zip(seen, sums, strict=True))
             values = [tf.math.is_finite(value) for value in seen.values()]
             sound = tf.reduce_all([tf.reduce_all(value) for value in values])
+            sound = sound if taken is None else sound & taken
             state = {name: tf.identity(v.value) for name, v in own.items()}
             for name, value in part.after_step(state, seen).items():
                 own[name].assign(tf.where(sound, value, state[name]))

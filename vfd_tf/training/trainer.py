@@ -254,9 +254,7 @@ class AdversarialTrainer(Trainable):
         finite, scaling = None, self.loss_scaling
         state = scaling.state_of(self._trained()) if scaling else []
         gradients, terms, clean_logits = step(x, y, weight, seeds)
-        self.learning.after_step(y, clean_logits, terms)
-        for name in self.distillation.watches:
-            del terms[name]
+        watched = {name: terms.pop(name) for name in self.distillation.watches}
         gradients, terms["gradient_norm"] = self._clipped(gradients)
         if self.watch:
             sound = self.watch.look(self.iteration.value, terms, terms["gradient_norm"])
@@ -266,6 +264,8 @@ class AdversarialTrainer(Trainable):
         replicas.average_statistics(self._trained())
         if scaling:
             finite = scaling.settle(gradients, state)
+        self.learning.after_step(y, clean_logits, {**terms, **watched}, finite)
+        if scaling:
             clean_logits = tf.where(finite, clean_logits, tf.zeros_like(clean_logits))
         self.iteration.assign_add(1)
         self.fitted.compute_metrics(x, given, clean_logits, weight)
@@ -299,7 +299,7 @@ class AdversarialTrainer(Trainable):
         trained = (networks[role] for role in roles.TRAINED if role in networks)
         xla = _in_xla if self.fitted.jit_compile else lambda function: function
         return Step(
-            *self.learning.bound(),
+            *self.learning.bound(self.term_weights),
             self.attack,
             self.options,
             networks=networks,

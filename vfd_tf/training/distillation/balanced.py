@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from vfd_tf import losses
-from vfd_tf.hyperparameters import component, hyper
+from vfd_tf.hyperparameters import InputError, component, hyper
 from vfd_tf.training.distillation.robust import MTARD
 from vfd_tf.training.learned import State
 from vfd_tf.types import Outputs, Tensor, Terms
@@ -27,6 +27,15 @@ class BMTARD(MTARD):
     temperature_rate: float = hyper(0.001, "step of the temperatures", minimum=0.0)
     hottest: float = hyper(10.0, "highest temperature", minimum=1.0)
     watches = ("robust_kl", "vanilla_kl", "robust_entropy", "vanilla_entropy")
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("adv_temperature", "clean_temperature"):
+            if not 1 <= self[name] <= self.hottest:
+                raise InputError(
+                    f"BMTARD.{name} must be within 1 and hottest={self.hottest:g}, between "
+                    f"which temperatures move; got {self[name]!r}."
+                )
 
     @property
     def weights(self) -> dict[str, float]:

@@ -16,7 +16,8 @@ class KD(Distillation):
     KD_t = T^2 * (-sum_c softmax(t/T)_c log softmax(z/T)_c), every network on x'. Chen et
     al. 2021, https://openreview.net/forum?id=qZzy5urZw9, for PGD-AT. With other methods
     (defined by no paper) the three parts stand in place of the method's hard-label
-    cross-entropy and take its weight; MART keeps its margin term, HAT its helper.
+    cross-entropy and take its weight; MART keeps its margin term, HAT its helper, and a of
+    AR-AT weighs its own cross-entropies alone.
 
     `teachers="vanilla"` is eq. 2 of https://arxiv.org/abs/2206.02158 in its place:
     (1 - rho) * CE + rho * KD_vanilla(x'); hard, vanilla and robust are then not used.

@@ -18,9 +18,10 @@ class RSLAD(Distillation):
     the method's start. Zi et al. 2021, https://arxiv.org/abs/2108.07969, which is
     `pgd-at` with it, but from x + 0.001 N(0, 1). With the others, defined by no paper,
     BGAT's rule: it takes the place of natural's and PGD-AT's only term, of the clean
-    cross-entropy of TRADES, HAT and GAT, of both of ALP and of MART's boosted one; with
-    weight 1, to which their other terms keep their ratio, so that ALP's pairing has
-    weight 1 and HAT's helper stays. With natural training x' = x: KL(p_R(x) || p(x)).
+    cross-entropy of TRADES, HAT, GAT, DKL and IKL, of both of ALP and of AR-AT and of
+    MART's boosted one; with weight 1, to which their other terms keep their ratio, so that
+    ALP's pairing has weight 1 and HAT's helper stays. With natural training x' = x:
+    KL(p_R(x) || p(x)).
 
     The paper sums the KL over classes; the original code takes their mean on CIFAR-10 and
     10 times that on CIFAR-100, so that both are `scale=0.1` (zibojia/RSLAD).
@@ -74,7 +75,8 @@ class IGDM(RSLAD):
     https://arxiv.org/abs/2312.03286, who add it to any distillation: here to RSLAD, and
     with the other methods by RSLAD's rule. With natural training d = 0 and so is the term.
 
-    alpha is 1 in the authors' script (HongsinLee/saad), on top of AdaAD; a copy of their
+    alpha is 1 in the authors' script (HongsinLee/saad), on top of AdaAD, whose attack has
+    epsilon 2/255 and steps of 8/255 there, the paper's the other way round; a copy of their
     code for CIFAR-100 has 20, beside RSLAD with `scale=0.1` (Xavaitron/VLM_Distillation).
     """
 

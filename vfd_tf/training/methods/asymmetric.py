@@ -5,8 +5,9 @@ import numpy as np
 import tensorflow as tf
 
 from vfd_tf import losses, noise
-from vfd_tf.hyperparameters import component, hyper
+from vfd_tf.hyperparameters import InputError, component, hyper
 from vfd_tf.models import batch_norms, network, projection
+from vfd_tf.models.keras_graph import graph_of
 from vfd_tf.training.learned import State
 from vfd_tf.training.methods.base import Method
 from vfd_tf.types import Outputs, Tensor, Terms
@@ -55,6 +56,12 @@ class ARAT(Method):
         return {"adv": 1.0, "clean": 1.0, "align": self.beta}
 
     def taps(self, model: keras.Model) -> tuple[str, ...]:
+        graph = graph_of(model)
+        if graph and network.channels_first(graph, graph.inputs[0].shape[1:]):
+            raise InputError(
+                f"ARAT pools features [n, h, w, c], but channels come first in the model "
+                f"{model.name!r}: build it with data_format='channels_last'."
+            )
         if self.layers == "auto":
             return batch_norms.last_stage(model) or ("last",)
         return tuple(name.strip() for name in self.layers.split(","))
@@ -109,8 +116,10 @@ class ARAT(Method):
         return {"seen": tf.concat([counts, recent[None]], 0)}
 
     def after_epoch(self, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        recent = state["seen"][2]
-        return {"adv_part": recent, "seen": np.array([0, 0, recent], "float32")}
+        hits, images, recent = state["seen"]
+        if not self.accuracy_images:  # else images of the next epoch may fill them up
+            hits = images = 0
+        return {"adv_part": recent, "seen": np.array([hits, images, recent], "float32")}
 
 
 def pooled(features: Tensor) -> Tensor:

@@ -75,7 +75,8 @@ class IKL(DKL):
     (2 on CIFAR-100 for more robustness), epsilon rising with the epoch, AWP 0.005.
 
     `power` is gamma of GKL, https://arxiv.org/abs/2503.08038: w^power / sum w^power, with
-    0.2 to 0.4 at temperature 1 (its code divides by the sum over the batch instead).
+    0.2 to 0.4 at temperature 1 (its code divides by the sum over the batch instead, and
+    has power 1 in the attack's score).
     """
 
     temperature: float = hyper(4.0, "softmax temperature of the class means", minimum=1e-3)
@@ -96,7 +97,9 @@ class IKL(DKL):
             means = tf.fill([classes, classes], tf.cast(1 / classes, logits.dtype))
         else:
             means = tf.cast(self.learned["class_means"], logits.dtype)
-        own = tf.pow(losses.soft(y, classes, logits.dtype) @ means, self.power)
+        own = losses.soft(y, classes, logits.dtype) @ means
+        # The largest is 1, so that no power makes all of them 0.
+        own = tf.pow(own / tf.reduce_max(own, -1, keepdims=True), self.power)
         return own / tf.reduce_sum(own, -1, keepdims=True)
 
     def seen(self, y: Tensor, logits: Tensor, terms: Terms) -> dict[str, Tensor]:
