@@ -32,7 +32,7 @@ from vfd_tf.training.callbacks import (
     StochasticWeightAverage,
     VFDCallback,
 )
-from vfd_tf.training.distillation import VFD
+from vfd_tf.training.distillation import MTARD, VFD
 from vfd_tf.evaluation import evaluate
 from vfd_tf.training.options import TrainingOptions
 
@@ -116,6 +116,17 @@ def fits(name, message, *data, warning=False, **arguments):
 
 def dataset(x=X, y=Y, size=8):
     return tf.data.Dataset.from_tensor_slices((x, y)).batch(size)
+
+
+told(
+    "nothing to learn",
+    r"PGDAT with MTARD has no term of a weight above 0, .* of robust or vanilla\.",
+)(lambda: trainer(
+    method="pgd-at",
+    distillation=MTARD(adv=0, clean=0),
+    teacher=network(name="teacher"),
+    robust_teacher=network(name="robust"),
+))  # fmt: skip
 
 
 ENDLESS = r"The data set repeats for ever: take \.repeat\(\) off, or bound it with .*\."

@@ -71,8 +71,14 @@ def _counting(experiment: Experiment, mixtures=()) -> set[str]:
         found |= _fields(experiment.lambda_schedule, "lambda")
     if beta:
         found |= _fields(experiment.beta_schedule, "beta")
-    if "clean" in _weights(experiment):
+    weights = _weights(experiment)
+    if "clean" in weights:
         found.discard("add_clean_ce")
+    if (
+        not experiment.method.weights.keys() & weights
+        and not experiment.recipe.add_clean_ce
+    ):
+        found.discard("label_smoothing")  # soft labels have taken the place of all terms
     if experiment.attack.own_start and adversarial:
         found.discard(f"{keys['method']}_start_noise".replace("-", "_"))
     return found

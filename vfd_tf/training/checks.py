@@ -28,6 +28,16 @@ def is_cross_entropy_from_logits(loss) -> bool:
     return mean and same and config["from_logits"] is True
 
 
+def check_weights(weights: dict[str, float], *components) -> None:
+    """Raises `InputError` where a method and a distillation leave no term to learn from."""
+    if not any(weights.values()):
+        pair = " with ".join(type(component).__name__ for component in components)
+        raise InputError(
+            f"{pair} has no term of a weight above 0, and nothing to learn: raise the "
+            f"weight of {' or '.join(weights)}."
+        )
+
+
 def inner(optimizer):
     """The user's own optimizer, where float16 training put one that scales around it."""
     return getattr(optimizer, "inner_optimizer", optimizer)

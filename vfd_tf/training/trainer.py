@@ -99,6 +99,7 @@ class AdversarialTrainer(Trainable):
         weights = self.distillation.reweigh(self.method.weights, self.method.hard_label)
         if self.options.add_clean_ce:
             weights = {"clean": 1.0, **weights}
+        checks.check_weights(weights, self.method, self.distillation)
         # What a schedule may change from epoch to epoch, without tracing the step again.
         self.full_values = {f"{term}_weight": weight for term, weight in weights.items()}
         self.full_values |= {"attack_scale": 1.0, "awp_gamma": self.options.awp_gamma}
