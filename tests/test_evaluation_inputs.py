@@ -137,6 +137,7 @@ def test_stages_are_the_same_after_a_resume():
 
     class Two:
         transfer, threat, unbounded = False, "linf:0.05", False
+        attack = PGD(0.1)
 
         def stages(self, classes):
             one = protocol("fgsm", 0.002).stages(classes)[""]

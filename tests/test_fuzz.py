@@ -203,6 +203,8 @@ def reworded(data, place, value):
         every = places_of(whole)
         place = every[int(place * len(every))]
     *outer, last = place
+    if place == ("checksum",):
+        return json.dumps(whole).encode()
     entry = functools.reduce(lambda entry, key: entry[key], outer, whole)
     if value == GONE:
         del entry[last]

@@ -197,8 +197,8 @@ def test_b_mtard_moves_as_the_original_does():
 
 @pytest.mark.parametrize("name", ["adv_temperature", "clean_temperature"])
 def test_b_mtard_refuses_temperatures_that_its_first_step_would_replace(name):
-    for value in (0.5, 4.5):
-        with pytest.raises(InputError, match=f"{name} must be within 1 and hottest=4"):
+    for value, words in ((0.5, "at least 1.0"), (4.5, "at most hottest=4")):
+        with pytest.raises(InputError, match=f"{name} must be {words}"):
             BMTARD(**{name: value}, hottest=4.0)
     assert BMTARD(**{name: 4.0}, hottest=4.0)[name] == 4.0
 

@@ -23,6 +23,8 @@ class BMTARD(MTARD):
     with the learning rate. `adv`, `clean` and the temperatures are those of the first step.
     """
 
+    adv_temperature: float = hyper(1.0, "T_a in the first step", minimum=1.0)
+    clean_temperature: float = hyper(1.0, "T_n in the first step", minimum=1.0)
     weight_rate: float = hyper(0.025, "speed of the shares of both images", 0.0, 1.0)
     temperature_rate: float = hyper(0.001, "step of the temperatures", minimum=0.0)
     hottest: float = hyper(10.0, "highest temperature", minimum=1.0)
@@ -31,10 +33,10 @@ class BMTARD(MTARD):
     def __post_init__(self):
         super().__post_init__()
         for name in ("adv_temperature", "clean_temperature"):
-            if not 1 <= self[name] <= self.hottest:
+            if self[name] > self.hottest:
                 raise InputError(
-                    f"BMTARD.{name} must be within 1 and hottest={self.hottest:g}, between "
-                    f"which temperatures move; got {self[name]!r}."
+                    f"BMTARD.{name} must be at most hottest={self.hottest:g}; got "
+                    f"{self[name]!r}."
                 )
 
     @property
