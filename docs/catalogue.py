@@ -25,7 +25,7 @@ from vfd_tf.training.methods import METHODS
 
 FOLDER = pathlib.Path(__file__).parent
 FILE, DATA = FOLDER / "methods.md", FOLDER / "methods.toml"
-OURS = FOLDER / "results" / "rivals"
+OURS = FOLDER / "results" / "measured" / "rivals"
 HEAD = """# Methods
 
 <!-- Written by `make catalogue` from docstrings, docs/methods.toml and docs/results. -->
@@ -185,26 +185,42 @@ class _Read(dict):
 
 def measured() -> tuple[dict[str, tuple[tuple[str, ...], float, float]], str]:
     """Row -> its flags, clean and AutoAttack percent; and what they are of, a sentence."""
-    tables = sorted(OURS.glob("tables/*.csv"))
-    if not tables:
+    tables = OURS / "report" / "tables"
+    if not tables.is_dir():
         return {}, NOT_YET
-    (asked,) = suite.read(str(OURS.with_suffix(".toml")), "cpu")
-    rows = csv.DictReader(tables[0].read_text(encoding="utf-8").splitlines())
-    found, images = {}, 0
-    for row in rows:
-        if row["student"] == "average" and row["value"] and not row["setting"]:
-            values = found.setdefault(row["row"], {}).setdefault(row["column"], [])
-            values.append(float(row["value"]))
-            images = int(row["images"])
+    (asked,) = suite.read(str(FOLDER / "results" / f"{OURS.name}.toml"), "cpu")
+    rows = [
+        (row["row"], asked.rows[row["row"]], row)
+        for row in _read(tables / f"{OURS.name}.csv")
+        if not row["setting"]
+    ]
+    rows += [
+        (f"{row['row']}, {row['curve']} {row['point']}", _words(asked, row), row)
+        for row in _read(tables / f"{OURS.name}-curves.csv")
+    ]
+    found, words, images = {}, {}, 0
+    for name, its, row in rows:
+        if row["student"] == "average" and row["value"]:
+            column = found.setdefault(name, {}).setdefault(row["column"], [])
+            column.append(float(row["value"]))
+            words[name], images = its, int(row["images"])
     means = {
-        name: (
-            asked.rows[name],
-            *(np.mean(of[column]) for column in ("clean", "autoattack")),
-        )
+        name: (words[name], *(np.mean(of[column]) for column in ("clean", "autoattack")))
         for name, of in found.items()
         if {"clean", "autoattack"} <= of.keys()
     }
     return means, MEASURED.format(title=asked.title, images=images)
+
+
+def _read(path):
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+
+
+def _words(asked, row):
+    """What a point of a curve belongs to: the flags of its row, or its mixture."""
+    if row["curve"] == "sweep":
+        return asked.rows[row["row"]]
+    return (f"--mixture={dict(mixture='probabilities').get(row['curve'], row['curve'])}",)
 
 
 def _ours(entry, ours):

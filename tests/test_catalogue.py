@@ -105,3 +105,38 @@ def test_our_rows_stand_beside_the_method_or_distillation_they_use(catalogue):
     assert rows("distill", "vfd") == ["TRADES+VFD-Adv"]
     assert rows("option", "label_smoothing") == ["PGD-AT, smooth"]
     assert rows("method", "hat") == []
+
+
+def test_our_numbers_are_means_over_seeds_of_averaged_students(
+    catalogue, tmp_path, monkeypatch
+):
+    """Rows and points of the suite's tables, by hand."""
+    tables = tmp_path / "rivals" / "report" / "tables"
+    tables.mkdir(parents=True)
+    head = "row,student,setting,seed,column,value,images\n"
+    body = "HAT,average,,0,clean,60,100\nHAT,average,,1,clean,62,100\n"
+    body += "HAT,average,,0,autoattack,20,100\nHAT,last,,0,autoattack,99,100\n"
+    body += "GAT,average,,0,clean,50,100\n"  # without a verdict of AutoAttack yet
+    (tables / "rivals.csv").write_text(head + body)
+    head = "row,curve,point,student,seed,column,value,images\n"
+    body = "".join(
+        f"TRADES,{curve},{point},average,0,{column},{value},100\n"
+        for curve, point, value in (("sweep", 1, 30), ("mixture", 0.8, 40))
+        for column in ("clean", "autoattack")
+    )
+    (tables / "rivals-curves.csv").write_text(head + body)
+    monkeypatch.setattr(catalogue, "OURS", tmp_path / "rivals")
+    ours, said = catalogue.measured()
+    assert {name: row[1:] for name, row in ours.items()} == {
+        "HAT": (61, 20),
+        "TRADES, sweep 1": (30, 30),
+        "TRADES, mixture 0.8": (40, 40),
+    }
+    assert "first 100 test images" in said
+
+    def rows(kind, key):
+        entry = catalogue.Entry(kind, key, "", "", "")
+        return [row for row, *_ in catalogue._ours(entry, ours)]
+
+    assert rows("method", "trades") == ["TRADES, sweep 1"]
+    assert rows("mixture", "probabilities") == ["TRADES, mixture 0.8"]
