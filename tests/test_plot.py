@@ -95,6 +95,28 @@ def test_points_are_held_against_the_line_of_the_method_alone(runs, tmp_path, ca
     ]
 
 
+def test_mixtures_of_a_run_are_a_series_held_against_the_line(tmp_path, capsys):
+    root = tmp_path / "runs"
+    root.mkdir()
+    one, other = trades(root, 6.0, 50.0, 30.0), trades(root, 1.0, 70.0, 10.0)
+    for path, name, clean, worst in (
+        (one, "last-mixture-0.8", 60.0, 25.0),
+        (one, "last-weights-0.5", 65.0, 12.0),
+        (one, "average-mixture-0.8", 99.0, 99.0),  # of another student
+        (other, "last-mixture-0.9", 72.0, 5.0),
+    ):
+        results = json.loads((path / "results.json").read_text())
+        results["accuracies"][name] = {KEY: {"clean": clean, "worst": worst}}
+        (path / "results.json").write_text(json.dumps(results))
+    assert plot(tmp_path, one, other, "--plot_student=last") == 0
+    cells = table(capsys.readouterr().out)
+    verdicts = {name: row[-1] for name, row in cells.items()}
+    assert verdicts["trades+none mixture share 0.8"] == "above: +5.00"  # of 20 at 60
+    assert verdicts["trades+none mixture share 0.9"] == "outside the range"
+    assert verdicts["trades+none weights share 0.5"] == "below: -3.00"
+    assert verdicts["trades+none beta 6"] == "" and "99.00" not in str(cells)
+
+
 @pytest.mark.parametrize(
     ("name", "head"), [("a.png", b"\x89PNG"), ("a.pdf", b"%PDF"), ("a.svg", b"<?xml")]
 )

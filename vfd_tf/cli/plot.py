@@ -2,7 +2,8 @@
 
 Runs of one method and distillation are a series. A distillation's points are held against
 the line of its method's own series: above it, robustness was gained that the method's own
-hyper-parameters don't give at the same clean accuracy.
+hyper-parameters don't give at the same clean accuracy. So are those of mixtures, of which
+a run has a series of its own.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ import os
 from vfd_tf import evaluation, text
 from vfd_tf.attacks.attack import radius
 from vfd_tf.cli.info import parameter_text, readable
+from vfd_tf.experiments.mixtures import Mix
 from vfd_tf.experiments.record import Record
 from vfd_tf.hyperparameters import InputError, name_of
 from vfd_tf.training.distillation import DISTILLATIONS, NoDistillation
@@ -32,10 +34,7 @@ def plot(values, paths: list[str]) -> None:
     epsilon = None if values.eval_epsilon is None else radius(values.eval_epsilon)
     asked = values.eval_norm, epsilon, values.max_images
     key = _evaluation(records, student, names, asked)
-    points = [
-        Point.of(record, record.accuracies[student][key], names) for record in records
-    ]
-    series = group(points)
+    series = group([p for record in records for p in _points(record, student, key, names)])
     norm, epsilon, images = _facets(key)
     data = records[0].identity["dataset"]
     title = f"{data}, {images:,} test images, {norm}:{epsilon}, {student} student"
@@ -47,15 +46,42 @@ def plot(values, paths: list[str]) -> None:
     print(f"\n{values.out}")
 
 
+def _points(record, student, key, names) -> list["Point"]:
+    """A run, then its mixtures of every kind, to which the run itself belongs, too."""
+    own = Point.of(record, record.accuracies[student][key], names)
+    found = {}
+    for name, evaluations in record.accuracies.items():
+        mix, row = Mix.named(name, student), evaluations.get(key, {})
+        if mix and all(column in row for column in names):
+            found.setdefault(mix.kind, []).append((mix.share, *(row[n] for n in names)))
+    return [own] + [
+        own.mixed(kind, record.path, *values)
+        for kind, mixed in found.items()
+        for values in (*mixed, (1.0, own.x, own.y))
+    ]
+
+
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One run: percentages, and the hyper-parameters that it may differ in."""
+    """One run: percentages, and the hyper-parameters that it may differ in.
+
+    Attributes:
+        mixture, path: Of a mixture its kind and the run that was mixed, else empty.
+    """
 
     method: str
     distillation: str
     x: float
     y: float
     settings: dict = dataclasses.field(hash=False)  # (part, name) -> value
+    mixture: str = ""
+    path: str = ""
+
+    def mixed(self, kind: str, path: str, share: float, x: float, y: float) -> "Point":
+        """The point of a mixture of this run, by the share of its student."""
+        settings = {("mixture", "share"): share}
+        values = {"x": x, "y": y, "settings": settings, "mixture": kind, "path": path}
+        return dataclasses.replace(self, **values)
 
     @classmethod
     def of(cls, record: Record, accuracies: dict, names: tuple[str, str]) -> "Point":
@@ -95,7 +121,13 @@ class Series:
 
     @property
     def name(self) -> str:
-        return f"{self.points[0].method}+{self.points[0].distillation}"
+        first = self.points[0]
+        return f"{first.method}+{first.distillation} {first.mixture}".rstrip()
+
+    @property
+    def base(self) -> bool:
+        """Whether it is a method alone, which others are held against."""
+        return self.points[0].distillation == _ALONE and not self.points[0].mixture
 
     @property
     def joined(self) -> bool:
@@ -120,10 +152,11 @@ class Series:
 
 def group(points: list[Point]) -> list[Series]:
     """The series of all methods and distillations, in the order of their first points."""
-    pairs = {}
+    found = {}
     for point in points:
-        pairs.setdefault((point.method, point.distillation), []).append(point)
-    return [Series.of(members) for members in pairs.values()]
+        key = point.method, point.distillation, point.mixture, point.path
+        found.setdefault(key, []).append(point)
+    return [Series.of(members) for members in found.values()]
 
 
 def standard_error(percent: float, images: int) -> float:
@@ -137,13 +170,13 @@ def table(series: list[Series], names: tuple[str, str], images: int) -> str:
     The difference is vertical, in points, to the line of the method's own series at the
     point's x; "on" the line is within one binomial standard error of the point's y.
     """
-    base = {s.points[0].method: s for s in series if s.points[0].distillation == _ALONE}
+    base = {s.points[0].method: s for s in series if s.base}
     rows = [("accuracy (%)", *names, "std. error", "against the method alone")]
     for each in series:
         for point in each.points:
             error = standard_error(point.y, images)
             verdict = ""
-            if point.distillation != _ALONE:
+            if not each.base:
                 verdict = _verdict(point, base.get(point.method), error)
             numbers = (f"{value:.2f}" for value in (point.x, point.y, error))
             rows.append((f"{each.name} {each.label(point)}".strip(), *numbers, verdict))
@@ -199,8 +232,7 @@ def _draw_series(axes, series, images, number):
         capsize=2,
     )
     # On the outer side of each line: a distillation's is meant to run above its method's.
-    below = series.points[0].distillation == _ALONE
-    side, ha, va = ((-6, -5), "right", "top") if below else ((6, 5), "left", "bottom")
+    side, ha, va = ((-6, -5), "right", "top") if series.base else ((6, 5), "left", "bottom")
     style = {
         "textcoords": "offset points",
         "ha": ha,

@@ -80,6 +80,13 @@ class Mix:
         except ValueError as error:
             raise _refused(entry) from error
 
+    @classmethod
+    def named(cls, name: str, student: str) -> "Mix | None":
+        """The mixture of a student that verdicts of this name are of, if they are."""
+        kind, _, share = name.removeprefix(f"{student}-").partition("-")
+        own = name.startswith(f"{student}-") and kind in KINDS
+        return cls(kind, float(share)) if own else None
+
     @property
     def text(self) -> str:
         """The entry that stands for it."""
