@@ -111,8 +111,9 @@ def test_mixtures_of_a_run_are_a_series_held_against_the_line(tmp_path, capsys):
     assert plot(tmp_path, one, other, "--plot_student=last") == 0
     cells = table(capsys.readouterr().out)
     verdicts = {name: row[-1] for name, row in cells.items()}
-    assert verdicts["trades+none mixture share 0.8"] == "above: +5.00"  # of 20 at 60
-    assert verdicts["trades+none mixture share 0.9"] == "outside the range"
+    # Two runs were mixed, and their names tell the series apart.
+    assert verdicts[f"trades+none mixture of {one.name} share 0.8"] == "above: +5.00"
+    assert verdicts[f"trades+none mixture of {other.name} share 0.9"] == "outside the range"
     assert verdicts["trades+none weights share 0.5"] == "below: -3.00"
     assert verdicts["trades+none beta 6"] == "" and "99.00" not in str(cells)
 

@@ -6,6 +6,7 @@ hyper-parameters don't give at the same clean accuracy. So are those of mixtures
 a run has a series of its own.
 """
 
+import collections
 import dataclasses
 import math
 import os
@@ -109,6 +110,7 @@ class Series:
 
     points: tuple[Point, ...]
     differing: tuple[tuple[str, str], ...]
+    run: str = ""  # that was mixed, where several were
 
     @classmethod
     def of(cls, points: list[Point]) -> "Series":
@@ -122,7 +124,8 @@ class Series:
     @property
     def name(self) -> str:
         first = self.points[0]
-        return f"{first.method}+{first.distillation} {first.mixture}".rstrip()
+        of = f" of {self.run}" if self.run else ""
+        return f"{first.method}+{first.distillation} {first.mixture}".rstrip() + of
 
     @property
     def base(self) -> bool:
@@ -156,7 +159,14 @@ def group(points: list[Point]) -> list[Series]:
     for point in points:
         key = point.method, point.distillation, point.mixture, point.path
         found.setdefault(key, []).append(point)
-    return [Series.of(members) for members in found.values()]
+    series = [Series.of(members) for members in found.values()]
+    count = collections.Counter(each.name for each in series)
+    return [
+        dataclasses.replace(each, run=os.path.basename(os.path.abspath(path)))
+        if path and count[each.name] > 1
+        else each
+        for each, (*_, path) in zip(series, found, strict=True)
+    ]
 
 
 def standard_error(percent: float, images: int) -> float:
