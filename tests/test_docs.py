@@ -12,6 +12,7 @@ import pytest
 
 from vfd_tf.cli import flags, main, recipes
 from vfd_tf.experiments import suite
+from vfd_tf.experiments.report import build, document
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -175,3 +176,18 @@ def test_a_new_method_is_one_class(make_network, toy):
 
 def test_the_readme_is_short():
     assert len(README.splitlines()) <= 140 and os.path.getsize(ROOT / "README.md") < 8000
+
+
+MEASURED = [p.parent for p in sorted(ROOT.glob("docs/results/measured/*/suite.json"))]
+
+
+@pytest.mark.parametrize("suite_folder", MEASURED, ids=lambda path: path.name)
+def test_the_tables_of_committed_reports_are_those_of_the_committed_verdicts(
+    suite_folder, monkeypatch
+):
+    monkeypatch.chdir(ROOT)
+    folder = str(suite_folder.relative_to(ROOT))
+    found = build.sections([folder], f"{folder}/report")
+    for name, content in document.files(found).items():
+        if name.endswith(".csv"):
+            assert (suite_folder / "report" / name).read_text() == content, name
