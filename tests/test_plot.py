@@ -115,6 +115,8 @@ def test_mixtures_of_a_run_are_a_series_held_against_the_line(tmp_path, capsys):
     assert verdicts[f"trades+none mixture of {one.name} share 0.8"] == "above: +5.00"
     assert verdicts[f"trades+none mixture of {other.name} share 0.9"] == "outside the range"
     assert verdicts["trades+none weights share 0.5"] == "below: -3.00"
+    of_itself = cells[f"trades+none mixture of {one.name} share 1"][:2]
+    assert of_itself == ["50.00", "30.00"]  # the student alone
     assert verdicts["trades+none beta 6"] == "" and "99.00" not in str(cells)
 
 

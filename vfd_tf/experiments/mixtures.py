@@ -84,8 +84,7 @@ class Mix:
     def named(cls, name: str, student: str) -> "Mix | None":
         """The mixture of a student that verdicts of this name are of, if they are."""
         kind, _, share = name.removeprefix(f"{student}-").partition("-")
-        own = name.startswith(f"{student}-") and kind in KINDS
-        return cls(kind, float(share)) if own else None
+        return cls(kind, float(share)) if kind in KINDS else None
 
     @property
     def text(self) -> str:
