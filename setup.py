@@ -22,8 +22,9 @@ setup(
     package_dir={"vfd_tf.recipes": "flags"},
     package_data={
         "vfd_tf.recipes": ["*.flags"],
-        "vfd_tf.experiments": ["suites/*.toml", "templates/*.md"],
-        "vfd_tf.experiments.report": ["*.csv", "templates/*"],
+        "vfd_tf.experiments": ["templates/*.md"],
+        "vfd_tf.suites": ["definitions/*.toml"],
+        "vfd_tf.suites.report": ["*.csv", "templates/*"],
     },
     python_requires=">=3.11,<3.14",
     install_requires=[

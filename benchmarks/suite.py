@@ -24,11 +24,11 @@ from benchmarks import machine
 from vfd_tf import text
 from vfd_tf.cli import flags, suite_file, suite_plan
 from vfd_tf.experiments import embedding, places
-from vfd_tf.experiments.engines import Command, LocalEngine
-from vfd_tf.experiments.graph import Graph
-from vfd_tf.experiments.overview import Overview
 from vfd_tf.experiments.run_directory import RunDirectory
-from vfd_tf.experiments.suite import read
+from vfd_tf.suites.engines import Command, LocalEngine
+from vfd_tf.suites.graph import Graph
+from vfd_tf.suites.overview import Overview
+from vfd_tf.suites.suite import read
 
 ROWS, NOTHING = 36, "benchmarks.suite:nothing"
 

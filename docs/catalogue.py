@@ -18,8 +18,9 @@ import tensorflow as tf
 
 from vfd_tf import text
 from vfd_tf.cli import flags
-from vfd_tf.experiments import forecast, suite
+from vfd_tf.experiments import forecast
 from vfd_tf.models import mixture
+from vfd_tf.suites import suite
 from vfd_tf.training.distillation import DISTILLATIONS
 from vfd_tf.training.methods import METHODS
 

@@ -113,7 +113,7 @@ VERBS = {function.__name__: function for function in OWN}
 
 def local_suite(folder):
     """Three commands, of which the first is stopped by a signal to this process."""
-    from vfd_tf.experiments.engines import Command, LocalEngine
+    from vfd_tf.suites.engines import Command, LocalEngine
     from vfd_tf.training.signals import Signals
 
     futures = {}
@@ -132,7 +132,7 @@ def local_suite(folder):
 
 def parsl_suite(folder):
     """Two workers; all ends but the last three commands, which a signal is to stop."""
-    from vfd_tf.experiments.engines import Command, ParslEngine
+    from vfd_tf.suites.engines import Command, ParslEngine
     from vfd_tf.training.signals import Signals
 
     futures, begun = {}, []

@@ -7,7 +7,7 @@ import numpy as np
 
 import vfd_tf  # noqa: F401  before TensorFlow
 from vfd_tf.experiments import run_directory
-from vfd_tf.experiments.report import published
+from vfd_tf.suites.report import published
 
 THREAT = "linf:8/255"
 COLUMNS = (*published.ROBUST, "clean", "autoattack")

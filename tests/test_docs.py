@@ -12,8 +12,8 @@ import sys
 import pytest
 
 from vfd_tf.cli import flags, main, recipes
-from vfd_tf.experiments import suite
-from vfd_tf.experiments.report import build, document
+from vfd_tf.suites import suite
+from vfd_tf.suites.report import build, document
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]

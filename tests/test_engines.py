@@ -16,9 +16,10 @@ import processes
 import psutil
 import pytest
 
-from vfd_tf.experiments import command as commands_of
-from vfd_tf.experiments import local_engine, worker
-from vfd_tf.experiments.engines import (
+from vfd_tf.hyperparameters import InputError
+from vfd_tf.suites import command as commands_of
+from vfd_tf.suites import local_engine, worker
+from vfd_tf.suites.engines import (
     ENGINES,
     Command,
     CommandFailed,
@@ -28,8 +29,7 @@ from vfd_tf.experiments.engines import (
     ParslEngine,
     visible_gpus,
 )
-from vfd_tf.experiments.parsl_engine import retry_cost
-from vfd_tf.hyperparameters import InputError
+from vfd_tf.suites.parsl_engine import retry_cost
 
 RUN = "commands:main"  # of tests/commands.py
 
@@ -463,7 +463,7 @@ CONFIG = """
 import parsl
 from parsl.executors import HighThroughputExecutor
 from parsl.providers import LocalProvider
-from vfd_tf.experiments.parsl_engine import retry_cost
+from vfd_tf.suites.parsl_engine import retry_cost
 
 def cost(error, task):
     lost = type(error).__name__ == "WorkerLost"  # a worker takes long to begin

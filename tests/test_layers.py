@@ -9,6 +9,7 @@ ROOT = pathlib.Path(__file__).parents[1] / "vfd_tf"
 # Floors from the top; rooms of one floor don't know each other.
 FLOORS = (
     {"cli"},
+    {"suites"},
     {"experiments"},
     {"training"},
     {"evaluation"},

@@ -9,16 +9,16 @@ import threading
 import pytest
 from rich.console import Console
 
-from vfd_tf.experiments import overview as module
-from vfd_tf.experiments.engines import (
+from vfd_tf.hyperparameters import InputError
+from vfd_tf.suites import overview as module
+from vfd_tf.suites.engines import (
     Command,
     CommandFailed,
     CommandStopped,
     LocalEngine,
     ParentFailed,
 )
-from vfd_tf.experiments.overview import Overview, read_status
-from vfd_tf.hyperparameters import InputError
+from vfd_tf.suites.overview import Overview, read_status
 
 NAMES = "teacher", "student", "[b]other[/b]", "last"
 COMMANDS = [Command(name, (), f"logs/{name}.txt") for name in NAMES]

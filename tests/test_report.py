@@ -13,24 +13,24 @@ import pytest
 import suites
 
 from vfd_tf.cli import report as mode
-from vfd_tf.experiments.report import (
+from vfd_tf.hyperparameters import InputError
+from vfd_tf.suites.report import (
     build,
     collect,
     document,
     figures,
     section,
-    suite,
+    suite_record,
     summary,
     tables,
     words,
 )
-from vfd_tf.hyperparameters import InputError
 
 UNFINISHED = {"TRADES+KD": "failed", "TRADES+BGAT": "running", "TRADES+LBGAT": "waiting"}
 
 
 def summarized(workdir):
-    return summary.summarize(collect.collect(suite.read(str(workdir))))
+    return summary.summarize(collect.collect(suite_record.read(str(workdir))))
 
 
 def rewrite(path, **changes):

@@ -8,20 +8,21 @@ import pytest
 import suites
 
 from vfd_tf.experiments import mixtures
-from vfd_tf.experiments.report import (
+from vfd_tf.suites.report import (
     collect,
     curve_points,
     drawing,
     figures,
     gains,
     published,
+    suite_record,
     summary,
     tables,
     trade_off,
     trade_off_figure,
     words,
 )
-from vfd_tf.experiments.report import suite as stored
+from vfd_tf.suites.report.suite_record import CurvePoint, Entry, SuiteRecord
 
 COLUMNS = (*published.ROBUST, "clean", "autoattack")
 IMAGES = 10
@@ -32,7 +33,7 @@ def whole(**fields):
     plain = {"folder": "", "name": "hand", "title": "By hand", "kind": "table"}
     plain |= {"dataset": "digits", "arch": "net", "threat": "linf:0.1"}
     plain |= {"columns": COLUMNS, "images": dict.fromkeys(COLUMNS, IMAGES)}
-    return stored.Suite(**{**plain, **fields})
+    return SuiteRecord(**{**plain, **fields})
 
 
 def measured(suite, item, **rights):
@@ -46,11 +47,11 @@ def measured(suite, item, **rights):
 
 
 def entry(row, seed=0, **fields):
-    return stored.Entry(row, row.split("+")[0], seed, "", **fields)
+    return Entry(row, row.split("+")[0], seed, "", **fields)
 
 
 def point(label, student="last", kind="sweep", group="TRADES", row=None):
-    return stored.CurvePoint(group, 0, kind, label, "", student, student, row=row)
+    return CurvePoint(group, 0, kind, label, "", student, student, row=row)
 
 
 def row_of(name, percents, base=None, student="last"):
@@ -197,7 +198,7 @@ def test_a_directory_with_nothing_but_a_lock_is_no_problem(tmp_path):
 def test_a_seed_without_its_base_leaves_no_test_and_says_that_it_is_missing(tmp_path):
     workdir = suites.table(tmp_path, 80, seeds=(0, 1), groups=("TRADES",))
     shutil.rmtree(tmp_path / "cifar10-resnet8-TRADES-1")
-    found = summary.summarize(collect.collect(stored.read(str(workdir))))
+    found = summary.summarize(collect.collect(suite_record.read(str(workdir))))
     rows = {row.title: row for row in found.rows}
     cell = rows["TRADES+KD"].cells["pgd20"]
     assert cell.values.keys() == {0, 1} and cell.p_values == {}
@@ -380,7 +381,7 @@ def test_the_points_of_curves_are_a_table_with_their_intervals():
 
 def test_points_of_several_seeds_are_one_row_and_two_of_numbers():
     suite = whole()
-    seeds = [stored.CurvePoint("A", seed, "sweep", "1", "", "last") for seed in (0, 1)]
+    seeds = [CurvePoint("A", seed, "sweep", "1", "", "last") for seed in (0, 1)]
     points = [
         measured(suite, item, clean=5, autoattack=count)
         for item, count in zip(seeds, (4, 6), strict=True)
@@ -395,7 +396,7 @@ def test_points_of_several_seeds_are_one_row_and_two_of_numbers():
 def test_clean_accuracies_of_points_are_on_the_images_of_the_robust_ones(tmp_path):
     """In this suite AutoAttack takes a quarter of the images."""
     workdir = suites.table(tmp_path, 80, groups=("TRADES",))
-    found = summary.summarize(collect.collect(stored.read(str(workdir))))
+    found = summary.summarize(collect.collect(suite_record.read(str(workdir))))
     counts = {r["column"]: r["images"] for r in curve_points.long_rows(found)}
     assert counts == {"clean": 20, "autoattack": 20}
     assert len(curve_points.points(found)) == 5
@@ -428,7 +429,7 @@ def against_trades(names, rights, points=()):
     """Rows that are compared with TRADES, whatever their names; its sweep is flat at 50."""
     suite = whole(against="TRADES")
     entries = [
-        measured(suite, stored.Entry(name, "TRADES", 0, "", base), clean=c, autoattack=r)
+        measured(suite, Entry(name, "TRADES", 0, "", base), clean=c, autoattack=r)
         for name, (c, r) in zip(names, rights, strict=True)
         for base in [None if name == "TRADES" else "TRADES"]
     ]

@@ -7,7 +7,7 @@ import time
 import pytest
 import suites
 
-from vfd_tf.experiments.report import build
+from vfd_tf.suites.report import build
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)

@@ -7,12 +7,12 @@ import pytest
 import suites
 from scipy.stats import binomtest
 
-from vfd_tf.experiments.report import (
+from vfd_tf.suites.report import (
     collect,
     gains,
     published,
     statistics,
-    suite,
+    suite_record,
     summary,
     trade_off,
 )
@@ -253,7 +253,7 @@ def rows(tmp_path_factory):
     workdir = suites.table(
         tmp_path_factory.mktemp("runs"), groups=("TRADES",), seeds=(0, 1)
     )
-    found = summary.summarize(collect.collect(suite.read(str(workdir))))
+    found = summary.summarize(collect.collect(suite_record.read(str(workdir))))
     return {row.title: row for row in found.rows}, found
 
 
@@ -306,7 +306,7 @@ def test_other_test_images_are_never_compared(tmp_path):
     workdir = suites.table(tmp_path, groups=("TRADES",), images=80)
     other = suites.run_directory.RunDirectory(str(tmp_path / "cifar10-resnet8-TRADES-0"))
     other._merge(test_data="of another set")
-    found = summary.summarize(collect.collect(suite.read(str(workdir))))
+    found = summary.summarize(collect.collect(suite_record.read(str(workdir))))
     row = next(row for row in found.rows if row.name == "TRADES+KD")
     assert row.cells["pgd20"].p_value is None and row.cells["pgd20"].mean is not None
     assert row.distances["sweep"].points == 3  # without the base row
@@ -327,7 +327,7 @@ def test_rows_of_a_sweep_are_held_against_a_curve_that_is_no_row(tmp_path):
         point |= {"label": str(number), "directory": str(folder), "which": "last"}
         whole.setdefault("curves", []).append(point)
     path.write_text(json.dumps(whole))
-    found = summary.summarize(collect.collect(suite.read(str(workdir))))
+    found = summary.summarize(collect.collect(suite_record.read(str(workdir))))
     assert [row.distances["sweep"].points for row in found.rows] == [2] * 4
 
 
@@ -336,7 +336,7 @@ def test_where_all_are_equal_none_is_the_best(tmp_path):
     for path in tmp_path.glob("*/run.json"):
         known = {"clean": np.ones(40, bool), "pgd20": np.zeros(40, bool)}
         suites.run(path.parent, {"last": {40: known}})
-    found = summary.summarize(collect.collect(suite.read(str(workdir))))
+    found = summary.summarize(collect.collect(suite_record.read(str(workdir))))
     assert not any(row.cells[c].best for row in found.rows for c in ("clean", "pgd20"))
 
 

@@ -11,14 +11,15 @@ import pytest
 from vfd_tf.cli import commands, flags, main, suite, suite_file, suite_plan
 from vfd_tf.data import datasets
 from vfd_tf.data.facts import facts
-from vfd_tf.experiments import costs, forecast, places
+from vfd_tf.experiments import forecast, places
 from vfd_tf.experiments.evaluation_plan import EvaluationPlan
 from vfd_tf.experiments.experiment import Experiment
-from vfd_tf.experiments.graph import Graph, Node, Run, is_done
 from vfd_tf.experiments.mixtures import Mix
 from vfd_tf.experiments.run_directory import RunDirectory
-from vfd_tf.experiments.suite import SCALES, names, read
 from vfd_tf.hyperparameters import InputError
+from vfd_tf.suites import costs
+from vfd_tf.suites.graph import Graph, Node, Run, is_done
+from vfd_tf.suites.suite import SCALES, names, read
 from vfd_tf.training.distillation import KD, VFD, NoDistillation
 from vfd_tf.training.methods import HAT, TRADES, Natural
 

@@ -20,17 +20,17 @@ import pytest
 import tiny
 
 from vfd_tf.cli import flags, main, suite
-from vfd_tf.experiments.command import (
+from vfd_tf.experiments.evaluation_plan import EvaluationPlan
+from vfd_tf.experiments.run_directory import RunDirectory
+from vfd_tf.hyperparameters import InputError
+from vfd_tf.suites.command import (
     CommandFailed,
     CommandStopped,
     last_words,
     passed_on,
 )
-from vfd_tf.experiments.costs import costs
-from vfd_tf.experiments.evaluation_plan import EvaluationPlan
-from vfd_tf.experiments.graph import Graph
-from vfd_tf.experiments.run_directory import RunDirectory
-from vfd_tf.hyperparameters import InputError
+from vfd_tf.suites.costs import costs
+from vfd_tf.suites.graph import Graph
 
 TRADES, VFD = "TRADES", "TRADES+VFD"
 ROWS = {

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from vfd_tf.experiments.run_directory import RunDirectory
-from vfd_tf.experiments.suite import FOLDER
+from vfd_tf.suites.suite import FOLDER
 
 ROOT = pathlib.Path(__file__).parents[1]
 ROWS = "Vanilla", "TRADES", "TRADES+VFD-Adv"

@@ -12,7 +12,7 @@ import pathlib
 import shutil
 import sys
 
-from vfd_tf.experiments.report import build
+from vfd_tf.suites.report import build
 
 MEASURED = pathlib.Path(os.path.relpath(pathlib.Path(__file__).parent / "measured"))
 KEPT = ("flags.txt", "run.json", "results.json", "verdicts.npz", "history.csv", "README.md")

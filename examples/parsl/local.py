@@ -4,7 +4,7 @@ import parsl
 from parsl.executors import HighThroughputExecutor
 from parsl.providers import LocalProvider
 
-from vfd_tf.experiments.parsl_engine import retry_cost
+from vfd_tf.suites.parsl_engine import retry_cost
 
 config = parsl.Config(
     executors=[

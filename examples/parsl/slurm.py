@@ -10,7 +10,7 @@ from parsl.executors import HighThroughputExecutor
 from parsl.launchers import SingleNodeLauncher
 from parsl.providers import SlurmProvider
 
-from vfd_tf.experiments.parsl_engine import retry_cost
+from vfd_tf.suites.parsl_engine import retry_cost
 
 config = parsl.Config(
     executors=[

@@ -5,7 +5,7 @@ import re
 import shlex
 
 from vfd_tf.experiments.evaluation_plan import EvaluationPlan
-from vfd_tf.experiments.graph import Graph, Node
+from vfd_tf.suites.graph import Graph, Node
 
 
 def words_of(node: Node, graph: Graph) -> tuple[str, ...]:

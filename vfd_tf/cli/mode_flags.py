@@ -6,12 +6,12 @@ Every function takes the section they are in, as arguments of absl's DEFINE func
 from absl import flags
 
 from vfd_tf.cli.strategies import STRATEGIES
-from vfd_tf.experiments.engines import ENGINES
 from vfd_tf.experiments.evaluation_plan import STUDENTS
 from vfd_tf.experiments.mixtures import FIT_ATTACK
-from vfd_tf.experiments.suite import SCALES
 from vfd_tf.hyperparameters import LARGEST
 from vfd_tf.models.mixed_nuts import KEPT
+from vfd_tf.suites.engines import ENGINES
+from vfd_tf.suites.suite import SCALES
 
 _LARGEST = LARGEST[int]
 MIX_KINDS = ("probabilities", "nuts", "weights")

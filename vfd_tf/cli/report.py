@@ -3,7 +3,7 @@
 import glob
 import os
 
-from vfd_tf.experiments.report import build, document
+from vfd_tf.suites.report import build, document
 
 
 def run(values, words: list[str]) -> None:

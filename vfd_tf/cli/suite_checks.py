@@ -5,10 +5,10 @@ import os
 from vfd_tf import files
 from vfd_tf.data import datasets
 from vfd_tf.experiments import checks
-from vfd_tf.experiments.graph import Graph
-from vfd_tf.experiments.suite import Suite
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import classifiers, network
+from vfd_tf.suites.graph import Graph
+from vfd_tf.suites.suite import Suite
 
 FILE = "suite.json"
 _REMEDY = "remove it, or choose another --workdir"

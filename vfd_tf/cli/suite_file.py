@@ -5,7 +5,7 @@ import os
 from vfd_tf.cli import flags
 from vfd_tf.cli.commands import log_of, shell
 from vfd_tf.cli.suite_plan import PlannedSuite
-from vfd_tf.experiments.costs import data_of
+from vfd_tf.suites.costs import data_of
 
 
 def describe(planned: PlannedSuite) -> dict:

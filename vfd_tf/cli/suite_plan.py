@@ -6,9 +6,9 @@ from collections.abc import Container
 from vfd_tf import evaluation
 from vfd_tf.cli import flags, refusals
 from vfd_tf.experiments.evaluation_plan import attack_images
-from vfd_tf.experiments.graph import Graph, Node, Run
-from vfd_tf.experiments.suite import STUDENTS, Suite
 from vfd_tf.hyperparameters import InputError, choose
+from vfd_tf.suites.graph import Graph, Node, Run
+from vfd_tf.suites.suite import STUDENTS, Suite
 from vfd_tf.training.methods import Natural
 
 # Flags that a suite sets itself, for every run.

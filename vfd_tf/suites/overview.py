@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterable, Mapping
 
 from vfd_tf import files
-from vfd_tf.experiments.command import Command, CommandStopped, ParentFailed
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.progress import duration
+from vfd_tf.suites.command import Command, CommandStopped, ParentFailed
 
 STATUS = "status.json"
 _DRAWINGS = 2  # a second

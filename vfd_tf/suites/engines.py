@@ -5,14 +5,14 @@ command takes; `stop()` and `close()`, and is a context; `of(flags, started)` ma
 Futures raise `CommandFailed`, `ParentFailed` or `CommandStopped`.
 """
 
-from vfd_tf.experiments.command import (
+from vfd_tf.suites.command import (
     Command,
     CommandFailed,
     CommandStopped,
     ParentFailed,
 )
-from vfd_tf.experiments.local_engine import LocalEngine, visible_gpus
-from vfd_tf.experiments.parsl_engine import ParslEngine
+from vfd_tf.suites.local_engine import LocalEngine, visible_gpus
+from vfd_tf.suites.parsl_engine import ParslEngine
 
 __all__ = [
     "ENGINES",

@@ -24,7 +24,7 @@ from typing import Any
 from vfd_tf.experiments.mixtures import Mix
 from vfd_tf.hyperparameters import InputError, choose, reason
 
-FOLDER = pathlib.Path(__file__).parent / "suites"
+FOLDER = pathlib.Path(__file__).parent / "definitions"
 STUDENTS = ("last", "average")
 SCALES = ("paper", "short", "cpu", "smoke")
 ALL = "all"

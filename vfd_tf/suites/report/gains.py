@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from vfd_tf.experiments.report import published, statistics
-from vfd_tf.experiments.report.summary import LAST, Summary, student_text
+from vfd_tf.suites.report import published, statistics
+from vfd_tf.suites.report.summary import LAST, Summary, student_text
 
 PARTS = {
     "robust": published.ROBUST,

@@ -4,11 +4,11 @@ import dataclasses
 import functools
 import itertools
 
-from vfd_tf.experiments.report import curve_points, drawing, listing, tables, words
-from vfd_tf.experiments.report.gains import PARTS, gains
-from vfd_tf.experiments.report.section import Section
-from vfd_tf.experiments.report.summary import CURVES, Cell, Row
 from vfd_tf.progress import duration
+from vfd_tf.suites.report import curve_points, drawing, listing, tables, words
+from vfd_tf.suites.report.gains import PARTS, gains
+from vfd_tf.suites.report.section import Section
+from vfd_tf.suites.report.summary import CURVES, Cell, Row
 
 
 @dataclasses.dataclass(frozen=True)

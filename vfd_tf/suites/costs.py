@@ -11,10 +11,10 @@ import tensorflow as tf
 from vfd_tf.data.facts import Facts, facts
 from vfd_tf.experiments.experiment import Experiment
 from vfd_tf.experiments.forecast import WEIGHT_GRADIENT, Work, multiply_adds
-from vfd_tf.experiments.graph import Graph, Node, is_done
 from vfd_tf.experiments.run_directory import RunDirectory
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import architectures
+from vfd_tf.suites.graph import Graph, Node, is_done
 
 _SECONDS, _IMAGES = 1.0, 32  # of the measurement of a machine without runs
 

@@ -1,9 +1,9 @@
 """The report as Markdown: report.md."""
 
 from vfd_tf import text
-from vfd_tf.experiments.report import curve_points, tables, words
-from vfd_tf.experiments.report.gains import gains
-from vfd_tf.experiments.report.section import Section
+from vfd_tf.suites.report import curve_points, tables, words
+from vfd_tf.suites.report.gains import gains
+from vfd_tf.suites.report.section import Section
 
 
 def main_table(section: Section) -> str:

@@ -2,11 +2,11 @@
 
 import dataclasses
 
-from vfd_tf.experiments.report import statistics
-from vfd_tf.experiments.report.collect import AUTOATTACK, Measured, images_of
-from vfd_tf.experiments.report.published import CLEAN
-from vfd_tf.experiments.report.summary import CURVES, Cell, Summary, student_text
-from vfd_tf.experiments.report.tables import title, value_text
+from vfd_tf.suites.report import statistics
+from vfd_tf.suites.report.collect import AUTOATTACK, Measured, images_of
+from vfd_tf.suites.report.published import CLEAN
+from vfd_tf.suites.report.summary import CURVES, Cell, Summary, student_text
+from vfd_tf.suites.report.tables import title, value_text
 
 HEADS = ("curve", "point", "of")
 

@@ -6,8 +6,8 @@ import os
 import typing
 
 from vfd_tf import files
-from vfd_tf.experiments.overview import STATUS, read_status
 from vfd_tf.hyperparameters import InputError
+from vfd_tf.suites.overview import STATUS, read_status
 
 SUITE, VERSION = "suite.json", 1
 KINDS = ("table", "sweep", "features")
@@ -63,7 +63,7 @@ class Node:
 
 
 @dataclasses.dataclass(frozen=True)
-class Suite:
+class SuiteRecord:
     """What suite.json and status.json say; `folder` is where they are."""
 
     folder: str
@@ -93,7 +93,7 @@ class Suite:
         return os.path.join(self.folder, name)
 
 
-def read(folder: str) -> Suite:
+def read(folder: str) -> SuiteRecord:
     """The suite of a folder.
 
     Raises:
@@ -135,7 +135,7 @@ def _refused(path):
 
 
 def _suite(folder, whole, status):
-    known = {field.name for field in dataclasses.fields(Suite)}
+    known = {field.name for field in dataclasses.fields(SuiteRecord)}
     plain = {name: value for name, value in whole.items() if name in known}
     for name, kind in (("entries", Entry), ("curves", CurvePoint)):
         items = [_one(kind, fields) for fields in whole.get(name, [])]
@@ -147,7 +147,7 @@ def _suite(folder, whole, status):
         str(name): _node(name, node, status.get(name, {}))
         for name, node in whole.get("nodes", {}).items()
     }
-    suite = Suite(**{**plain, "folder": folder})
+    suite = SuiteRecord(**{**plain, "folder": folder})
     _check(suite)
     return suite
 

@@ -13,7 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from vfd_tf.experiments.command import (
+from vfd_tf.hyperparameters import InputError
+from vfd_tf.suites.command import (
     RUN,
     Command,
     CommandFailed,
@@ -22,7 +23,6 @@ from vfd_tf.experiments.command import (
     last_words,
     passed_on,
 )
-from vfd_tf.hyperparameters import InputError
 from vfd_tf.training import signals
 
 _WORKER = str(pathlib.Path(__file__).with_name("worker.py"))

@@ -1,11 +1,11 @@
 """What the report says in sentences: what was measured, how far it is, what it means."""
 
-from vfd_tf.experiments.report import statistics, tables, trade_off
-from vfd_tf.experiments.report.collect import AUTOATTACK, images_of
-from vfd_tf.experiments.report.gains import Gain, gains
-from vfd_tf.experiments.report.published import CLEAN
-from vfd_tf.experiments.report.suite import STATES, Suite
-from vfd_tf.experiments.report.summary import AVERAGE, CURVES, Row, Summary, student_text
+from vfd_tf.suites.report import statistics, tables, trade_off
+from vfd_tf.suites.report.collect import AUTOATTACK, images_of
+from vfd_tf.suites.report.gains import Gain, gains
+from vfd_tf.suites.report.published import CLEAN
+from vfd_tf.suites.report.suite_record import STATES, SuiteRecord
+from vfd_tf.suites.report.summary import AVERAGE, CURVES, Row, Summary, student_text
 
 _VERSIONS = ("vfd_tf", "tensorflow", "keras", "numpy", "python")
 _CURVE_WORDS = {  # with the name of the row that others are compared with
@@ -59,13 +59,13 @@ def _distinct(results, name):
     return " and ".join(dict.fromkeys(str(r[name]) for r in results if r.get(name)))
 
 
-def progress(suite: Suite) -> dict[str, int]:
+def progress(suite: SuiteRecord) -> dict[str, int]:
     """State -> how many commands are in it, without those of none."""
     states = [node.status for node in suite.nodes.values()]
     return {state: states.count(state) for state in STATES if state in states}
 
 
-def progress_text(suite: Suite) -> str:
+def progress_text(suite: SuiteRecord) -> str:
     """`18 of 21 commands are done, 1 running, 1 waiting, 1 failed.`"""
     counts = progress(suite)
     others = "".join(f", {n} {state}" for state, n in counts.items() if state != "done")

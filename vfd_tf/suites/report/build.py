@@ -11,9 +11,9 @@ import os
 import shutil
 
 from vfd_tf import files
-from vfd_tf.experiments.report import document, drawing, html
-from vfd_tf.experiments.report.section import Section, section
 from vfd_tf.hyperparameters import InputError
+from vfd_tf.suites.report import document, drawing, html
+from vfd_tf.suites.report.section import Section, section
 
 PAGE, MARKDOWN = "report.html", "report.md"
 

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from vfd_tf.experiments.report import drawing, trade_off_figure
-from vfd_tf.experiments.report.collect import AUTOATTACK
-from vfd_tf.experiments.report.drawing import BAR, CLASSES, COLOURS, DASHES
-from vfd_tf.experiments.report.published import CLEAN
-from vfd_tf.experiments.report.summary import AVERAGE, Summary, student_text
-from vfd_tf.experiments.report.tables import title
+from vfd_tf.suites.report import drawing, trade_off_figure
+from vfd_tf.suites.report.collect import AUTOATTACK
+from vfd_tf.suites.report.drawing import BAR, CLASSES, COLOURS, DASHES
+from vfd_tf.suites.report.published import CLEAN
+from vfd_tf.suites.report.summary import AVERAGE, Summary, student_text
+from vfd_tf.suites.report.tables import title
 
 HISTORY = {
     "val_accuracy": "clean",

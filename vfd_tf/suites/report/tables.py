@@ -3,11 +3,11 @@
 import re
 
 from vfd_tf import text
-from vfd_tf.experiments.report import published, statistics
-from vfd_tf.experiments.report.collect import AUTOATTACK
-from vfd_tf.experiments.report.gains import PARTS, Gain
-from vfd_tf.experiments.report.summary import CURVES, Cell, Row, Summary
-from vfd_tf.experiments.report.trade_off import Distance
+from vfd_tf.suites.report import published, statistics
+from vfd_tf.suites.report.collect import AUTOATTACK
+from vfd_tf.suites.report.gains import PARTS, Gain
+from vfd_tf.suites.report.summary import CURVES, Cell, Row, Summary
+from vfd_tf.suites.report.trade_off import Distance
 
 BLACK_BOX, WHITE_BOX, ADDED = "black-box attack", "white-box attack", "added"
 _ATTACKS = {"pgd20": "PGD", "fgsm": "FGSM", "cw": "C&W"}

@@ -4,17 +4,17 @@ import dataclasses
 
 import numpy as np
 
-from vfd_tf.experiments.report import drawing
-from vfd_tf.experiments.report.collect import images_of
-from vfd_tf.experiments.report.drawing import BAR, COLOURS, LINES, Look
-from vfd_tf.experiments.report.published import CLEAN
-from vfd_tf.experiments.report.summary import (
+from vfd_tf.suites.report import drawing
+from vfd_tf.suites.report.collect import images_of
+from vfd_tf.suites.report.drawing import BAR, COLOURS, LINES, Look
+from vfd_tf.suites.report.published import CLEAN
+from vfd_tf.suites.report.summary import (
     CURVES,
     Row,
     Summary,
     student_text,
 )
-from vfd_tf.experiments.report.tables import title
+from vfd_tf.suites.report.tables import title
 
 # Kind of a curve -> its line and its points.
 STYLES = {

@@ -9,7 +9,7 @@ import dataclasses
 import io
 import re
 
-from vfd_tf.experiments.report.statistics import interval
+from vfd_tf.suites.report.statistics import interval
 
 INK, GRID, PAPER = "#20242a", "#d5d9de", "#ffffff"
 COLOURS = {

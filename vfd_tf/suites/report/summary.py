@@ -5,15 +5,15 @@ import functools
 
 import numpy as np
 
-from vfd_tf.experiments.report import published, statistics, trade_off
-from vfd_tf.experiments.report.collect import (
+from vfd_tf.suites.report import published, statistics, trade_off
+from vfd_tf.suites.report.collect import (
     AUTOATTACK,
     Collected,
     Measured,
     images_of,
 )
-from vfd_tf.experiments.report.published import CLEAN
-from vfd_tf.experiments.report.suite import Suite
+from vfd_tf.suites.report.published import CLEAN
+from vfd_tf.suites.report.suite_record import SuiteRecord
 
 # Distillation by its flag -> as the paper calls it.
 DISTILLATIONS = {
@@ -134,7 +134,7 @@ class Summary:
     rows: tuple[Row, ...]
 
     @property
-    def suite(self) -> Suite:
+    def suite(self) -> SuiteRecord:
         return self.collected.suite
 
     @property

@@ -4,16 +4,16 @@ import numpy as np
 
 from vfd_tf import files
 from vfd_tf.experiments.features import EXAMPLES, FEATURES
-from vfd_tf.experiments.report import drawing
-from vfd_tf.experiments.report.suite import Suite
 from vfd_tf.hyperparameters import InputError
+from vfd_tf.suites.report import drawing
+from vfd_tf.suites.report.suite_record import SuiteRecord
 from vfd_tf.training.image_panel import show
 
 _REMEDY = "remove it, and its `python run.py suite` makes it again"
 _MOST = 8  # examples on a sheet
 
 
-def draw(suite: Suite) -> tuple[dict[str, tuple[str, object]], list[str]]:
+def draw(suite: SuiteRecord) -> tuple[dict[str, tuple[str, object]], list[str]]:
     """Name -> what the figure shows, and the figure; and why others can't be drawn."""
     found, problems = {}, []
     for name, file, picture in (

@@ -13,8 +13,8 @@ import numpy as np
 
 from vfd_tf import files
 from vfd_tf.experiments.record import Record, damaged
-from vfd_tf.experiments.report.suite import CurvePoint, Entry, Suite
 from vfd_tf.hyperparameters import InputError
+from vfd_tf.suites.report.suite_record import CurvePoint, Entry, SuiteRecord
 
 AUTOATTACK = "autoattack"
 MISSING, DAMAGED = "missing", "damaged"
@@ -30,7 +30,7 @@ class Run:
         problem: What can't be read of it; "" where all can, or isn't there yet.
     """
 
-    def __init__(self, path: str, suite: Suite):
+    def __init__(self, path: str, suite: SuiteRecord):
         self.path, self.problem = os.path.normpath(path), ""
         self.record, self.history = None, []
         if not os.path.isdir(path) or not set(os.listdir(path)) - {files.LOCK}:
@@ -66,7 +66,7 @@ class Measured:
 
     item: Entry | CurvePoint
     run: Run
-    suite: Suite
+    suite: SuiteRecord
 
     @property
     def which(self) -> str:
@@ -103,13 +103,13 @@ class Measured:
 class Collected:
     """A suite with what its runs say."""
 
-    suite: Suite
+    suite: SuiteRecord
     entries: tuple[Measured, ...]
     points: tuple[Measured, ...]
     runs: dict[str, Run]
 
 
-def collect(suite: Suite) -> Collected:
+def collect(suite: SuiteRecord) -> Collected:
     """Reads every run directory of a suite once."""
     items = (*suite.entries, *suite.curves)
     runs = {path: Run(path, suite) for path in dict.fromkeys(i.directory for i in items)}
@@ -120,7 +120,7 @@ def collect(suite: Suite) -> Collected:
     return Collected(suite, entries, points, runs)
 
 
-def images_of(suite: Suite, column: str) -> int:
+def images_of(suite: SuiteRecord, column: str) -> int:
     """How many test images a column is evaluated on; most have all of them."""
     return suite.images.get(column) or max(suite.images.values(), default=1)
 

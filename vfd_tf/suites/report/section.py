@@ -2,8 +2,7 @@
 
 import dataclasses
 
-from vfd_tf.experiments.report import collect, figures, listing, pictures, summary
-from vfd_tf.experiments.report import suite as suites
+from vfd_tf.suites.report import collect, figures, listing, pictures, suite_record, summary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +29,7 @@ def section(workdir: str, out: str, taken=()) -> Section:
     Raises:
         InputError: The folder holds none, or one that is damaged.
     """
-    suite = suites.read(workdir)
+    suite = suite_record.read(workdir)
     collected = collect.collect(suite)
     found = summary.summarize(collected)
     more, problems = pictures.draw(suite)

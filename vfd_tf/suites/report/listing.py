@@ -4,9 +4,9 @@ import dataclasses
 import os
 import urllib.parse
 
-from vfd_tf.experiments.report.collect import Collected, Measured, Run
-from vfd_tf.experiments.report.suite import Entry, Node
-from vfd_tf.experiments.report.summary import student_text
+from vfd_tf.suites.report.collect import Collected, Measured, Run
+from vfd_tf.suites.report.suite_record import Entry, Node
+from vfd_tf.suites.report.summary import student_text
 
 
 @dataclasses.dataclass(frozen=True)

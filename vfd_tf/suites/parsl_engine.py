@@ -12,8 +12,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from vfd_tf.experiments import worker
-from vfd_tf.experiments.command import (
+from vfd_tf.hyperparameters import InputError, reason
+from vfd_tf.suites import worker
+from vfd_tf.suites.command import (
     EXIT_BAD_INPUT,
     RUN,
     Command,
@@ -22,7 +23,6 @@ from vfd_tf.experiments.command import (
     last_words,
     passed_on,
 )
-from vfd_tf.hyperparameters import InputError, reason
 from vfd_tf.training import signals
 
 _EVERY = 0.5  # seconds between two looks at the files that workers leave
