@@ -216,7 +216,7 @@ def test_a_seed_without_its_base_leaves_no_test_and_says_that_it_is_missing(tmp_
 def test_marks_and_signs():
     up, down = row_of("A+KD", {}, "A"), row_of("A+LBGAT", {}, "A")
     for row, percent in ((up, 60.0), (down, 40.0)):
-        cell = summary.Cell({0: percent}, IMAGES, p_values={0: 0.01}, base=50.0)
+        cell = summary.Cell({0: percent}, IMAGES, p_values={0: 0.01}, bases={0: 50.0})
         row.cells["clean"] = cell
     found = summed(up, down, columns=("clean",))
     assert [tables.mark(r.cells["clean"]) for r in (up, down)] == ["▲", "▼"]
@@ -233,7 +233,9 @@ def test_every_seed_has_its_own_numbers_in_the_long_table():
     suite = whole(images={"clean": 100, "autoattack": 10}, columns=("autoattack",))
     items = [entry("A+KD", seed, base="A") for seed in (0, 1)]
     entries = tuple(measured(suite, item) for item in items)
-    cell = summary.Cell({0: 40.0, 1: 60.0}, 10, p_values={0: 0.2, 1: 0.5}, base=10.0)
+    cell = summary.Cell(
+        {0: 40.0, 1: 60.0}, 10, p_values={0: 0.2, 1: 0.5}, bases={0: 10.0, 1: 10.0}
+    )
     far = trade_off.Distance(3.0, 1.0, 5.0, 80.0, (70.0, 90.0), 1.0, 2)
     row = summary.Row("A+KD", "A", "last", "A", None, entries, {"autoattack": cell},
                       {"sweep": far})  # fmt: skip
@@ -445,7 +447,98 @@ def test_all_rows_are_compared_with_the_reference_whatever_their_names():
     rows = summarized(*against_trades(NAMES, RIGHTS), against="TRADES")
     assert [row.cells["clean"].base for row in rows] == [50, None, 50, 50, 50]
     values = {row.name: row.distances["sweep"].value for row in rows if row.distances}
-    assert values == {"Vanilla": None, "PGD-AT": 30, "HAT": -30, "GAT": None}
+    assert values == {"Vanilla": None, "PGD-AT": 30, "HAT": -30, "GAT": 0}
+
+
+def test_a_distance_says_what_of_it_is_missing():
+    """The curve has three points with the row itself, and two of them in seed 1."""
+    suite = whole(against="TRADES")
+    entries, points = [], []
+    for seed in (0, 1):
+        for name, base in (("TRADES", None), ("HAT", "TRADES")):
+            item = Entry(name, "TRADES", seed, "", base)
+            entries.append(measured(suite, item, clean=6, autoattack=4))
+        for label in ("1", "2"):
+            item = CurvePoint("TRADES", seed, "sweep", label, "", "last")
+            known = {"clean": 8, "autoattack": 2} if (seed, label) != (1, "2") else {}
+            points.append(measured(suite, item, **known))
+    assert summarized(entries, points)[1].distances["sweep"].missing == "2 of 3 points"
+    whole_seed = [p for p in points if p.item.seed == 0]
+    (found,) = summarized(entries, whole_seed)[1].distances.values()
+    assert found.missing == "1 of 2 seeds"
+    assert tables.distance_text(found).endswith("(1 of 2 seeds)")
+
+
+def test_mixtures_in_a_sweep_are_a_curve_for_every_value():
+    """Of beta 1 (90, 0) and (80, 20), of beta 6 (80, 40) and (60, 60): at 80 it is 40, and
+    at 90 the first one's 0; a line through all four would have 30 at 85.
+    """
+    suite = whole(kind="sweep", sweep="trades_beta")
+    places = {"1": ((8, 2), (9, 0)), "6": ((6, 6), (8, 4))}
+    entries, points = [], []
+    for value, ((clean, robust), (x, y)) in places.items():
+        own = {"value": value}
+        known = {"clean": clean, "autoattack": robust}
+        entries.append(measured(suite, entry("TRADES", **own), **known))
+        item = CurvePoint(*("TRADES", 0, "mixture", "0.8", "", "last"), **own)
+        points.append(measured(suite, item, clean=x, autoattack=y))
+        rival = entry("TRADES+KD", base="TRADES", **own)
+        entries.append(measured(suite, rival, clean=9 if value == "1" else 8, autoattack=5))
+    rows = {row.title: row for row in summarized(entries, points)}
+    found = [
+        rows[f"TRADES+KD, trades_beta={value}"].distances["mixture"].value
+        for value in places
+    ]
+    assert found == [50 - 0, 50 - 40]
+    curves = [
+        line.get_xydata().tolist()
+        for line in drawn(entries, points)[1].axes[0].lines
+        if line.get_label() == "mixture curve"
+    ]
+    assert curves == [[[80, 20], [90, 0]], [[60, 60], [80, 40]]]
+
+
+def test_a_mixture_that_no_numbers_fit_is_left_out_with_the_reason():
+    suite = whole()
+    item = CurvePoint("TRADES", 0, "nuts", "0.99", "", "last-nuts-0.99", node="run")
+    one = measured(suite, item)
+    one.run.results["fits"] = {"last-nuts-0.99": {"linf:0.1": {"reason": "No numbers."}}}
+    nodes = {"run": suite_record.Node("run", "", status="done")}
+    one = collect.Measured(item, one.run, whole(nodes=nodes))
+    assert (one.state, one.reason) == ("left out", "No numbers.")
+    found = summary.Summary(collect.Collected(suite, (), (one,), {}), ())
+    assert curve_points.rows(found)[1][0][-1] == "left out"
+    assert curve_points.sentences(found) == ["MixedNUTS 0.99 of TRADES: No numbers."]
+
+
+def test_mixed_nuts_are_drawn_under_autoattack_alone():
+    suite = whole()
+    entries = [measured(suite, entry("TRADES"), clean=8, autoattack=5, pgd20=6)]
+    points = [
+        measured(suite, point("0.9", kind=kind), clean=9, autoattack=4, pgd20=5)
+        for kind in ("nuts", "mixture")
+    ]
+    found = figures.draw(
+        summary.summarize(collect.Collected(suite, tuple(entries), tuple(points), {}))
+    )
+    named = {name: set(lines(figure)) for name, (_, figure) in found.items()}
+    assert {"MixedNUTS curve", "mixture curve"} <= named["trade-off-autoattack"]
+    assert "mixture curve" in named["trade-off-pgd20"]
+    assert "MixedNUTS curve" not in named["trade-off-pgd20"]
+
+
+def test_training_is_drawn_under_whatever_attack_was_watched():
+    one = measured(whole(), entry("TRADES"), clean=5)
+    watched = "val_accuracy", "val_pgd20_accuracy", "val_autoattack-quick_accuracy"
+    one.run.history[:] = [
+        {"epoch": e, "val_average_pgd20_accuracy": 1.0, "loss": 1.0}
+        | dict.fromkeys(watched, 0.5)
+        for e in (1, 2, 3)
+    ]
+    found = summary.summarize(collect.Collected(whole(), (one,), (), {}))
+    plots = figures.draw(found)["training"][1].axes
+    said = [plot.get_ylabel() for plot in plots if plot.get_ylabel()]
+    assert said == ["clean (%)", "APGD-CE, APGD-T (%)", "PGD-20 (%)"]
 
 
 def test_with_a_reference_every_row_is_a_point_of_its_own_in_one_plot():
@@ -475,7 +568,7 @@ def test_with_a_reference_the_sentences_sort_all_rows_by_their_side():
     rows = []
     for name, low, high in (("A", 1.0, 3.0), ("B", -3.0, -1.0), ("C", -1.0, 3.0)):
         cell = summary.Cell(
-            {0: 60.0}, 10, p_values={0: 0.01 if low > 0 else 0.9}, base=50.0
+            {0: 60.0}, 10, p_values={0: 0.01 if low > 0 else 0.9}, bases={0: 50.0}
         )
         value = (low + high) / 2
         distance = far(value, low, high, 80.0, (70.0, 90.0), 1.0, 2)

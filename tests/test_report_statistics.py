@@ -14,6 +14,7 @@ from vfd_tf.suites.report import (
     statistics,
     suite_record,
     summary,
+    tables,
     trade_off,
 )
 
@@ -115,20 +116,24 @@ def shares(images, *counts):
     return np.arange(images) < np.array(counts)[:, None]
 
 
-def test_the_height_of_a_polyline():
+def test_the_height_of_a_polyline_is_its_highest_there_or_further_right():
     x, y = np.array([80.0, 86.0, 92.0]), np.array([50.0, 44.0, 20.0])
-    asked = np.array([80.0, 83.0, 86.0, 89.0, 92.0, 79.9, 92.1])
+    asked = np.array([80.0, 83.0, 86.0, 89.0, 92.0, 92.1])
     found = trade_off.height(asked, x, y)
-    assert found[:5] == pytest.approx([50, 47, 44, 32, 20]) and np.isnan(found[5:]).all()
+    assert found.tolist() == pytest.approx([50, 47, 44, 32, 20, -np.inf])
+    # What it reaches at a higher clean accuracy it reaches at a lower one, too.
+    assert trade_off.height(70.0, x, y) == 50
+    assert trade_off.height(np.array([81.0, 83.0]), x, y[::-1]).tolist() == [50, 50]
     # Where it turns back on itself, or stands upright, the highest counts.
     assert trade_off.height(2.0, np.array([0.0, 4.0, 1.0]), np.array([0.0, 0.0, 9.0])) == 6
+    assert trade_off.height(2.0, np.array([4.0, 1.0, 0.0]), np.array([0.0, 9.0, 0.0])) == 6
     assert trade_off.height(1.0, np.array([1.0, 1.0]), np.array([3.0, 5.0])) == 5
 
 
 def test_the_distance_is_that_to_the_line_between_two_points():
     model = shares(10, 8, 5)
     curve = np.stack([shares(10, 10, 2), shares(10, 6, 4)])  # (100, 20) and (60, 40)
-    found = trade_off.distance([(model, curve)])
+    found = trade_off.distance([(model, [curve])])
     assert found.value == pytest.approx(50 - 30)
     assert found.clean == 80 and found.range == (60, 100) and found.points == 2
     assert found.low <= found.value <= found.high and found.sentence == ""
@@ -136,19 +141,52 @@ def test_the_distance_is_that_to_the_line_between_two_points():
 
 def test_outside_of_the_curve_there_is_no_distance():
     curve = np.stack([shares(10, 7, 4), shares(10, 6, 4)])
-    found = trade_off.distance([(shares(10, 9, 5), curve)])
+    found = trade_off.distance([(shares(10, 9, 5), [curve])])
     assert (found.value, found.low, found.high) == (None, None, None)
     assert (
         found.sentence
         == "at 90.0 %, outside of the curve's 60.0 to 70.0 % of clean accuracy"
     )
     assert trade_off.distance([]) is None
-    assert trade_off.distance([(shares(10, 9, 5), curve[:1])]) is None
+    assert trade_off.distance([(shares(10, 9, 5), [curve[:1]])]) is None
+
+
+def test_left_of_the_curve_a_model_below_it_is_beaten_and_one_above_is_elsewhere():
+    """From (60, 40): at 50 the method alone has 40 without any loss."""
+    curve = np.stack([shares(10, 10, 2), shares(10, 6, 4)])
+    beaten = trade_off.distance([(shares(10, 5, 1), [curve])])
+    assert beaten.value == pytest.approx(10 - 40) and beaten.high <= 0
+    assert beaten.inside == 1 and beaten.remark == ""
+    assert trade_off.distance([(shares(10, 5, 5), [curve])]).value is None
+
+
+def test_of_several_curves_the_highest_counts():
+    """Of one student (100, 20) to (60, 40), of another (90, 30) to (70, 50); no line joins
+    both: at 80 they are at 30 and at 40, and at 95 there is the first alone.
+    """
+    one = np.stack([shares(20, 20, 4), shares(20, 12, 8)])
+    other = np.stack([shares(20, 18, 6), shares(20, 14, 10)])
+    for clean, height in ((16, 40), (19, 22.5)):
+        found = trade_off.distance([(shares(20, clean, 10), [one, other])])
+        assert found.value == pytest.approx(50 - height) and found.points == 4
+
+
+def test_near_the_end_of_the_curve_a_model_on_it_is_as_often_above_as_below():
+    """A model a point right of the method alone: no resample of it may be left out."""
+    random, sides = np.random.default_rng(0), {1: 0, -1: 0}
+    shares = np.array([[0.51, 0.29], [0.50, 0.30], [0.60, 0.20]])[..., None]
+    for _ in range(120):
+        hard = random.uniform(size=400) + random.normal(0, 0.1, (3, 2, 400))
+        model, *curve = hard < shares
+        found = trade_off.distance([(model, [np.stack(curve)])])
+        if found.low is not None and found.low * found.high > 0:
+            sides[1 if found.low > 0 else -1] += 1
+    assert sum(sides.values()) <= 14 and abs(sides[1] - sides[-1]) <= 7, sides
 
 
 def test_a_model_on_its_curve_is_at_distance_zero_in_every_resample():
     curve = np.stack([shares(50, 20, 20), shares(50, 30, 10), shares(50, 40, 5)])
-    found = trade_off.distance([(curve[1], curve)])
+    found = trade_off.distance([(curve[1], [curve])])
     assert (found.value, found.low, found.high) == (0, 0, 0) and found.inside == 1
 
 
@@ -157,7 +195,7 @@ def test_over_a_curve_on_the_ground_the_interval_is_the_binomial_s():
     images = 400
     model = np.stack([np.arange(images) < 200, np.arange(images) % 2 == 0])
     curve = np.stack([shares(images, 0, 0), shares(images, images, 0)])
-    found = trade_off.distance([(model, curve)])
+    found = trade_off.distance([(model, [curve])])
     assert found.value == 50
     assert (found.low, found.high) == pytest.approx((45.1, 54.9), abs=0.6)
 
@@ -172,10 +210,9 @@ def brute_force(model, curve, resamples, seed):
         points = 100 * curve[:, :, drawn].mean(-1)
         heights = []
         for (x0, y0), (x1, y1) in zip(points[:-1], points[1:], strict=True):
-            if min(x0, x1) <= x <= max(x0, x1):
-                heights.append(
-                    y0 + (y1 - y0) * (x - x0) / (x1 - x0) if x1 != x0 else max(y0, y1)
-                )
+            heights += [y for at, y in ((x0, y0), (x1, y1)) if at >= x]
+            if min(x0, x1) < x < max(x0, x1):
+                heights.append(y0 + (y1 - y0) * (x - x0) / (x1 - x0))
         if heights:
             found.append(y - max(heights))
     return np.percentile(found, [2.5, 97.5]), len(found) / resamples
@@ -193,37 +230,39 @@ def test_the_interval_is_that_of_a_loop_over_resamples():
         student(0.8, 0.5),
         np.stack([student(*p) for p in ((0.7, 0.5), (0.78, 0.45), (0.9, 0.2))]),
     )
-    found = trade_off.distance([(model, curve)])
+    found = trade_off.distance([(model, [curve])])
     (low, high), inside = brute_force(model, curve, 2000, seed=5)
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.8)
     assert found.inside == pytest.approx(inside, abs=0.02)
     trade_off._resampled.cache_clear(), trade_off._weights.cache_clear()
-    again = trade_off.distance([(model, curve)])
+    again = trade_off.distance([(model, [curve])])
     assert again == found  # seeded
 
 
 def test_distances_of_seeds_are_pooled():
     curve = np.stack([shares(10, 10, 2), shares(10, 6, 4)])
-    found = trade_off.distance([(shares(10, 8, 5), curve), (shares(10, 8, 3), curve)])
+    seeds = [(shares(10, 8, robust), [curve]) for robust in (5, 3)]
+    found = trade_off.distance(seeds)
     assert found.value == pytest.approx((20 + 0) / 2) and found.seeds == 2
-    outside = trade_off.distance([(shares(10, 8, 5), curve), (shares(10, 5, 5), curve)])
-    assert outside.value is None
+    outside = trade_off.distance([*seeds, (shares(10, 5, 5), [curve])])
+    assert outside.value is None and outside.clean == 50
 
 
 def test_the_curve_goes_through_its_points_in_the_order_of_clean_accuracy():
-    """(60, 20), (80, 40), (100, 30): at 70 it is at 30, however they are named."""
-    curve = np.stack([shares(10, 8, 4), shares(10, 6, 2), shares(10, 10, 3)])
-    assert trade_off.distance([(shares(10, 7, 5), curve)]).value == pytest.approx(20)
+    """(60, 50), (80, 20), (100, 10): at 70 it is at 35, however they are named."""
+    curve = np.stack([shares(10, 8, 2), shares(10, 10, 1), shares(10, 6, 5)])
+    assert trade_off.distance([(shares(10, 7, 5), [curve])]).value == pytest.approx(15)
 
 
 def test_of_several_seeds_the_one_outside_is_named():
     short = np.stack([shares(10, 7, 4), shares(10, 6, 4), shares(10, 6, 4)])
     long = np.stack([shares(10, 10, 4), shares(10, 5, 4)])
     model = shares(10, 9, 5)
-    found = trade_off.distance([(model, long), (model, short)])
+    found = trade_off.distance([(model, [long]), (model, [short])])
     assert found.sentence.startswith("at 90.0 %, outside of the curve's 60.0 to 70.0 %")
     assert found.remark == "90.0 ∉ 60.0 – 70.0"
-    inside = trade_off.distance([(shares(10, 6, 5), long), (shares(10, 7, 5), short)])
+    seeds = [(shares(10, 6, 5), [long]), (shares(10, 7, 5), [short])]
+    inside = trade_off.distance(seeds)
     assert (inside.clean, inside.range, inside.points) == (65, (50, 100), 2)
 
 
@@ -233,7 +272,7 @@ def test_at_the_end_of_the_curve_there_is_no_interval():
     seeds = []
     for mine in (first, ~first):
         curve = np.stack([np.stack([~mine, ~mine]), np.zeros((2, 100), bool)])
-        seeds.append((np.stack([mine, mine]), curve))
+        seeds.append((np.stack([mine, mine]), [curve]))
     found = trade_off.distance(seeds)
     assert (found.value, found.low, found.high) == (0, None, None) and found.inside < 0.2
     assert found.sentence.startswith("too near the end of the curve's 0.0 to 50.0 %")
@@ -244,8 +283,9 @@ def test_the_share_of_resamples_outside_is_said():
     known = {"value": 3.0, "low": 1.0, "high": 5.0, "clean": 80.0, "points": 2}
     some = trade_off.Distance(**known, range=(70.0, 90.0), inside=0.9)
     assert some.remark == "10% outside"
-    assert some.sentence.startswith("10% of the resamples were outside of the curve's 70.0")
-    assert trade_off.Distance(**known, range=(70.0, 90.0), inside=0.96).sentence == ""
+    assert some.sentence.startswith("10% of the resamples were right of the curve's 70.0")
+    assert tables.distance_text(some) == "+3.0 [1.0, 5.0] (10% outside)"
+    assert trade_off.Distance(**known, range=(70.0, 90.0), inside=0.995).sentence == ""
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +325,7 @@ def test_the_distance_of_a_row_is_that_to_its_base_row_and_its_points(rows):
         for which in ("last-mixture-0.75", "last-mixture-0.5"):
             points.append(suites._mixtures("TRADES", 400, seed)[which][100])
         both = [np.stack([c["clean"], c["autoattack"]]) for c in (few, *points)]
-        pairs.append((both[0], np.stack(both[1:])))
+        pairs.append((both[0], [np.stack(both[1:])]))
     assert row.distances["mixture"] == trade_off.distance(pairs)
     assert row.distances["sweep"].points == 4
     assert by_title["TRADES"].distances == {} == by_title["Vanilla"].distances
@@ -341,9 +381,11 @@ def test_where_all_are_equal_none_is_the_best(tmp_path):
 
 
 def test_a_difference_is_marked_where_every_seed_has_it():
-    better = {"values": {0: 60.0, 1: 58.0}, "images": 100, "base": 50.0}
+    better = {"values": {0: 60.0, 1: 58.0}, "images": 100, "bases": {0: 50.0, 1: 57.0}}
     assert summary.Cell(**better, p_values={0: 0.01, 1: 0.04}).against_base == "better"
     assert summary.Cell(**better, p_values={0: 0.01, 1: 0.06}).against_base == ""
-    worse = {"values": {0: 40.0}, "images": 100, "base": 50.0}
+    opposed = {"values": {0: 60.0, 1: 50.0}, "images": 100, "bases": {0: 50.0, 1: 59.0}}
+    assert summary.Cell(**opposed, p_values={0: 0.001, 1: 0.01}).against_base == ""
+    worse = {"values": {0: 40.0}, "images": 100, "bases": {0: 50.0}}
     assert summary.Cell(**worse, p_values={0: 0.01}).against_base == "worse"
     assert summary.Cell(**worse).against_base == ""

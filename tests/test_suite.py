@@ -510,51 +510,6 @@ def test_a_sweep_of_the_base_is_the_curve_of_its_group():
     assert mixed == [f"last-mixture-{weight}" for weight in (0.6, 0.8, 0.9)] * 6
 
 
-def test_mixtures_of_a_suite_are_numbers_and_texts_and_each_kind_is_a_curve(tmp_path):
-    path, rows = tmp_path / "mine.toml", '"TRADES+VFD" = "--method=trades --distill=vfd"\n'
-    entries = '[curves]\nmixtures = [0.8, "weights:0.5", "nuts", "0.80"]\n'
-    path.write_text(GOOD + rows + entries)
-    graph, (found,) = planned(str(path))
-    curves = suite_file.describe(found)["curves"]
-    assert [(point["kind"], point["label"], point["which"]) for point in curves] == [
-        ("mixture", "0.8", "last-mixture-0.8"),
-        ("weights", "0.5", "last-weights-0.5"),
-        ("nuts", "0.985", "last-nuts-0.985"),
-    ]
-    (base,) = [path for point, _, path in found.points if point.row == "TRADES"]
-    words = commands.words_of(graph.nodes[base], graph)
-    assert "--mixtures=0.8,weights:0.5,nuts:0.985" in words
-
-
-def test_mixed_rows_are_mixed_as_well_and_their_points_say_whose_they_are(tmp_path):
-    path, rows = tmp_path / "mine.toml", '"TRADES+VFD" = "--method=trades --distill=vfd"\n'
-    rows += '"TRADES+KD" = "--method=trades --distill=kd"\n'
-    curves = '[curves]\nmixtures = [0.8]\nmixed = ["TRADES+VFD"]\n'
-    path.write_text(GOOD + rows + curves + '"TRADES+KD" = "--kd_temperature=2"\n')
-    _, (found,) = planned(str(path))
-    points = suite_file.describe(found)["curves"]
-    assert [(point["group"], point["row"], point["kind"]) for point in points] == [
-        ("TRADES", "TRADES", "mixture"),
-        ("TRADES", "TRADES+VFD", "mixture"),
-        ("TRADES", "TRADES+KD", "sweep"),
-    ]
-
-
-def test_all_rows_may_be_compared_with_one_whatever_their_names(tmp_path):
-    path, rows = tmp_path / "mine.toml", '"HAT" = "--method=hat --distill=none"\n'
-    curves = '[curves]\nmixtures = [0.8]\n"TRADES" = "--trades_beta=1"\n'
-    path.write_text(GOOD.replace("[rows]", 'against = "TRADES"\n[rows]') + rows + curves)
-    _, (found,) = planned(str(path))
-    whole = suite_file.describe(found)
-    assert whole["against"] == "TRADES"
-    bases = [(entry["row"], entry["group"], entry["base"]) for entry in whole["entries"]]
-    assert bases == [("TRADES", "TRADES", None), ("HAT", "TRADES", "TRADES")]
-    assert {(point["group"], point["row"]) for point in whole["curves"]} == {
-        ("TRADES", "TRADES")
-    }
-    assert [point["kind"] for point in whole["curves"]] == ["mixture", "sweep"]
-
-
 def test_a_scale_has_the_last_word_and_a_suites_own_table_behind_it(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(GOOD.replace("[rows]", "max_images = 7\n[rows]") + "[cpu]\n"

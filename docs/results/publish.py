@@ -21,8 +21,10 @@ KEPT = ("flags.txt", "run.json", "results.json", "verdicts.npz", "history.csv", 
 def publish(source: pathlib.Path, name: str) -> None:
     """Replaces docs/results/measured/NAME by a suite's folder; runs go beside it."""
     suite = json.loads((source / "suite.json").read_text())
+    _say_unfinished(source)
     for directory in sorted({e["directory"] for k in _LISTS for e in suite[k]}):
         run = (source / directory).resolve()
+        _refuse_loss(run, MEASURED / run.name)
         for kept in KEPT:
             if (run / kept).is_file():
                 _copy(run / kept, MEASURED / run.name / kept, run.parent)
@@ -36,6 +38,31 @@ def publish(source: pathlib.Path, name: str) -> None:
 
 
 _LISTS = ("entries", "curves")
+
+
+def _say_unfinished(source):
+    nodes = json.loads((source / "status.json").read_text()).values()
+    left = sum(node["status"] != "done" for node in nodes)
+    if left:
+        print(f"Warning: {left} of {len(nodes)} commands are not done: {source}")
+
+
+def _refuse_loss(run, there):
+    """Another suite may have published verdicts of the same run: none may get lost."""
+    new, known = (_columns(folder / "results.json") for folder in (run, there))
+    if known - new:
+        lost = ", ".join(sorted({which for which, *_ in known - new}))
+        raise SystemExit(f"{there} has verdicts ({lost}) that {run} lacks: add them there.")
+
+
+def _columns(path):
+    """(student, threat model and images, column) of every verdict of a run."""
+    if not path.is_file():
+        return set()
+    known = json.loads(path.read_text()).get("accuracies", {})
+    return {
+        (w, on, c) for w, rows in known.items() for on, row in rows.items() for c in row
+    }
 
 
 def _copy(source, target, root):

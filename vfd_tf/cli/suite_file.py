@@ -56,7 +56,7 @@ def _entries(planned):
             continue
         node = planned.graph.nodes[path]
         base = planned.suite.base(point.row)
-        for student in node.plan.students:
+        for student in planned.plans[point, seed].students:
             yield {
                 "row": point.row,
                 "group": planned.suite.group(point.row),
@@ -78,14 +78,16 @@ def _curves(planned):
         node = planned.graph.nodes[path]
         own = {"group": suite.group(point.row), "row": point.row, "seed": seed}
         own |= {"node": node.name, "directory": _seen(planned, path)}
-        for student in node.plan.students:
+        plan = planned.plans[point, seed]
+        for student in plan.students:
             if point.curve or swept and point.row in suite.bases:
                 label = {"kind": "sweep", "label": str(point.value), "which": student}
                 yield {**own, "student": student, **label}
-            for mix in node.plan.mixtures if suite.mixes(point) else ():
-                at = "" if point.curve or not swept else f" at {point.value}"
+            for mix in plan.mixtures:
+                at = f" at {point.value}" if swept else ""
                 label = {"kind": mix.kind, "label": f"{mix.share:g}{at}"}
-                yield {**own, "student": student, **label, "which": mix.name(student)}
+                label |= {"value": point.value, "which": mix.name(student)}
+                yield {**own, "student": student, **label}
 
 
 def _seen(planned, path):

@@ -17,6 +17,8 @@ _OWN = ("mode", "recipe", "seed", "runs", "workdir", *flags.OF_ROWS)
 _PLACES = ("data_dir", "strategy", "jit_compile", "steps_per_execution", "panel_every")
 _PLACES += ("checkpoint_minutes", "checkpoint_steps", "eval_batch_size")
 _ATTACKS = ("eval_attacks", "attack_images")  # that not all runs of a suite have
+# What a suite's file says instead of a flag.
+_KEYS = {"mixtures": "mixtures = [...] in [curves]", "eval_students": "students"}
 _OF_ROWS = ("recipe", "method", "distill")  # of these, what a suite's file may set
 
 
@@ -50,6 +52,7 @@ class PlannedSuite:
 
     Attributes:
         points: (point, seed, path of its run), in order.
+        plans: (point, seed) -> how this suite evaluates the run.
         attacks: What is evaluated: the suite's columns, or --eval_attacks.
     """
 
@@ -72,6 +75,8 @@ class PlannedSuite:
         _refuse_unlike(runs)
         paths = map(self.graph.add, runs)
         self.points = [(*p, path) for p, path in zip(pairs, paths, strict=True)]
+        # The graph's plans are those of all suites that want a run.
+        self.plans = {p: run.plan for p, run in zip(pairs, runs, strict=True)}
         if self.suite.features:
             self.graph.add_other(self._features())
 
@@ -111,12 +116,16 @@ class PlannedSuite:
             plan = flags.evaluation_plan(values, training=True)
         except InputError as error:
             raise InputError(f"{self.suite.name}, {point.label}: {error}") from error
-        mixes = self.suite.mixes(point) and not isinstance(experiment.method, Natural)
+        mixtures = self.suite.mixtures if self.suite.mixes(point) else ()
+        if mixtures and isinstance(experiment.method, Natural):
+            raise InputError(
+                f"{self.suite.name}, {point.label}: its student is trained as the vanilla "
+                "teacher is, and mixing both has no effect; name other rows in mixed and "
+                "against."
+            )
+        students = self._students(point, experiment)
         plan = dataclasses.replace(
-            plan,
-            students=self._students(point, experiment),
-            teachers=False,
-            mixtures=self.suite.mixtures if mixes else (),
+            plan, students=students, teachers=False, mixtures=mixtures
         )
         name = f"{self.suite.name}: {point.label}, seed {seed}"
         black_box = any(map(evaluation.is_transfer, self._attacks(point)))
@@ -147,7 +156,8 @@ class PlannedSuite:
 
     def _attacks(self, point):
         """Curves are compared on AutoAttack, or else on the last attack there is."""
-        return self.attacks[-1:] if point.curve else self.attacks
+        robust = [name for name in self.attacks if name == "autoattack"]
+        return tuple(robust or self.attacks[-1:]) if point.curve else self.attacks
 
     def _features(self):
         """The command that draws the features of all rows of the first seed."""
@@ -194,9 +204,11 @@ def _refuse_own(suite: Suite):
         swept |= _names(words)
     for name in _OWN:
         if name in swept and name not in _OF_ROWS:
+            key = _KEYS.get(name)
+            instead = f"write {key} in its place" if key else "leave it out of the file"
             raise InputError(
                 f"The suite {suite.name} sets --{name} for a run, which is set for all "
-                "runs alike: leave it out of the file."
+                f"runs alike: {instead}."
             )
 
 

@@ -205,7 +205,7 @@ def _suite(name, scale, entries) -> Suite:
     students = _parts(read_.pop("students", ""))
     for student in students:
         choose(dict.fromkeys(STUDENTS), student, "student of a suite")
-    return Suite(
+    suite = Suite(
         name,
         scale,
         rows=rows,
@@ -218,6 +218,23 @@ def _suite(name, scale, entries) -> Suite:
         sweep=_sweep("sweep", sweep) if sweep else None,
         **read_,
     )
+    _refuse_idle_mixtures(suite)
+    return suite
+
+
+def _refuse_idle_mixtures(suite):
+    """Raises `InputError` where no student is mixed, or no column can judge a mixture."""
+    if suite.mixtures and not suite.bases | {*suite.mixed}:
+        raise InputError(
+            "mixtures has no effect, as no row is compared with another: name the rows to "
+            'mix, mixed = ["TRADES"], or the one that all are compared with, against.'
+        )
+    fitted = [mix.text for mix in suite.mixtures if mix.fitted]
+    if fitted and "autoattack" not in suite.columns:
+        raise InputError(
+            f"mixtures has {fitted[0]}, whose errors other attacks don't find: add "
+            "autoattack to columns."
+        )
 
 
 def _mixing(curves) -> tuple[tuple[Mix, ...], tuple[str, ...]]:

@@ -17,7 +17,7 @@ from vfd_tf.hyperparameters import InputError
 from vfd_tf.suites.report.suite_record import CurvePoint, Entry, SuiteRecord
 
 AUTOATTACK = "autoattack"
-MISSING, DAMAGED = "missing", "damaged"
+MISSING, DAMAGED, LEFT_OUT = "missing", "damaged", "left out"
 _DAMAGED = (InputError, LookupError, TypeError, ValueError, AttributeError, OSError)
 
 
@@ -83,15 +83,22 @@ class Measured:
         if self.run.problem:
             return DAMAGED
         status = self.suite.node(self.item).status
-        return MISSING if status == "done" else status
+        if status != "done":
+            return status
+        return LEFT_OUT if self._unfit else MISSING
 
     @property
     def reason(self) -> str:
         """One sentence on that state; "" where there is nothing to say."""
         node = self.suite.node(self.item)
-        return self.run.problem or (
-            node.reason if self.state in ("failed", "stopped") else ""
-        )
+        said = node.reason if self.state in ("failed", "stopped") else ""
+        return self.run.problem or said or self._unfit
+
+    @property
+    def _unfit(self):
+        """Why no numbers of a mixture fit; "" of one that has them, and of all else."""
+        fits = self.run.results.get("fits", {}).get(self.which, {})
+        return str(fits.get(self.suite.threat, {}).get("reason", ""))
 
     def verdicts(self, column: str, images: int | None = None) -> np.ndarray | None:
         """bool [n] of a column, on as many images as the suite says; None without."""

@@ -3,7 +3,7 @@
 import dataclasses
 
 from vfd_tf.suites.report import statistics
-from vfd_tf.suites.report.collect import AUTOATTACK, Measured, images_of
+from vfd_tf.suites.report.collect import AUTOATTACK, LEFT_OUT, Measured, images_of
 from vfd_tf.suites.report.published import CLEAN
 from vfd_tf.suites.report.summary import CURVES, Cell, Summary, student_text
 from vfd_tf.suites.report.tables import title, value_text
@@ -53,6 +53,17 @@ def points(summary: Summary) -> list[CurvePoints]:
         CurvePoints(*key, _cells(summary, entries), tuple(entries))
         for key, entries in members.items()
     ]
+
+
+def sentences(summary: Summary) -> list[str]:
+    """Why points are left out, each once."""
+    said = {
+        f"{' '.join(point.texts[:2])} of {point.whose}: {entry.reason}": None
+        for point in points(summary)
+        for entry in point.entries
+        if entry.state == LEFT_OUT
+    }
+    return list(said)
 
 
 def _cells(summary, entries):

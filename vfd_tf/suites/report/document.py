@@ -47,6 +47,7 @@ def _section(section):
 def _notes(section):
     """A sentence for every row, figure or command that something is wrong with."""
     said = [f"{row.title}: {s}" for row in section.summary.rows for s in row.sentences]
+    said += curve_points.sentences(section.summary)
     said += section.problems
     return "\n".join(f"- {sentence}" for sentence in said)
 

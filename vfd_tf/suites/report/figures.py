@@ -1,5 +1,7 @@
 """The figures of a suite: trade-offs, sweeps, training curves."""
 
+import re
+
 import numpy as np
 
 from vfd_tf.suites.report import drawing, trade_off_figure
@@ -9,11 +11,7 @@ from vfd_tf.suites.report.published import CLEAN
 from vfd_tf.suites.report.summary import AVERAGE, Summary, student_text
 from vfd_tf.suites.report.tables import title
 
-HISTORY = {
-    "val_accuracy": "clean",
-    "val_pgd10_accuracy": "PGD-10",
-    "val_autoattack-quick_accuracy": "APGD-CE, APGD-T",
-}
+_WATCHED = re.compile(r"val_(?!average_)(?:(.+)_)?accuracy")  # curves of a run's history
 
 
 def draw(summary: Summary) -> dict[str, tuple[str, object]]:
@@ -122,19 +120,17 @@ def training(summary: Summary):
         return None
     groups, against = list(dict.fromkeys(row.group for row in rows)), summary.suite.against
     looks = drawing.looks(summary.rows, against)
-    shown = [
-        name for name in HISTORY if any(_curve(e, name) for r in rows for e in r.entries)
-    ]
+    shown = _watched(rows)
     with drawing.style():
         width = 8.2 if against else 2.3 * max(len(groups), 2) + 0.6
         figure = drawing.blank(width, 2.2 * len(shown) + 0.8)
         plots = figure.subplots(
             len(shown), len(groups), squeeze=False, sharex="col", sharey="row"
         )
-        for i, name in enumerate(shown):
+        for i, (name, said) in enumerate(shown.items()):
             for plot, group in zip(plots[i], groups, strict=True):
                 _histories(plot, [row for row in rows if row.group == group], name, looks)
-            plots[i, 0].set_ylabel(f"{HISTORY[name]} (%)")
+            plots[i, 0].set_ylabel(f"{said} (%)")
         for plot, group in zip(plots[0], groups, strict=True):
             plot.set_title("" if against else group)
         for plot in plots[-1]:
@@ -145,6 +141,20 @@ def training(summary: Summary):
         "attack of the validation. A line a seed.",
         figure,
     )
+
+
+def _watched(rows):
+    """Curve of the histories -> what it is, in words: clean first, then every attack."""
+    names = {
+        name for r in rows for e in r.entries for line in e.run.history for name in line
+    }
+    found = {name: _WATCHED.fullmatch(name) for name in sorted(names)}
+    attacks = {name: match[1] for name, match in found.items() if match}
+    said = {None: "clean", "autoattack-quick": "APGD-CE, APGD-T"}
+    return {
+        name: said.get(attack) or re.sub(r"^pgd(\d+)$", r"PGD-\1", attack)
+        for name, attack in sorted(attacks.items(), key=lambda pair: pair[1] or "")
+    }
 
 
 def _curve(entry, name):

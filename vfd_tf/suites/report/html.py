@@ -225,7 +225,8 @@ def _curve_points(summary, anchors):
         cells += [_accuracy(cell) for cell in point.cells.values()]
         links = [(str(e.item.seed), _anchor(e, anchors)) for e in point.entries]
         first = number > 0 and point.texts[::2] != found[number - 1].texts[::2]
-        rows.append(HtmlRow(kind, tuple(links), (), first, tuple(cells)))
+        reasons = tuple(dict.fromkeys(e.reason for e in point.entries if e.reason))
+        rows.append(HtmlRow(kind, tuple(links), reasons, first, tuple(cells)))
     names = curve_points.columns(summary)
     heads = (*curve_points.HEADS, *map(tables.title, names))
     caption = (
@@ -237,7 +238,7 @@ def _curve_points(summary, anchors):
 
 def _accuracy(cell):
     if cell.mean is None:
-        return HtmlCell(cell.state, kind=f"state {cell.state}")
+        return HtmlCell(cell.state, kind=f"state {cell.state.replace(' ', '-')}")
     low, high = cell.interval
     below = (("interval", f"{low:.1f} – {high:.1f}"),)
     return HtmlCell(tables.value_text(cell), round(cell.mean, 6), below=below)

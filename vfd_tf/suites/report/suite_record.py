@@ -43,6 +43,7 @@ class CurvePoint:
     student: str = "last"
     node: str = ""
     row: str | None = None  # whose student it is made of; None: the base row's
+    value: str | None = None  # of the swept flag, where that student is one of several
 
     @property
     def whose(self) -> str:

@@ -46,7 +46,7 @@ class Cell:
         images: Test images of each.
         paper: The paper's value, in percent.
         p_values: Seed -> p of McNemar's test against the base row of that seed.
-        base: Mean of the base row over the same seeds.
+        bases: Seed -> percent of the base row of that seed.
         state: What stands for it where there is no value: "waiting", "failed", ...
         best: Whether it is the highest of its group.
     """
@@ -55,7 +55,7 @@ class Cell:
     images: int
     paper: float | None = None
     p_values: dict[int, float] = dataclasses.field(default_factory=dict)
-    base: float | None = None
+    bases: dict[int, float] = dataclasses.field(default_factory=dict)
     state: str = ""
     best: bool = False
 
@@ -83,11 +83,17 @@ class Cell:
         return max(self.p_values.values(), default=None)
 
     @property
+    def base(self) -> float | None:
+        """Mean of the base row."""
+        return statistics.mean(self.bases.values())
+
+    @property
     def against_base(self) -> str:
-        """ "better" or "worse" than the base row where that is no chance, else ""."""
+        """ "better" or "worse" than the base row, beyond chance in every seed; else ""."""
         if self.p_value is None or self.p_value >= statistics.LEVEL:
             return ""
-        return "better" if self.mean > self.base else "worse"
+        higher = {value > self.bases[seed] for seed, value in self.values.items()}
+        return {(True,): "better", (False,): "worse"}.get(tuple(higher), "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +209,7 @@ def _row(collected, entries, bases):
 
 
 def _cell(suite, entries, bases, column):
-    values, p_values, base_values, images = {}, {}, {}, images_of(suite, column)
+    values, p_values, of_base, images = {}, {}, {}, images_of(suite, column)
     for entry in entries:
         verdicts = entry.verdicts(column)
         if verdicts is None:
@@ -214,7 +220,7 @@ def _cell(suite, entries, bases, column):
         theirs = None if base is None else base.verdicts(column)
         if theirs is not None and base.data == entry.data:
             p_values[seed] = statistics.mcnemar(verdicts, theirs)
-            base_values[seed] = 100 * float(theirs.mean())
+            of_base[seed] = 100 * float(theirs.mean())
     first = entries[0].item
     paper = None
     if suite.published and first.student == LAST and first.value is None:
@@ -225,7 +231,7 @@ def _cell(suite, entries, bases, column):
         images=images,
         paper=paper,
         p_values=p_values if whole else {},
-        base=statistics.mean(base_values.values()),
+        bases=of_base if whole else {},
         state="" if values else entries[0].state,
     )
 
@@ -247,19 +253,44 @@ def _best(rows, columns):
 
 def _distance(collected, entries, bases, kind):
     """The distance of a row to a curve of its base row, over the seeds that have one."""
-    seeds = []
+    seeds, asked = [], 0
     for entry in entries:
-        item, base = entry.item, _base(entry, bases)
-        model = None if item.base in (None, item.row) else _both(entry)
-        if model is None:
-            continue
-        members = [point for point in collected.points if _is_of(point, entry, kind)]
-        known = [*members, *([base] if base else [])]
-        points = [_both(point) for point in known if point.data == entry.data]
-        points = [point for point in points if point is not None]
-        if members and len(points) > 1:
-            seeds.append((model, np.stack(points)))
-    return trade_off.distance(seeds)
+        curves = _curves(collected, entry, bases, kind)
+        model = None if entry.item.base in (None, entry.item.row) else _both(entry)
+        known = [
+            [v for v in map(_both, (p for p in c if p.data == entry.data)) if v is not None]
+            for c in curves
+        ]
+        known = [np.stack(points) for points in known if len(points) > 1]
+        asked = max(asked, sum(map(len, curves)))
+        if model is not None and known:
+            seeds.append((model, known))
+    found = trade_off.distance(seeds)
+    return found and dataclasses.replace(found, missing=_missing(found, entries, asked))
+
+
+def _missing(distance, entries, asked):
+    """`1 of 2 seeds, 3 of 4 points`: what of a distance isn't there; "" where all is."""
+    pairs = ("seeds", distance.seeds, len(entries)), ("points", distance.points, asked)
+    return ", ".join(f"{n} of {whole} {name}" for name, n, whole in pairs if n < whole)
+
+
+def _curves(collected, entry, bases, kind):
+    """The points of the curves of a kind that an entry is held against, its base with them.
+
+    They are one curve; mixtures in a sweep are one for every value, of its student.
+    """
+    members = [point for point in collected.points if _is_of(point, entry, kind)]
+    curves = []
+    for value in dict.fromkeys(point.item.value for point in members):
+        if value is None:
+            base = _base(entry, bases)
+        else:
+            place = (entry.item.base, entry.item.student, entry.item.seed, value)
+            base = bases.get(place)
+        own = [point for point in members if point.item.value == value]
+        curves.append([*own, *([base] if base else [])])
+    return curves
 
 
 def _is_of(point, entry, kind):

@@ -58,6 +58,11 @@ def signed(value: float | None) -> str:
     return "0.0" if rounded in ("+0.0", "-0.0") else rounded
 
 
+def _plain(value):
+    """A number of one digit, a rounded zero without a sign."""
+    return f"{value:.1f}".replace("-0.0", "0.0") if abs(value) < 0.05 else f"{value:.1f}"
+
+
 def mark(cell: Cell) -> str:
     """Whether the cell differs from the base row by more than chance."""
     return {"better": "▲", "worse": "▼", "": ""}[cell.against_base]
@@ -72,13 +77,16 @@ def value_text(cell: Cell) -> str:
 
 
 def distance_text(distance: Distance | None) -> str:
-    """`+3.3 [0.7, 6.5]`, or `outside`."""
+    """`+3.3 [0.7, 6.5]`, with `(13% outside)` if so many resamples were; or `outside`."""
     if distance is None:
         return DASH
     if distance.value is None:
         return "outside"
-    bounds = "" if distance.low is None else f" [{distance.low:.1f}, {distance.high:.1f}]"
-    return signed(distance.value) + bounds
+    bounds = ""
+    if distance.low is not None:
+        bounds = f" [{_plain(distance.low)}, {_plain(distance.high)}]"
+    remark = f" ({distance.remark})" if distance.remark else ""
+    return signed(distance.value) + bounds + remark
 
 
 def markdown(summary: Summary, rows: list[Row]) -> str:

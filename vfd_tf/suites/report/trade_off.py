@@ -1,9 +1,14 @@
 """How far a model is from the trade-off curve of the method alone.
 
 A curve is the polyline through its points (clean accuracy, robust accuracy), in the order
-of their clean accuracies. The distance of a model is vertical: its robust accuracy minus
-the curve's highest at the model's clean accuracy. Above zero, the model has robustness that
-the method alone doesn't reach at that clean accuracy.
+of their clean accuracies. Its height at a clean accuracy is the highest robust accuracy
+that it has there or further right. The distance of a model is its robust accuracy minus
+the height of the curve, or of the highest of several. Above zero, the model has robustness
+that the method alone doesn't reach without losing clean accuracy. Below, the method alone
+is more robust and no less accurate.
+
+A model left of the curve and above it is elsewhere on the trade-off, and has no distance;
+nor has one right of all points.
 """
 
 import dataclasses
@@ -13,6 +18,7 @@ import numpy as np
 
 RESAMPLES, SEED = 2000, 0
 _ROWS = 200  # resamples at a time
+_NEARLY = 0.99  # share of them, from which the rest is not worth a word
 FEWEST = 0.5  # share of resamples in the curve's range, below which there is no interval
 
 
@@ -21,13 +27,14 @@ class Distance:
     """Points of robust accuracy above the curve, with its 95 % bootstrap interval.
 
     Attributes:
-        value: None where the clean accuracy of any seed is outside of its curve's range.
+        value: None where any seed is right of its curve, or left of it and above.
         clean: Clean accuracy of the model, in percent, a mean over seeds; without a value
             that of the first seed outside.
         range: Lowest and highest clean accuracy of the curve, of the same seeds.
-        inside: Share of the resamples in which it was within that range.
+        inside: Share of the resamples in which it was not right of the curve.
         points: How many points the curves have, the fewest of all seeds.
         seeds: How many seeds were pooled.
+        missing: What of them was asked for and is not there, in a few words.
     """
 
     value: float | None
@@ -38,31 +45,37 @@ class Distance:
     inside: float
     points: int
     seeds: int = 1
+    missing: str = ""
 
     @property
     def sentence(self) -> str:
         """What the number doesn't say."""
         low, high = self.range
         where = f"the curve's {low:.1f} to {high:.1f} % of clean accuracy"
+        said = [self.missing] if self.missing else []
         if self.value is None:
-            return f"at {self.clean:.1f} %, outside of {where}"
-        if self.low is None:
-            return f"too near the end of {where} for an interval"
-        if self.inside < 0.95:
-            return f"{1 - self.inside:.0%} of the resamples were outside of {where}"
-        return ""
+            said.insert(0, f"at {self.clean:.1f} %, outside of {where}")
+        elif self.low is None:
+            said.insert(0, f"too near the end of {where} for an interval")
+        elif self.inside < _NEARLY:
+            said.insert(0, f"{1 - self.inside:.0%} of the resamples were right of {where}")
+        return "; ".join(said)
 
     @property
     def remark(self) -> str:
         """The same in a few words."""
+        said = [self.missing] if self.missing else []
         if self.value is None:
-            return f"{self.clean:.1f} ∉ {self.range[0]:.1f} – {self.range[1]:.1f}"
-        if self.low is None:
-            return "at the curve's end"
-        return f"{1 - self.inside:.0%} outside" if self.inside < 0.95 else ""
+            low, high = self.range
+            said.insert(0, f"{self.clean:.1f} ∉ {low:.1f} – {high:.1f}")
+        elif self.low is None:
+            said.insert(0, "at the curve's end")
+        elif self.inside < _NEARLY:
+            said.insert(0, f"{1 - self.inside:.0%} outside")
+        return ", ".join(said)
 
 
-def distance(seeds: list[tuple[np.ndarray, np.ndarray]]) -> Distance | None:
+def distance(seeds: list[tuple[np.ndarray, list[np.ndarray]]]) -> Distance | None:
     """The distance of a model to a curve, pooled over seeds.
 
     Images are resampled jointly: for the model and all points of the curve, and for all
@@ -70,57 +83,77 @@ def distance(seeds: list[tuple[np.ndarray, np.ndarray]]) -> Distance | None:
 
     Args:
         seeds: For each, the model's verdicts bool [2, n], clean and robust, and those of
-            the points of its curve [k, 2, n].
+            the points of its curve [k, 2, n], or of several curves, of which the highest
+            counts.
 
     Returns:
-        None of no seed, or where a curve has fewer than two points.
+        None of no seed, or of one without a curve of two points.
     """
-    if not seeds or any(len(points) < 2 for _, points in seeds):
+    known = [[c for c in curves if len(c) > 1] for _, curves in seeds]
+    if not seeds or not all(known):
         return None
-    drawn = [_drawn(model, points) for model, points in seeds]
-    found = np.mean([values for values, _, _ in drawn], axis=0)  # NaN where any is outside
-    value, resampled = found[0], found[1:]
-    resampled = resampled[np.isfinite(resampled)]
-    inside = len(resampled) / RESAMPLES
-    measured = np.isfinite(value)
-    named = [each for each in drawn if np.isnan(each[0][0])][:1] or drawn
-    low, high = (
-        np.percentile(resampled, [2.5, 97.5])
-        if measured and inside >= FEWEST
-        else (None, None)
-    )
+    drawn = [_drawn(seed[0], curves) for seed, curves in zip(seeds, known, strict=True)]
+    found = np.mean([each.distances for each in drawn], axis=0)  # NaN where any is outside
+    outside = [each for each in drawn if each.outside]
+    named, value = outside[:1] or drawn, None if outside else float(found[0])
+    resampled = found[1:][np.isfinite(found[1:])]
+    inside, (low, high) = len(resampled) / RESAMPLES, (None, None)
+    if value is not None and inside >= FEWEST:
+        low, high = map(float, np.percentile(resampled, [2.5, 97.5]))
     return Distance(
-        value=float(value) if measured else None,
-        low=None if low is None else float(low),
-        high=None if high is None else float(high),
-        clean=float(np.mean([clean for _, clean, _ in named])),
-        range=(min(r[0] for *_, r in named), max(r[1] for *_, r in named)),
+        **{"value": value, "low": low, "high": high},
+        clean=float(np.mean([each.clean for each in named])),
+        range=(min(each.range[0] for each in named), max(each.range[1] for each in named)),
         inside=inside,
-        points=min(len(points) for _, points in seeds),
+        points=min(sum(map(len, curves)) for curves in known),
         seeds=len(seeds),
     )
 
 
 def height(x: np.ndarray, points_x: np.ndarray, points_y: np.ndarray) -> np.ndarray:
-    """The highest y at x [...] of the polyline through points [k, ...]; NaN outside."""
+    """The highest y of the polyline at x [...] or right of it, of points [k, ...].
+
+    -inf right of all points.
+    """
     highest = np.full(np.shape(x), -np.inf)
     for x0, x1, y0, y1 in zip(
         points_x[:-1], points_x[1:], points_y[:-1], points_y[1:], strict=True
     ):
-        within = (np.minimum(x0, x1) <= x) & (x <= np.maximum(x0, x1))
-        share = np.divide(x - x0, x1 - x0, out=np.zeros_like(highest), where=x1 != x0)
-        y = np.where(x1 == x0, np.maximum(y0, y1), y0 + share * (y1 - y0))
+        at = np.clip(x, np.minimum(x0, x1), np.maximum(x0, x1))
+        share = np.divide(at - x0, x1 - x0, out=np.zeros_like(highest), where=x1 != x0)
+        end = np.where(x0 < x1, y1, np.where(x0 > x1, y0, np.maximum(y0, y1)))
+        y = np.maximum(y0 + share * (y1 - y0), end)
+        within = x <= np.maximum(x0, x1)
         highest = np.where(within, np.maximum(highest, y), highest)
-    return np.where(np.isfinite(highest), highest, np.nan)
+    return highest
 
 
-def _drawn(model, points):
-    """Distances [1 + resamples], the first of the images as they are; x; its range."""
-    points = points[np.argsort(points[:, 0].mean(-1), kind="stable")]
-    everything = [_resampled(both.tobytes(), both.shape[-1]) for both in (model, *points)]
-    x, y = np.stack(everything, 1)
-    distances = y[0] - height(x[0], x[1:], y[1:])
-    return distances, float(x[0, 0]), (float(x[1:, 0].min()), float(x[1:, 0].max()))
+@dataclasses.dataclass(frozen=True)
+class _Drawn:
+    """A seed: distances [1 + resamples], the first of the images as they are."""
+
+    distances: np.ndarray
+    clean: float
+    range: tuple[float, float]
+
+    @property
+    def outside(self):
+        """Whether it is right of the curve, or left of it and above."""
+        left = self.clean < self.range[0]
+        return bool(np.isnan(self.distances[0]) or left and self.distances[0] > 0)
+
+
+def _drawn(model, curves):
+    x, y = _resampled(model.tobytes(), model.shape[-1])
+    highest, ends = np.full(x.shape, -np.inf), []
+    for points in curves:
+        points = points[np.argsort(points[:, 0].mean(-1), kind="stable")]
+        both = [_resampled(point.tobytes(), point.shape[-1]) for point in points]
+        points_x, points_y = np.stack(both, 1)
+        highest = np.maximum(highest, height(x, points_x, points_y))
+        ends += [points_x[:, 0].min(), points_x[:, 0].max()]
+    distances = y - np.where(np.isfinite(highest), highest, np.nan)
+    return _Drawn(distances, float(x[0]), (float(min(ends)), float(max(ends))))
 
 
 @functools.lru_cache(maxsize=512)  # a point is compared with every row of its method

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from vfd_tf.suites.report import drawing
-from vfd_tf.suites.report.collect import images_of
+from vfd_tf.suites.report.collect import AUTOATTACK, images_of
 from vfd_tf.suites.report.drawing import BAR, COLOURS, LINES, Look
 from vfd_tf.suites.report.published import CLEAN
 from vfd_tf.suites.report.summary import (
@@ -23,6 +23,7 @@ STYLES = {
     "weights": ("--", "x"),
     "nuts": ("-.", "*"),
 }
+FITTED = "nuts"  # other attacks than AutoAttack find too few of its errors
 _FAR = 0.1  # share of the highest robust accuracy, below which a row is left out
 _LOW = 0.8  # share of the lowest clean accuracy, below which a point of a curve may be
 
@@ -174,28 +175,45 @@ def _annotate(plot, text, x, y, colour):
 def _curves_of(summary, group, rows, column, looks):
     """The curves of a group, of one student, by their means over seeds; first its own.
 
-    Points that are far below all rows, such as collapsed interpolations, are left out.
+    Mixtures in a sweep are a curve for every value, of its student. Points that are far
+    below all rows, such as collapsed interpolations, are left out.
     """
-    student = summary.student
-    found, lowest = {}, np.min([_place(row, column) for row in rows], axis=0)
-    for point in summary.collected.points:
-        item, pair = point.item, _pair(point, column)
-        if (item.group, item.student) == (group, student) and item.kind in CURVES and pair:
-            members = found.setdefault((item.whose, item.kind), {})
-            members.setdefault(item.label, []).append(pair)
+    found = _means(summary, group, column)
+    lowest = np.min([_place(row, column) for row in rows], axis=0)
     order = {kind: i for i, kind in enumerate(CURVES)}
     keys = sorted(found, key=lambda key: (key[0] != group, key[0], order[key[1]]))
     curves = []
-    for whose, kind in keys:
-        means = {n: tuple(np.mean(p, 0)) for n, p in found[whose, kind].items()}
+    for whose, kind, value in keys:
+        means = found[whose, kind, value]
         far = [n for n, (x, y) in means.items() if x < _LOW * lowest[0] and y < lowest[1]]
         near = [place for label, place in means.items() if label not in far]
         if near:
-            own = [r for r in summary.rows if (r.name, r.student) == (whose, student)]
+            own = [row for row in summary.rows if _is_end(row, whose, value, summary)]
             near += [place for place in (_place(row, column) for row in own) if place]
         names = [f"{CURVES[kind]} {label} of {whose}" for label in far]
         curves.append(_curve(group, whose, kind, looks, sorted(near), names))
     return curves
+
+
+def _is_end(row, whose, value, summary):
+    """Whether a curve of a row, or of one of its values, goes through this row."""
+    same = (row.name, row.student) == (whose, summary.student)
+    return same and value in (None, row.value)
+
+
+def _means(summary, group, column):
+    """(row, kind, value) -> label -> mean place, of the points that a column shows."""
+    found, kinds = {}, set(CURVES) - (set() if column == AUTOATTACK else {FITTED})
+    for point in summary.collected.points:
+        item, pair = point.item, _pair(point, column)
+        same = (item.group, item.student) == (group, summary.student)
+        if same and item.kind in kinds and pair:
+            members = found.setdefault((item.whose, item.kind, item.value), {})
+            members.setdefault(item.label, []).append(pair)
+    return {
+        key: {label: tuple(np.mean(pairs, 0)) for label, pairs in members.items()}
+        for key, members in found.items()
+    }
 
 
 def _curve(group, whose, kind, looks, places, far):

@@ -228,12 +228,17 @@ _AVERAGED = (
 def _tests(summary):
     count, other = summary.comparisons, summary.suite.against or "the method alone"
     chance = count * statistics.LEVEL
+    several = any(len(row.entries) > 1 for row in summary.rows)
+    each = (
+        "; of several seeds, in each of them and in the same direction" if several else ""
+    )
+    fewer = ", and fewer where several seeds have to agree" if several else ""
     return (
         f"The accuracy is higher or lower than that of {other} by more than chance: "
         "McNemar's exact test on the images that only one of both gets right, p < "
-        f"{statistics.LEVEL}; of several seeds, in each of them. This suite makes {count} "
-        f"such comparisons: were there no difference at all, about {chance:.0f} would be "
-        "marked. The values of p are in the CSV file."
+        f"{statistics.LEVEL}{each}. This suite makes {count} such comparisons: were there "
+        f"no difference at all, about {chance:.0f} would be marked{fewer}. The values of p "
+        "are in the CSV file."
     )
 
 
@@ -245,10 +250,12 @@ def _distances(summary):
     return (
         f"{whose} trades clean for robust accuracy by its own settings. Its curve joins "
         f"its points in the order of clean accuracy: {ways}. The distance is the "
-        "AutoAttack accuracy of a row minus the curve's at the same clean accuracy, both "
-        f"on the same {images:,} test images. Above zero, the row gained what the curve "
-        "does not give. The interval is a 95 % bootstrap over the images "
-        f"({trade_off.RESAMPLES:,} resamples, of the row and the curve jointly; those in "
-        "which the curve does not reach the row's clean accuracy are left out, and their "
-        "share is given). Outside means that the curve has no point at that clean accuracy."
+        "AutoAttack accuracy of a row minus the highest that the curve has at the same "
+        f"clean accuracy or a higher one, both on the same {images:,} test images. Above "
+        "zero, the row gained what the curve does not give. The interval is a 95 % "
+        f"bootstrap over the images ({trade_off.RESAMPLES:,} resamples, of the row and the "
+        "curve jointly; those in which the row has a higher clean accuracy than all of the "
+        "curve are left out, and their share is given from 1 % on). Outside means that the "
+        "row has a higher clean accuracy than all of the curve, or a lower one and more "
+        "robustness."
     )
