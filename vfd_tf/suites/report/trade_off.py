@@ -8,7 +8,8 @@ that the method alone doesn't reach without losing clean accuracy. Below, the me
 is more robust and no less accurate.
 
 A model left of the curve and above it is elsewhere on the trade-off, and has no distance;
-nor has one right of all points.
+nor has one right of all points. In resamples the first counts as zero, as it is not known
+to be above, and the second is left out.
 """
 
 import dataclasses
@@ -145,14 +146,18 @@ class _Drawn:
 
 def _drawn(model, curves):
     x, y = _resampled(model.tobytes(), model.shape[-1])
-    highest, ends = np.full(x.shape, -np.inf), []
+    highest, ends, lefts = np.full(x.shape, -np.inf), [], []
     for points in curves:
         points = points[np.argsort(points[:, 0].mean(-1), kind="stable")]
         both = [_resampled(point.tobytes(), point.shape[-1]) for point in points]
         points_x, points_y = np.stack(both, 1)
         highest = np.maximum(highest, height(x, points_x, points_y))
+        lefts.append(points_x.min(0))
         ends += [points_x[:, 0].min(), points_x[:, 0].max()]
     distances = y - np.where(np.isfinite(highest), highest, np.nan)
+    left = x < np.min(lefts, axis=0)
+    left[0] = False  # what is measured there has no distance
+    distances = np.where(left, np.minimum(distances, 0), distances)
     return _Drawn(distances, float(x[0]), (float(min(ends)), float(max(ends))))
 
 

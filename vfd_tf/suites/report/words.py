@@ -254,8 +254,7 @@ def _distances(summary):
         f"clean accuracy or a higher one, both on the same {images:,} test images. Above "
         "zero, the row gained what the curve does not give. The interval is a 95 % "
         f"bootstrap over the images ({trade_off.RESAMPLES:,} resamples, of the row and the "
-        "curve jointly; those in which the row has a higher clean accuracy than all of the "
-        "curve are left out, and their share is given from 1 % on). Outside means that the "
-        "row has a higher clean accuracy than all of the curve, or a lower one and more "
-        "robustness."
+        "curve jointly). Outside means that the row has a higher clean accuracy than all "
+        "of the curve, or a lower one and more robustness; resamples of the first kind are "
+        "left out, and their share is given from 1 % on; those of the second count as zero."
     )
