@@ -2,8 +2,9 @@
 
 import importlib.util
 import pathlib
+import re
 import shlex
-import tomllib
+from decimal import Decimal
 
 import pytest
 
@@ -23,8 +24,26 @@ def catalogue():
 
 
 @pytest.fixture(scope="module")
-def data():
-    return tomllib.loads((DOCS / "methods.toml").read_text())
+def data(catalogue):
+    return catalogue.read()
+
+
+@pytest.fixture(scope="module")
+def published(data):
+    """(entry, row) of all published numbers."""
+    kinds = ("method", "distill", "option", "mixture")
+    entries = [(key, own) for kind in kinds for key, own in data[kind].items()]
+    return [(key, row) for key, own in entries for row in own["published"]]
+
+
+# Models of RobustBench whose footnote says that the radius is 0.031, and not 8/255.
+OTHER_RADIUS = {
+    "Zhang2019Theoretically",
+    "Cui2020Learnable_34_10",
+    "Cui2020Learnable_34_10_LBGAT0",
+    "Cui2020Learnable_34_10_LBGAT6",
+}
+ALONE = {"hat", "ikl", "awp", "nuts"}  # have rows in the overview that compare with none
 
 
 def test_the_page_is_that_of_the_code_as_it_is(catalogue):
@@ -59,18 +78,66 @@ def test_the_forwards_of_a_step_by_hand(catalogue, words, own, beside):
     assert catalogue.forwards(words) == (own, beside)
 
 
-def test_published_numbers_have_a_source_and_belong_to_a_method(data):
-    tables = {"method": METHODS, "distill": DISTILLATIONS}
-    for kind, known in tables.items():
+def test_published_numbers_belong_to_a_method_and_every_source_and_setting_is_used(
+    data, published
+):
+    for kind, known in {"method": METHODS, "distill": DISTILLATIONS}.items():
         assert data[kind].keys() <= known.keys()
-    used = set()
-    for kind in (*tables, "option", "mixture"):
-        for row in (row for own in data[kind].values() for row in own.get("published", [])):
-            assert row["source"] in data["sources"]
-            assert 0 <= row.get("autoattack", 0) <= row["clean"] <= 100
-            assert row.keys() <= {"data", "network", "clean", "autoattack", "source"}
-            used.add(row["source"])
-    assert used == data["sources"].keys()
+    assert {row["source"] for _, row in published} == data["sources"].keys()
+    assert {row["of"] for _, row in published if "of" in row} == data["setting"].keys()
+
+
+def test_every_row_names_its_data_network_and_source(data, published):
+    for key, row in published:
+        assert row["data"] in ("CIFAR-10", "CIFAR-100"), key
+        assert re.match(r"(Wide)?ResNet-\d+", row["network"]), key
+        assert row["source"] in data["sources"], key
+        assert ("model" in row) == (row["source"] == "robustbench"), key
+        known = {"of", "data", "network", "recipe", "form", "said", "radius", "source"}
+        numbers = {"clean", "clean_pm", "pgd20", "autoattack", "autoattack_pm"}
+        assert row.keys() <= known | numbers | {"model", "overview"}, key
+
+
+def test_robust_accuracy_is_below_clean_accuracy_and_all_are_percent(published):
+    for key, row in published:
+        clean = row.get("clean", 100)
+        robust = [row[column] for column in ("autoattack", "pgd20") if column in row]
+        assert robust and all(0 <= value < clean <= 100 for value in robust), key
+        assert robust == sorted(robust), f"{key}: AutoAttack is no weaker than PGD-20"
+        spreads = [column for column in row if column.endswith("_pm")]
+        assert all(column.removesuffix("_pm") in row for column in spreads), key
+
+
+def test_rows_with_another_radius_say_so(catalogue, published):
+    lines = catalogue.FILE.read_text().splitlines()
+    for key, row in published:
+        other = row.get("model") in OTHER_RADIUS
+        assert row.get("radius") == ("0.031" if other else None), key
+        if other:
+            (line,) = [line for line in lines if f"`{row['model']}`" in line]
+            assert "radius 0.031" in line
+    assert {row.get("model") for _, row in published} >= OTHER_RADIUS
+
+
+def test_rows_of_the_overview_compare_with_rows_of_other_entries(published):
+    shown = [(key, row) for key, row in published if row.get("overview")]
+    settings = {}
+    for key, row in shown:
+        assert row["data"] == "CIFAR-10"
+        if "of" in row:
+            settings.setdefault(row["of"], set()).add(key)
+    for setting, keys in settings.items():
+        assert len(keys) > 1 or setting == "fastat", (setting, keys)  # one for EMA's effect
+    assert {key for key, row in shown if "of" not in row} == ALONE
+    assert "init" not in {key for key, _ in shown}
+
+
+def test_numbers_keep_their_digits_and_have_no_more_than_two(catalogue):
+    shown = [
+        catalogue._percent(value and Decimal(value), spread and Decimal(spread))
+        for value, spread in [("82.1", None), ("49.153", "0.152"), (None, None)]
+    ]
+    assert shown == ["82.1", "49.15 ± 0.15", "–"]
 
 
 def test_every_command_is_one(catalogue, data):
@@ -87,19 +154,18 @@ def test_every_command_is_one(catalogue, data):
 
 
 def test_our_rows_stand_beside_the_method_or_distillation_they_use(catalogue):
-    ours = {
-        "TRADES": (("--method=trades", "--distill=none"), 80.0, 40.0),
-        "TRADES+VFD-Adv": (("--method=trades", "--distill=vfd"), 81.0, 41.0),
-        "PGD-AT, smooth": (
-            ("--method=pgd-at", "--distill=none", "--label_smoothing=0.4"),
-            70.0,
-            42.0,
-        ),
-    }
+    ours = [
+        catalogue.Ours(row, tuple(words.split()), 80.0, 40.0)
+        for row, words in {
+            "TRADES": "--method=trades --distill=none",
+            "TRADES+VFD-Adv": "--method=trades --distill=vfd",
+            "PGD-AT, smooth": "--method=pgd-at --distill=none --label_smoothing=0.4",
+        }.items()
+    ]
 
     def rows(kind, key):
         entry = catalogue.Entry(kind, key, "", "", "")
-        return [row for row, *_ in catalogue._ours(entry, ours)]
+        return [own.row for own in catalogue._ours(entry, ours)]
 
     assert rows("method", "trades") == ["TRADES"]
     assert rows("distill", "vfd") == ["TRADES+VFD-Adv"]
@@ -107,36 +173,88 @@ def test_our_rows_stand_beside_the_method_or_distillation_they_use(catalogue):
     assert rows("method", "hat") == []
 
 
-def test_our_numbers_are_means_over_seeds_of_averaged_students(
-    catalogue, tmp_path, monkeypatch
-):
+ROWS_HEAD = "row,student,setting,seed,column,value,images\n"
+CURVES_HEAD = "row,curve,point,student,seed,column,value,images\n"
+
+
+@pytest.fixture
+def tables(catalogue, tmp_path, monkeypatch):
+    """(rows, curves) -> writes both tables of the suite."""
+    folder = tmp_path / "rivals" / "report" / "tables"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(catalogue, "OURS", tmp_path / "rivals")
+
+    def write(rows, curves=""):
+        (folder / "rivals.csv").write_text(ROWS_HEAD + rows)
+        if curves:
+            (folder / "rivals-curves.csv").write_text(CURVES_HEAD + curves)
+
+    return write
+
+
+def both(row, clean, robust, head="average,,0", images=100):
+    """Lines of a row, or of a point of a curve."""
+    values = (("clean", clean), ("autoattack", robust))
+    return "".join(f"{row},{head},{name},{value},{images}\n" for name, value in values)
+
+
+def test_our_numbers_are_means_over_seeds_of_averaged_students(catalogue, tables):
     """Rows and points of the suite's tables, by hand."""
-    tables = tmp_path / "rivals" / "report" / "tables"
-    tables.mkdir(parents=True)
-    head = "row,student,setting,seed,column,value,images\n"
     body = "HAT,average,,0,clean,60,100\nHAT,average,,1,clean,62,100\n"
+    body += "HAT,average,,mean,clean,99,100\n"
     body += "HAT,average,,0,autoattack,20,100\nHAT,last,,0,autoattack,99,100\n"
     body += "GAT,average,,0,clean,50,100\n"  # without a verdict of AutoAttack yet
-    (tables / "rivals.csv").write_text(head + body)
-    head = "row,curve,point,student,seed,column,value,images\n"
-    body = "".join(
-        f"TRADES,{curve},{point},average,0,{column},{value},100\n"
-        for curve, point, value in (("sweep", 1, 30), ("mixture", 0.8, 40))
-        for column in ("clean", "autoattack")
-    )
-    (tables / "rivals-curves.csv").write_text(head + body)
-    monkeypatch.setattr(catalogue, "OURS", tmp_path / "rivals")
+    points = [("sweep,1", 30), ("mixture,0.8", 40)]
+    curves = "".join(both("TRADES", n, n, f"{at},average,0") for at, n in points)
+    tables(body, curves)
     ours, said = catalogue.measured()
-    assert {name: row[1:] for name, row in ours.items()} == {
-        "HAT": (61, 20),
-        "TRADES, sweep 1": (30, 30),
-        "TRADES, mixture 0.8": (40, 40),
+    assert {own.row: (own.clean, own.autoattack, own.point) for own in ours} == {
+        "HAT": (61, 20, False),
+        "TRADES, sweep 1": (30, 30, True),
+        "TRADES, mixture 0.8": (40, 40, True),
     }
+    assert "--trades_beta=1" in ours[1].words
     assert "first 100 test images" in said
 
     def rows(kind, key):
         entry = catalogue.Entry(kind, key, "", "", "")
-        return [row for row, *_ in catalogue._ours(entry, ours)]
+        return [own.row for own in catalogue._ours(entry, ours)]
 
     assert rows("method", "trades") == ["TRADES, sweep 1"]
     assert rows("mixture", "probabilities") == ["TRADES, mixture 0.8"]
+
+
+def test_the_overview_has_the_default_row_and_the_section_all_points(catalogue, tables):
+    """Neither a better point of the curve nor a better row of another option."""
+    body = both('"PGD-AT, label smoothing 0.4"', 76, 39) + both("PGD-AT", 75, 38)
+    body += both("TRADES", 70.5, 35.25)
+    tables(body, both("TRADES", 72, 45, "sweep,1,average,0"))
+    page = catalogue.page()
+    line = {key: f"| [{key}](#" for key in ("trades", "pgd-at", "label_smoothing", "hat")}
+    cells = {
+        key: [x for x in page.splitlines() if x.startswith(start)][0].split("|")[-2].strip()
+        for key, start in line.items()
+    }
+    assert cells == {
+        "trades": "70.50 / 35.25",
+        "pgd-at": "75.00 / 38.00",
+        "label_smoothing": "76.00 / 39.00",
+        "hat": "–",
+    }
+    section = page.split("### `trades`")[1].split("### ")[0]
+    assert "| ours: TRADES " in section and "| ours: TRADES, sweep 1 " in section
+    assert "on the first 100 test images" in " ".join(page.split())
+
+
+def test_fewer_images_under_autoattack_are_said(catalogue, tables):
+    tables("HAT,average,,0,clean,60,10000\nHAT,average,,0,autoattack,20,1000\n")
+    _, said = catalogue.measured()
+    assert "first 10,000 test images, 1,000 of them under AutoAttack" in said
+
+
+@pytest.mark.parametrize(
+    "body", ["", "HAT,average,,0,clean,,\n", "HAT,last,,0,clean,1,9\n"]
+)
+def test_tables_without_values_are_no_numbers_of_ours(catalogue, tables, body):
+    tables(body)
+    assert catalogue.measured() == ([], catalogue.NOT_YET)

@@ -55,8 +55,8 @@ def interpolation(
 ) -> keras.Model:
     """The network whose weights are (1 - weight) of one network's plus weight of another's.
 
-    BatchNorm's means and variances are interpolated too, and not measured anew. Networks
-    that were trained apart have nothing between them; those that share a beginning may.
+    BatchNorm's means and variances are interpolated too, and not measured anew. Usually no
+    good network lies between networks trained apart.
 
     Args:
         vanilla, robust: Classifiers with logits, of one architecture.

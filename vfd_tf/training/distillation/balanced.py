@@ -17,10 +17,12 @@ class BMTARD(MTARD):
     The temperature of the teacher of higher mean entropy falls by `temperature_rate`, the
     other's rises by it, both within 1 and `hottest`. The share of clean images moves by
     `weight_rate` towards r_n / (r_a + r_n), r the mean KL of a step over that of the
-    first; that of adversarial ones is the rest. Zhao et al. 2024,
-    https://ieeexplore.ieee.org/document/10561594, code zhaoshiji123/MTARD-extension, which
-    uses the share of a step in that step, here in the next, and divides both rates by 10
-    with the learning rate. `adv`, `clean` and the temperatures are those of the first step.
+    first; that of adversarial ones is the rest. `adv`, `clean` and the temperatures are
+    those of the first step. Zhao et al. 2024, https://ieeexplore.ieee.org/document/10561594
+
+    The code (zhaoshiji123/MTARD-extension) updates the shares before the loss of the same
+    step; here they apply from the next step. It divides both rates by 10 with the learning
+    rate; here they stay.
     """
 
     adv_temperature: float = hyper(1.0, "T_a in the first step", minimum=1.0)

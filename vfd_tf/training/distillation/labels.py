@@ -14,8 +14,9 @@ class KD(Distillation):
     """Two teachers: hard * CE + vanilla * KD_vanilla(x') + robust * KD_robust(x').
 
     KD_t = T^2 * (-sum_c softmax(t/T)_c log softmax(z/T)_c), every network on x'. Chen et
-    al. 2021, https://openreview.net/forum?id=qZzy5urZw9, for PGD-AT. With other methods
-    (defined by no paper) the three parts stand in place of the method's hard-label
+    al. 2021, https://openreview.net/forum?id=qZzy5urZw9. Its abstract names PGD, TRADES
+    and FGSM; its code (VITA-Group/Alleviate-Robust-Overfitting) has PGD-AT alone. Here,
+    with any other method, the three parts stand in place of the method's hard-label
     cross-entropy and take its weight; MART keeps its margin term, HAT its helper, and a of
     AR-AT weighs its own cross-entropies alone.
 
@@ -74,9 +75,9 @@ class BGAT(Distillation):
     """Boundary guidance: mean_c (z(x') - z_T(x))^2 in place of the hard labels.
 
     T is the frozen vanilla teacher. Cui et al. 2021, https://arxiv.org/abs/2011.11164, for
-    PGD-AT, ALP and TRADES; with natural (x' = x), MART and HAT, defined by no paper, the
-    same replacement. The replaced cross-entropy gets weight 1 and the method's other terms
-    keep their ratio to it, so that ALP's pairing has weight 1.
+    PGD-AT, ALP and TRADES. Here any other method has the same replacement; natural
+    training has x' = x. The replaced cross-entropy gets weight 1 and the method's other
+    terms keep their ratio to it, so that ALP's pairing has weight 1.
     """
 
     reads = ("adv",)
@@ -108,8 +109,9 @@ class LBGAT(BGAT):
     """BGAT with a partner learnt jointly: mean_c (z(x') - z_P(x))^2 + CE(z_P(x), y).
 
     The partner starts from scratch, sees clean images only, and no gradient is stopped:
-    the student pulls it too. Cui et al. 2021, https://arxiv.org/abs/2011.11164, for TRADES;
-    other methods follow BGAT's rule.
+    the student pulls it too. Cui et al. 2021, https://arxiv.org/abs/2011.11164, for TRADES:
+    beta is 0 in the networks published for CIFAR-10, 0 and 6 in those for CIFAR-100
+    (dvlab-research/LBGAT). Other methods follow BGAT's rule.
     """
 
     needs = ("partner",)

@@ -15,13 +15,14 @@ class RSLAD(Distillation):
     """adv * KL(p_R(x) || p(x')) + clean * KL(p_R(x) || p(x)) in place of the hard labels.
 
     R is the frozen robust teacher, always on clean x; the attack ascends the first KL from
-    the method's start. Zi et al. 2021, https://arxiv.org/abs/2108.07969, which is
-    `pgd-at` with it, but from x + 0.001 N(0, 1). With the others, defined by no paper,
-    BGAT's rule: it takes the place of natural's and PGD-AT's only term, of the clean
-    cross-entropy of TRADES, HAT, GAT, DKL and IKL, of both of ALP and of AR-AT and of
-    MART's boosted one; with weight 1, to which their other terms keep their ratio, so that
-    ALP's pairing has weight 1 and HAT's helper stays. With natural training x' = x:
-    KL(p_R(x) || p(x)).
+    the method's start. Zi et al. 2021, https://arxiv.org/abs/2108.07969. The paper's
+    method is `pgd-at` with this loss, the attack starting at x + 0.001 N(0, 1).
+
+    The other methods, with which no paper defines it, follow BGAT's rule: it takes the
+    place of natural's and PGD-AT's only term, of the clean cross-entropy of TRADES, HAT,
+    GAT, DKL and IKL, of both of ALP and of AR-AT and of MART's boosted one. It has weight
+    1, and their other terms keep their ratio to it, so that ALP's pairing has weight 1 and
+    HAT's helper stays. With natural training x' = x: KL(p_R(x) || p(x)).
 
     The paper sums the KL over classes; the original code takes their mean on CIFAR-10 and
     10 times that on CIFAR-100, so that both are `scale=0.1` (zibojia/RSLAD).
@@ -75,9 +76,9 @@ class IGDM(RSLAD):
     https://arxiv.org/abs/2312.03286, who add it to any distillation: here to RSLAD, and
     with the other methods by RSLAD's rule. With natural training d = 0 and so is the term.
 
-    alpha is 1 in the authors' script (HongsinLee/saad), on top of AdaAD, whose attack has
-    epsilon 2/255 and steps of 8/255 there, the paper's the other way round; a copy of their
-    code for CIFAR-100 has 20, beside RSLAD with `scale=0.1` (Xavaitron/VLM_Distillation).
+    alpha is 1 in the authors' script (HongsinLee/saad), on top of AdaAD; the script swaps
+    epsilon and step size of the attack. A copy of their code for CIFAR-100 has alpha 20,
+    beside RSLAD with `scale=0.1` (Xavaitron/VLM_Distillation).
     """
 
     alpha: float = hyper(1.0, "weight of the differences of logits", minimum=0.0)
@@ -116,10 +117,12 @@ class MTARD(Distillation):
 
     The robust teacher R on x', the vanilla one V on x; temperatures divide the logits of
     the teachers alone, as in zhaoshiji123/MTARD-extension. Zhao et al. 2022,
-    https://www.ecva.net/papers/eccv_2022/papers_ECCV/papers/136640577.pdf, which is
-    `pgd-at` with it, but from x + 0.001 N(0, 1). Weights stay as they are here; there they
-    follow how fast both losses fall. With the other methods RSLAD's rule; the attack is
-    the method's own. As for RSLAD, the code (zhaoshiji123/MTARD) has `scale=0.1`.
+    https://www.ecva.net/papers/eccv_2022/papers_ECCV/papers/136640577.pdf. The paper's
+    method is `pgd-at` with this loss, the attack starting at x + 0.001 N(0, 1). The other
+    methods follow RSLAD's rule; the attack is the method's own.
+
+    In the code (zhaoshiji123/MTARD) the weights follow how fast both losses fall; here they
+    stay as they are. As for RSLAD, that code has `scale=0.1`.
     """
 
     adv: float = hyper(0.5, "share of the robust teacher on adversarial images", 0.0)

@@ -14,7 +14,11 @@ from vfd_tf.types import Outputs, Tensor, Terms
 
 @component
 class Natural(Method):
-    """Standard training: CE(z(x), y). With VFD both halves of eq. 5 coincide."""
+    """Standard training: CE(z(x), y).
+
+    With VFD x' = x, so that both halves of eq. 5 of VFD's paper coincide: Cao et al. 2022,
+    https://arxiv.org/abs/2206.02158
+    """
 
     reads = ("clean",)
     adversarial = False
@@ -61,7 +65,8 @@ class PGDAT(Method):
 class ALP(NormalStart):
     """Adversarial logit pairing: 0.5 CE(x) + 0.5 CE(x') + pairing * mean_c (z - z')^2.
 
-    Attack on CE, by default from a uniform start. Kannan et al. 2018, https://arxiv.org/abs/1803.06373
+    Attack on CE, by default from a uniform start. Kannan et al. 2018,
+    https://arxiv.org/abs/1803.06373
     """
 
     pairing: float = hyper(0.5, "weight of the logit pairing term", minimum=0.0)
@@ -166,7 +171,7 @@ class HAT(TRADES):
     """TRADES + gamma * CE(z(x_h), y_h): helper examples beyond the ball.
 
     x_h = x + ratio * (x' - x), not clipped; y_h = argmax of the frozen vanilla teacher on
-    x'. Rade & Moosavi-Dezfooli 2021, https://openreview.net/forum?id=BuD2LmNaU3a
+    x'. Rade & Moosavi-Dezfooli 2022, https://openreview.net/forum?id=Azh9QBQ4tR7
     """
 
     beta: float = hyper(2.5, "weight of the adversarial KL term", minimum=0.0)

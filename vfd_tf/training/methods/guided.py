@@ -20,10 +20,10 @@ class GAT(Method):
     For one attack step of size epsilon (`--pgd_steps=1 --pgd_step_size=8/255`) from
     x +- start_noise, the sign of each pixel drawn, clipped to [0, 1]. Sriramanan et al.
     2020, https://arxiv.org/abs/2011.14969, code val-iisc/GAMA-GAT: beta 10, times 4 in the
-    last 14 of 100 epochs, in the loss and in the attack. There every other step attacks
-    with the cross-entropy alone; `alternate` does that with every other image of a batch.
-    There p(x) within the attack is that of BatchNorm's batch statistics, here of the
-    moving ones.
+    last 14 of 100 epochs, in the loss and in the attack. In that code every other step
+    attacks with the cross-entropy alone; `alternate` does so with every other image of a
+    batch. In that code p(x) within the attack is that of BatchNorm's batch statistics,
+    here of the moving ones.
     """
 
     beta: float = hyper(10.0, "weight of the squared distance", minimum=0.0)
