@@ -95,6 +95,29 @@ def test_points_are_held_against_the_line_of_the_method_alone(runs, tmp_path, ca
     ]
 
 
+@pytest.mark.parametrize(
+    "x, y, verdict",
+    [
+        (70.0, 49.0, "below: -1.00"),  # left of the line, whose highest y is 50
+        (70.0, 49.9, "on: -0.10"),
+        (70.0, 50.1, "outside the range"),  # less clean, more robust: elsewhere
+        (82.0, 49.0, "above: +1.00"),
+        (86.0, 43.0, "below: -4.00"),  # 47 at 88 is more of both
+        (89.0, 20.0, "outside the range"),
+    ],
+)
+def test_a_point_is_below_a_line_that_has_more_of_both_anywhere(x, y, verdict):
+    """TRADES by hand: from (80, 50) through (84, 46) and (86, 44) up to (88, 47)."""
+    ends = ((6.0, 80.0, 50.0), (4.0, 84.0, 46.0), (2.0, 86.0, 44.0), (1.0, 88.0, 47.0))
+    points = [
+        plot_mode.Point("trades", "none", clean, worst, {("method", "beta"): beta})
+        for beta, clean, worst in ends
+    ]
+    own = plot_mode.Point("trades", "vfd", x, y, {("distillation", "lambda_"): 0.1})
+    text = plot_mode.table(plot_mode.group([*points, own]), ("clean", "worst"), 10000)
+    assert table(text)["trades+vfd"][-1] == verdict
+
+
 def test_mixtures_of_a_run_are_a_series_held_against_the_line(tmp_path, capsys):
     root = tmp_path / "runs"
     root.mkdir()

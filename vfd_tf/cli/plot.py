@@ -2,8 +2,8 @@
 
 Runs of one method and distillation are a series. A distillation's points are held against
 the line of its method's own series: above it, robustness was gained that the method's own
-hyper-parameters don't give at the same clean accuracy. So are those of mixtures, of which
-a run has a series of its own.
+hyper-parameters don't give at the same clean accuracy or a higher one. So are those of
+mixtures, of which a run has a series of its own.
 """
 
 import collections
@@ -144,8 +144,8 @@ class Series:
         return ", ".join(parameter_text(name, value) for (_, name), value in values)
 
     def height(self, x: float) -> float | None:
-        """The y of the series's line at x, its highest; None outside of its range."""
-        heights = [point.y for point in self.points if point.x == x]
+        """The highest y of the series's line at x or more; None right of all of it."""
+        heights = [point.y for point in self.points if point.x >= x]
         for one, other in zip(self.points, self.points[1:], strict=False):
             if min(one.x, other.x) < x < max(one.x, other.x):
                 share = (x - one.x) / (other.x - one.x)
@@ -177,8 +177,10 @@ def standard_error(percent: float, images: int) -> float:
 def table(series: list[Series], names: tuple[str, str], images: int) -> str:
     """Markdown table of all points; those of a distillation held against its method alone.
 
-    The difference is vertical, in points, to the line of the method's own series at the
-    point's x; "on" the line is within one binomial standard error of the point's y.
+    The difference is vertical, in points, to the highest y that the line of the method's
+    own series has at the point's x or more: what is below it is beaten on both axes. "on"
+    the line is within one binomial standard error of the point's y. A point right of the
+    series, or left of it and above all of it, is merely elsewhere on the trade-off.
     """
     base = {s.points[0].method: s for s in series if s.base}
     rows = [("accuracy (%)", *names, "std. error", "against the method alone")]
@@ -197,7 +199,8 @@ def _verdict(point, base, error):
     if base is None:
         return f"no run of {point.method}+{_ALONE}"
     height = base.height(point.x)
-    if height is None:
+    left = point.x < min(other.x for other in base.points)
+    if height is None or left and point.y > height:
         return "outside the range"
     difference = point.y - height
     side = "on" if abs(difference) <= error else "above" if difference > 0 else "below"
