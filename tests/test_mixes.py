@@ -25,6 +25,16 @@ def test_an_entry_has_one_text_and_one_name(entry, text, name):
     mix = Mix.of(entry)
     assert (mix.text, mix.name("last")) == (text, name)
     assert Mix.of(mix.text) == mix and is_mixed(name)
+    assert Mix.named(name, "last") == mix and Mix.named(name, "average") is None
+
+
+@pytest.mark.parametrize(
+    "name", ["last", "last-", "last-mixture", "last-mixture-", "last-mixture-x",
+             "last-nuts-", "last-nuts-0", "last-mixture-2", "last-mixture-0.80",
+             "mixture-0.8", "last-weights-nan", "best-mixture-0.8"],
+)  # fmt: skip
+def test_a_name_of_no_mixture_of_the_student_stands_for_none(name):
+    assert Mix.named(name, "last") is None
 
 
 def test_students_are_no_mixtures():

@@ -84,7 +84,11 @@ class Mix:
     def named(cls, name: str, student: str) -> "Mix | None":
         """The mixture of a student that verdicts of this name are of, if they are."""
         kind, _, share = name.removeprefix(f"{student}-").partition("-")
-        return cls(kind, float(share)) if kind in KINDS else None
+        try:
+            mix = cls(kind, float(share))
+        except ValueError:  # no number, or an InputError
+            return None
+        return mix if mix.name(student) == name else None
 
     @property
     def text(self) -> str:
