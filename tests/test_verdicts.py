@@ -170,6 +170,25 @@ def test_where_nothing_can_be_fitted_the_mixture_is_left_out_with_a_warning(
         assert set(results(tmp_path)["accuracies"]) == {"last", "last-mixture-0.5"}
 
 
+@pytest.mark.parametrize("student", ["best", "average"])
+def test_a_student_that_is_never_mixed_is_refused_before_anything_is_trained(
+    student, tmp_path, capsys
+):
+    tiny.written(tmp_path)
+    words = *WORDS, "--mixtures=0.5", f"--eval_students={student}"
+    assert tiny.train(tmp_path, *words) == 2
+    assert "add last to --eval_students" in capsys.readouterr().err
+    assert not [*tmp_path.glob("runs/*")]
+
+
+def test_a_run_without_attacks_has_no_mixtures(tmp_path, monkeypatch):
+    monkeypatch.setattr(checks, "check_prerequisite", lambda *_: None)  # near chance
+    tiny.written(tmp_path)
+    words = f"--teacher={tmp_path / 'net.keras'}", "--distill=vfd", "--mixtures=0.5"
+    assert tiny.train(tmp_path, *words) == 0
+    assert set(results(tmp_path)["accuracies"]) == {"best", "last"}
+
+
 def test_weights_of_other_architectures_are_refused_before_anything_is_trained(
     tmp_path, capsys
 ):

@@ -8,6 +8,7 @@ from vfd_tf.experiments.experiment import Experiment
 from vfd_tf.experiments.run_directory import RunDirectory, key
 from vfd_tf.experiments.session import Session
 from vfd_tf.experiments.verdicts import Verdicts
+from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import network
 from vfd_tf.models.mixture import interpolation
 from vfd_tf.training import roles, views
@@ -104,8 +105,14 @@ class Runner:
         self.plan(student, stand_ins)
 
     def _check_mixtures(self, student):
-        """Refuses weights that have no mean, before anything is trained."""
-        mixtures = self.session.plan.mixtures if self.experiment.method.adversarial else ()
+        """Refuses students that there won't be, and weights that have no mean."""
+        plan, experiment = self.session.plan, self.experiment
+        mixtures = plan.mixtures if experiment.method.adversarial else ()
+        if mixtures and "last" not in plan.students and experiment.recipe.average == "none":
+            raise InputError(
+                "--mixtures mixes the last and the average student, and without --average "
+                "there is no average one: add last to --eval_students."
+            )
         if not any(mix.networks == 1 for mix in mixtures):
             return
         if self.first.teacher == "auto":
@@ -178,7 +185,8 @@ class Runner:
             print(f"--{role}=auto: {type(runner.experiment.method).__name__} first")
             done += runner.run(wait=True)
             networks[role] = runner.directory.student("best")
-        vanilla = networks.get("teacher")
+        adversarial = self.experiment.method.adversarial  # others are not mixed
+        vanilla = networks.get("teacher") if adversarial else None
         if self._mixes and self.first.teacher != "auto":
             vanilla = self.first.teacher
         elif self._mixes:
