@@ -19,7 +19,8 @@ from vfd_tf.cli import evaluate, flags
 from vfd_tf.data import datasets
 from vfd_tf.experiments.mixtures import held_out_logits
 from vfd_tf.hyperparameters import InputError
-from vfd_tf.models import classifiers
+from vfd_tf.models import classifiers, pairs
+from vfd_tf.models.mixed_nuts import KEPT
 from vfd_tf.models.mixture import fit_nuts, interpolation, mixed_nuts, mixture
 
 FILE = "mix.json"
@@ -40,7 +41,7 @@ def run(values, words: list[str]) -> None:
         )
     _warn(values)
     make, folder = KINDS[values.mix_kind], values.mix_dir
-    shares = _shares(values, "mix_kept" if values.mix_kind == "nuts" else "mix_weights")
+    shares = _shares(values)
     paths = dict(zip(("vanilla", "robust"), map(evaluate.model_file, words), strict=True))
     networks = {role: classifiers.from_path(path) for role, path in paths.items()}
     made_of = {r: {"file": p, "sha256": files.sha256(p)} for r, p in paths.items()}
@@ -64,8 +65,10 @@ def _warn(values):
             )
 
 
-def _shares(values, name) -> list[float]:
-    """The numbers of a flag, each once."""
+def _shares(values) -> list[float]:
+    """The numbers of --mix_weights, or of --mix_kept, of which none is 0; each once."""
+    nuts = values.mix_kind == "nuts"
+    name = "mix_kept" if nuts else "mix_weights"
     try:
         found = list(dict.fromkeys(map(float, values[name].value)))
     except ValueError as error:
@@ -73,6 +76,8 @@ def _shares(values, name) -> list[float]:
     if not found or not all(0 <= share <= 1 for share in found):
         given = ",".join(values[name].value)
         raise InputError(f"--{name}={given} must be numbers from 0 to 1, such as 0.8.")
+    if nuts and 0 in found:
+        raise InputError(f"--{name} must be above 0, such as {KEPT}: 0 keeps no answer.")
     return found
 
 
@@ -89,6 +94,7 @@ def _plain(join):
 
 def _nuts(values, networks, paths, shares) -> Iterator[tuple[str, keras.Model, dict]]:
     """MixedNUTS with numbers fitted on the validation split, for every share kept."""
+    pairs.pair(networks["vanilla"], networks["robust"], 1)  # refused before the attack
     clean, attacked, y, facts = _held_out(values, networks, paths)
     for kept in shares:
         fit = fit_nuts(clean, attacked, y, kept=kept)
