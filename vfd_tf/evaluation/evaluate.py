@@ -281,7 +281,8 @@ class _Job:
         self.screen.end()
         sizes = _sizes(progress, window)
         if not self.keep:
-            progress = dataclasses.replace(progress, x_adv=None, attempted=None)
+            nothing = dict.fromkeys(("x_adv", "attempted", "margins"))
+            progress = dataclasses.replace(progress, **nothing)
         return progress, sizes, write(progress, sizes)
 
     def _result(self):

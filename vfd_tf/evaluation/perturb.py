@@ -28,8 +28,8 @@ def perturb(
         x_adv = vfd_tf.perturb(model, x, y, "pgd20", epsilon=8 / 255)
 
     Of several restarts or members of an ensemble, the first that makes an image
-    misclassified gives its x_adv, or else the first of all. `evaluate` says how many stay
-    classified correctly, at any iterate.
+    misclassified gives its x_adv, or else the one that leaves it the smallest margin.
+    `evaluate` says how many stay classified correctly, at any iterate.
 
     Args:
         model: Any classifier that `evaluate` takes.
