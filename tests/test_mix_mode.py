@@ -142,7 +142,7 @@ def test_of_a_run_directory_the_best_student_is_taken(tmp_path, capsys):
         (["--mix_weights=nan"], FILES, "numbers from 0 to 1"),
         (["--mix_weights="], FILES, "numbers from 0 to 1"),
         (["--mix_kind=sum"], FILES, "mix_kind"),
-        (["--mix_kind=weights"], (FILES[0], "deep.keras"), "mixture"),
+        (["--mix_kind=weights"], (FILES[0], "deep.keras"), "--mix_kind=probabilities."),
         ([], (FILES[0], "small.keras"), "images"),
         (["--mix_kind=nuts", "--mix_attack=magic", "--dataset=digits"], FILES, "magic"),
         (["--mix_kind=nuts", "--mix_kept=0"], FILES, "--mix_kept must be above 0"),

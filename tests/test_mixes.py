@@ -42,7 +42,7 @@ def test_students_are_no_mixtures():
 
 
 @pytest.mark.parametrize(
-    "entry", [2, -0.1, "half", "", "weights", "weights:", "nuts:0", "nuts:1.5", True, None,
+    "entry", [2, -0.1, "half", "", "weights", "weights:", "nuts:1.5", True, None,
               "nan", [0.5]],
 )  # fmt: skip
 def test_an_entry_that_is_none_is_refused(entry):
@@ -54,8 +54,12 @@ def test_an_entry_that_is_none_is_refused(entry):
 def test_an_unknown_kind_is_refused_with_the_nearest():
     with pytest.raises(InputError, match="Did you mean 'weights'"):
         Mix.of("weight:0.5")
-    with pytest.raises(InputError, match="numbers from 0 to 1"):
-        Mix("nuts", 0.0)
+
+
+def test_nuts_that_keep_nothing_are_told_a_number_above_0():
+    for mix in (lambda: Mix.of("nuts:0"), lambda: Mix("nuts", 0.0)):
+        with pytest.raises(InputError, match="'nuts:0'.* above 0, such as nuts:0.985"):
+            mix()
 
 
 def test_a_classifier_is_made_of_the_share_or_of_the_numbers_that_were_fitted(monkeypatch):

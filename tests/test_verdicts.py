@@ -196,5 +196,5 @@ def test_weights_of_other_architectures_are_refused_before_anything_is_trained(
     tiny.model().save(tmp_path / "other.keras")
     words = *WORDS, f"--teacher_arch={tmp_path / 'other.keras'}", "--mixtures=weights:0.5"
     assert tiny.train(tmp_path, *words) == 2
-    assert "mixture(vanilla, robust, weight)" in capsys.readouterr().err
+    assert "write 0.5 instead of weights:0.5 in --mixtures" in capsys.readouterr().err
     assert not [*tmp_path.glob("runs/*")]

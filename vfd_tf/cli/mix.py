@@ -21,7 +21,13 @@ from vfd_tf.experiments.mixtures import held_out_logits
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import classifiers, pairs
 from vfd_tf.models.mixed_nuts import KEPT
-from vfd_tf.models.mixture import fit_nuts, interpolation, mixed_nuts, mixture
+from vfd_tf.models.mixture import (
+    OtherArchitecture,
+    fit_nuts,
+    interpolation,
+    mixed_nuts,
+    mixture,
+)
 
 FILE = "mix.json"
 _REMEDY = "remove it, or choose another --mix_dir"
@@ -86,7 +92,11 @@ def _plain(join):
 
     def make(values, networks, paths, weights) -> Iterator[tuple[str, keras.Model, dict]]:
         for weight in weights:
-            model = join(networks["vanilla"], networks["robust"], weight)
+            try:
+                model = join(networks["vanilla"], networks["robust"], weight)
+            except OtherArchitecture as error:
+                fix = "mix their probabilities, --mix_kind=probabilities"
+                raise OtherArchitecture(error.why, fix) from error
             yield _name(values, weight), model, {"kind": values.mix_kind, "weight": weight}
 
     return make

@@ -62,8 +62,13 @@ class Mix:
 
     def __post_init__(self):
         kind = choose(KINDS, self.kind, "kind of mixture")
-        if not 0 <= self.share <= 1 or kind.fitted and not self.share:
+        if not 0 <= self.share <= 1:
             raise _refused(self.text)
+        if kind.fitted and not self.share:
+            raise InputError(
+                f"mixtures has {self.text!r}, which keeps none of the right answers: write "
+                f"a number above 0, such as {self.kind}:{kind.default:g}."
+            )
 
     @classmethod
     def of(cls, entry: str | float) -> "Mix":
@@ -76,9 +81,9 @@ class Mix:
         default = choose(KINDS, kind, "kind of mixture").default
         try:
             known = default if default and not share else float(share)
-            return cls(kind, float(f"{known:g}"))  # with as many digits as its name has
         except ValueError as error:
             raise _refused(entry) from error
+        return cls(kind, float(f"{known:g}"))  # with as many digits as its name has
 
     @classmethod
     def named(cls, name: str, student: str) -> "Mix | None":

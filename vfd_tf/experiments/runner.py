@@ -10,7 +10,7 @@ from vfd_tf.experiments.session import Session
 from vfd_tf.experiments.verdicts import Verdicts
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import network
-from vfd_tf.models.mixture import interpolation
+from vfd_tf.models.mixture import OtherArchitecture, interpolation
 from vfd_tf.training import roles, views
 
 
@@ -113,14 +113,19 @@ class Runner:
                 "--mixtures mixes the last and the average student, and without --average "
                 "there is no average one: add last to --eval_students."
             )
-        if not any(mix.networks == 1 for mix in mixtures):
+        single = next((mix for mix in mixtures if mix.networks == 1), None)
+        if single is None:
             return
         if self.first.teacher == "auto":
             other = self.first.prerequisite("teacher")
             vanilla = fitting.network_of(other, self.session.data)
         else:
             vanilla = network.load(self.first.teacher)
-        interpolation(vanilla, student, 0.5)
+        try:
+            interpolation(vanilla, student, 0.5)
+        except OtherArchitecture as error:
+            fix = f"write {single.share:g} instead of {single.text} in --mixtures"
+            raise OtherArchitecture(error.why, fix) from error
 
     def _facts(self):
         """What all workers must agree on: the run, and the files of its networks."""

@@ -17,6 +17,14 @@ from vfd_tf.models.mixed_nuts import Nuts, fit_nuts, mixed_nuts
 __all__ = ["Nuts", "fit_nuts", "interpolation", "mixed_nuts", "mixture"]
 
 
+class OtherArchitecture(InputError):
+    """Two networks whose weights have no mean; `why` says so, without what to do."""
+
+    def __init__(self, why: str, fix: str):
+        super().__init__(f"{why}: {fix}.")
+        self.why = why
+
+
 def mixture(
     vanilla: keras.Model, robust: keras.Model, weight: float, name: str = "mixture"
 ) -> keras.Model:
@@ -65,14 +73,15 @@ def interpolation(
         name: Of the model.
 
     Raises:
-        InputError: What `mixture` refuses, and other architectures.
+        InputError: What `mixture` refuses, and other architectures, `OtherArchitecture`.
     """
     vanilla, robust = pairs.pair(vanilla, robust, weight)
     if anatomy(vanilla) != anatomy(robust):
-        raise InputError(
+        raise OtherArchitecture(
             f"The models {vanilla.name!r} and {robust.name!r} differ in their layers, in "
             "settings of these or in how they normalise images, so that their weights have "
-            "no mean: mix their probabilities with mixture(vanilla, robust, weight)."
+            "no mean",
+            "mix their probabilities with mixture(vanilla, robust, weight)",
         )
     model = pairs.copied(vanilla, name)
     both = zip(vanilla.get_weights(), robust.get_weights(), strict=True)
