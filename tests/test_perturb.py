@@ -68,6 +68,16 @@ def test_of_several_runs_an_image_that_stays_right_has_the_example_of_smallest_m
     np.testing.assert_allclose(x_adv, expected, atol=1e-6)
 
 
+def test_what_looks_like_probabilities_is_warned_about_where_it_is_not_refused():
+    inputs = keras.Input(SHAPE)
+    small = keras.Model(inputs, keras.ops.sigmoid(0.1 * MODEL(inputs)) * 0.9)
+    with pytest.raises(InputError, match="probabilities"):
+        vfd_tf.perturb(small, X, Y, "fgsm", epsilon=EPSILON)
+    with pytest.warns(UserWarning, match="probabilities"):
+        found = vfd_tf.perturb(small, X, Y, "fgsm", epsilon=EPSILON, strict=False)
+    assert (np.abs(found - X) > 0).any()
+
+
 def test_misclassified_images_are_attacked_too():
     other = (Y + 1) % CLASSES
     x_adv = vfd_tf.perturb(MODEL, X, other, "pgd5", epsilon=EPSILON)

@@ -8,6 +8,7 @@ from vfd_tf.experiments import checks, verdicts
 from vfd_tf.experiments.mixtures import Mix, is_mixed
 from vfd_tf.experiments.run_directory import RunDirectory
 from vfd_tf.experiments.verdicts import Verdicts
+from vfd_tf.hyperparameters import InputError
 from vfd_tf.models.mixture import fit_nuts
 
 KEY, EIGHT = "linf:0.1 n=4", "linf:0.1 n=8"
@@ -168,6 +169,22 @@ def test_where_nothing_can_be_fitted_the_mixture_is_left_out_with_a_warning(
         out = capsys.readouterr().out
         assert "Warning: last-nuts-0.985 is left out: The robust network is wrong" in out
         assert set(results(tmp_path)["accuracies"]) == {"last", "last-mixture-0.5"}
+
+
+def test_only_a_network_that_nothing_fits_is_left_out_for_good(tmp_path, monkeypatch):
+    """Any other refusal ends the command, and the next one tries again."""
+
+    def refuse(*given, strict, **threat):
+        assert not strict  # a collapsed student is no mistake of the user's
+        raise InputError("The images are those of another day: take others.")
+
+    monkeypatch.setattr(verdicts, "held_out_logits", refuse)
+    tiny.written(tmp_path)
+    assert tiny.train(tmp_path, *WORDS, "--mixtures=nuts:0.9") == 2
+    assert "fits" not in results(tmp_path)
+    monkeypatch.setattr(verdicts, "held_out_logits", logits)
+    assert tiny.train(tmp_path, *WORDS, "--mixtures=nuts:0.9") == 0
+    assert set(results(tmp_path)["accuracies"]) == {"last", "last-nuts-0.9"}
 
 
 @pytest.mark.parametrize("student", ["best", "average"])
