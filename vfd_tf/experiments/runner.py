@@ -190,8 +190,7 @@ class Runner:
             print(f"--{role}=auto: {type(runner.experiment.method).__name__} first")
             done += runner.run(wait=True)
             networks[role] = runner.directory.student("best")
-        adversarial = self.experiment.method.adversarial  # others are not mixed
-        vanilla = networks.get("teacher") if adversarial else None
+        vanilla = networks.get("teacher") if self.experiment.method.adversarial else None
         if self._mixes and self.first.teacher != "auto":
             vanilla = self.first.teacher
         elif self._mixes:
