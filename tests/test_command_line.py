@@ -315,6 +315,8 @@ def test_the_learning_rate_goes_on_along_the_new_schedule():
         ("--eval_seed=3", {"eval_seed"}),
         ("--plot_y=fgsm --out=a.png", {"plot_y", "out"}),
         ("--nonesterov --noaugment", set()),
+        ("--method=natural --mixtures=0.5", {"mixtures"}),
+        ("--method=natural,trades --mixtures=0.5", set()),
     ],
 )  # fmt: skip
 def test_flags_without_effect_are_warned_about(words, idle):

@@ -146,14 +146,26 @@ def test_images_of_bytes_are_the_floats_they_stand_for():
 
 
 def test_worst_is_correct_clean_and_under_every_attack():
-    clean, one, two = np.array([[1, 1, 1, 0, 0], [1, 0, 1, 1, 0], [1, 1, 0, 1, 0]], bool)
+    clean, one, two = np.array([[1, 1, 1, 0, 1], [1, 0, 1, 0, 1], [1, 1, 0, 0, 0]], bool)
     result = evaluation.EvaluationResult(clean, {"one": one, "two": two}, {})
     np.testing.assert_array_equal(result.worst, [True, False, False, False, False])
     alone = evaluation.EvaluationResult(clean, {}, {})
     np.testing.assert_array_equal(alone.worst, clean)
     assert result.accuracies() == pytest.approx(
-        {"clean": 60, "one": 60, "two": 60, "worst": 20}
+        {"clean": 80, "one": 60, "two": 40, "worst": 20}
     )
+
+
+def test_a_verdict_of_several_passes_is_no_single_pass_worse():
+    """The majority on the clean image is in each verdict: an unlucky pass is none."""
+    clean, many = np.array([[1, 0, 1], [1, 1, 0]], bool)
+    result = evaluation.EvaluationResult(
+        clean, {"rand": many, "cw": many}, {}, distances={"cw": np.ones(1)}
+    )
+    np.testing.assert_array_equal(result.worst, many)
+    found = {row["attack"]: row["accuracy"] for row in result.rows()}
+    assert found["worst"] == found["worst of bounded"] == pytest.approx(200 / 3)
+    assert result.accuracies()["worst"] == pytest.approx(200 / 3)
 
 
 def test_a_model_s_weights_and_statistics_stay_as_they_were():

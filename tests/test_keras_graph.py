@@ -88,6 +88,21 @@ def test_models_with_a_call_of_their_own_have_no_graph(model):
     assert node.operation.name == "only"
 
 
+def test_calls_number_operations_and_tensors_in_their_order():
+    x, twice = keras.Input((3,)), L.Dense(3)
+    h = twice(twice(x))
+    model = keras.Model(x, L.Dropout(0.1)(h + 2.0 * x, training=True))
+    found = keras_graph.calls(model)
+    assert [(type(call[0]).__name__, *call[1:]) for call in found] == [
+        ("InputLayer", 0, [(), {}]),
+        ("Dense", 1, [("tensor 0",), {}]),
+        ("Dense", 1, [("tensor 1",), {}]),
+        ("Multiply", 2, [(2.0, "tensor 0"), {}]),
+        ("Add", 3, [("tensor 2", "tensor 3"), {}]),
+        ("Dropout", 4, [("tensor 4",), {"training": True}]),
+    ]
+
+
 def test_random_states_are_those_of_layers_that_draw():
     inner = keras.Sequential([keras.Input((3,)), L.Dropout(0.5, seed=3)])
     model = keras.Sequential([keras.Input((3,)), inner, L.Dropout(0.1), L.Dense(2)])

@@ -648,7 +648,7 @@ def warned(name, message):
 
 warned(
     "random outputs",
-    r"The model's outputs change from call to call: .*; use autoattack-rand, or eot=20 .*",
+    r"The model's outputs change from call .*; use autoattack-rand:passes=20, or eot=20 .*",
 )(lambda: judged(network(L.Dense(3), L.Lambda(lambda z: z + keras.random.normal((3,))))))
 
 

@@ -142,10 +142,10 @@ def test_of_a_run_directory_the_best_student_is_taken(tmp_path, capsys):
         (["--mix_weights=nan"], FILES, "numbers from 0 to 1"),
         (["--mix_weights="], FILES, "numbers from 0 to 1"),
         (["--mix_kind=sum"], FILES, "mix_kind"),
-        (["--mix_kind=weights"], (FILES[0], "deep.keras"), "mixture"),
+        (["--mix_kind=weights"], (FILES[0], "deep.keras"), "--mix_kind=probabilities."),
         ([], (FILES[0], "small.keras"), "images"),
         (["--mix_kind=nuts", "--mix_attack=magic", "--dataset=digits"], FILES, "magic"),
-        (["--mix_kind=nuts", "--mix_kept=0", "--dataset=digits"], FILES, "kept must be"),
+        (["--mix_kind=nuts", "--mix_kept=0"], FILES, "--mix_kept must be above 0"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_a_sentence(
@@ -155,6 +155,25 @@ def test_what_does_not_fit_is_refused_in_a_sentence(
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ") and "\n" not in error and sentence in error
     assert not list(tmp_path.glob("*.keras"))
+
+
+@pytest.mark.parametrize(
+    "name, sentence",
+    [("eleven.keras", "classes"), ("exported", "subclassed")],
+)
+def test_networks_that_don_t_fit_are_refused_before_the_attack(
+    name, sentence, folder, tmp_path, monkeypatch, capsys
+):
+    if name == "exported":
+        linear(0).export(folder / name, verbose=False)
+    else:
+        eleven = [keras.Input((8, 8, 1)), L.Flatten(), L.Dense(11)]
+        keras.Sequential(eleven).save(folder / name)
+    monkeypatch.setattr(mix, "held_out_logits", None)
+    for networks in ((name, FILES[1]), (FILES[0], name)):
+        words = "--mix_kind=nuts", "--dataset=digits"
+        assert run(folder, tmp_path, *words, networks=networks) == 2
+        assert sentence in capsys.readouterr().err
 
 
 def test_flags_of_another_kind_are_warned_about(folder, tmp_path):

@@ -13,6 +13,7 @@ import tensorflow as tf
 from vfd_tf import evaluation, mixture
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import network
+from vfd_tf.models.mixed_nuts import NothingToFit
 from vfd_tf.models.mixture import Nuts, fit_nuts, mixed_nuts
 
 L = keras.layers
@@ -297,6 +298,27 @@ def test_a_point_of_the_grid_that_changes_answers_is_not_taken():
     with pytest.raises(InputError, match="add 0"):
         fit_nuts(clean, attacked, y, clips=(-6.0,))
     assert fit_nuts(clean, attacked, y, clips=(-6.0, 0.0)).clip == 0.0
+
+
+def test_ties_are_named_where_no_clip_could_help():
+    """1 of 20 right answers may be overruled, and 2 of them are ties."""
+    y = np.arange(20) % 4
+    attacked = 2.0 * np.eye(4)[y]
+    clean = np.roll(attacked, 1, -1)
+    assert fit_nuts(clean, attacked, y, kept=0.95).kept >= 0.95
+    attacked[[0, 4]] = [1.0, 1.0, 0.0, 0.0]
+    with pytest.raises(NothingToFit, match=r"More than 0.05 .* ties .* another network"):
+        fit_nuts(clean, attacked, y, kept=0.95)
+    with pytest.raises(NothingToFit, match="ties"):
+        fit_nuts(clean, np.zeros((20, 4)), y)
+
+
+def test_what_predicts_nothing_is_no_right_answer():
+    clean, attacked, y = held_out()
+    whole = fit_nuts(clean, attacked, y)
+    more = np.full((1, 6), np.nan)
+    rows = [np.concatenate(pair) for pair in ((clean, np.eye(6)[:1]), (attacked, more))]
+    assert fit_nuts(*rows, np.append(y, 0)) == whole
 
 
 def test_the_fit_refuses_what_has_no_answer():

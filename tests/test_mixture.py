@@ -7,10 +7,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras import ops
 
 from vfd_tf import evaluation
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import architectures, network
+from vfd_tf.models.anatomy import anatomy
 from vfd_tf.models.mixture import interpolation, mixture
 
 L = keras.layers
@@ -263,6 +265,95 @@ def test_other_architectures_have_no_mean_of_weights(pair):
     for one, other in ((relu, tanh), (relu, dense()), (pair[0], dense())):
         with pytest.raises(InputError, match="mixture"):
             interpolation(one, other, 0.5)
+    # Of the same weights, but not of the same function.
+    for kind, one, other in (
+        (L.Conv2D, {"strides": 2, "padding": "same"}, {"strides": 1, "padding": "valid"}),
+        (L.Conv2D, {"activation": L.ReLU(max_value=6.0)}, {"activation": "relu"}),
+        (L.BatchNormalization, {"epsilon": 1e-3}, {"epsilon": 1e-5}),
+        (L.MaxPooling2D, {"pool_size": 2}, {"pool_size": (2, 1)}),
+        (L.MaxPooling2D, {}, {"strides": 1, "padding": "same"}),
+        (L.Rescaling, {"scale": 2.0}, {"scale": 1.0}),
+    ):
+        own = {"filters": 2, "kernel_size": 4} if kind is L.Conv2D else {}
+        both = [
+            keras.Sequential(
+                [
+                    *(keras.Input(SHAPE), kind(**own, **options)),
+                    *(L.GlobalAveragePooling2D(), L.Dense(CLASSES)),
+                ]
+            )
+            for options in (one, other)
+        ]
+        with pytest.raises(InputError, match="settings"):
+            interpolation(*both, 0.5)
     scaled = [dense(L.Normalization(mean=m, variance=1.0)) for m in (0.3, 0.4)]
     with pytest.raises(InputError, match="normalise"):
         interpolation(*scaled, 0.5)
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        (lambda x, h: x + h, lambda x, h: h + h),
+        (lambda x, h: x + 2.0 * h, lambda x, h: x + 3.0 * h),
+        (lambda x, h: L.Dropout(0.1)(h), lambda x, h: L.Dropout(0.1)(h, training=True)),
+        (lambda x, h: ops.max(h, -1), lambda x, h: ops.max(h, 1)),
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_other_connections_have_no_mean_of_weights(one, other, nested):
+    def net(join):
+        x = keras.Input(SHAPE)
+        whole = keras.Model(x, join(x, L.Conv2D(1, 3, padding="same")(x)))
+        if nested:
+            x = keras.Input(SHAPE)
+        return keras.Model(x, L.Dense(CLASSES)(L.Flatten()(whole(x))))
+
+    interpolation(net(one), net(one), 0.5)
+    with pytest.raises(InputError, match="mixture"):
+        interpolation(net(one), net(other), 0.5)
+
+
+class Own(L.Layer):
+    """A layer that can't tell its settings."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.inner = function, L.Dense(3)
+
+    def call(self, x):
+        return self.function(self.inner(x))
+
+
+def test_what_is_another_in_training_alone_has_a_mean(tmp_path):
+    def net(**options):
+        rate, momentum = (0.1, 0.9) if options else (0.5, 0.99)
+        x = keras.Input(SHAPE)
+        h = L.Conv2D(2, 3, **options)(x)
+        h = L.BatchNormalization(momentum=momentum)(L.Dropout(rate, seed=int(9 * rate))(h))
+        inner = keras.Sequential([L.Dense(3, activation=L.LeakyReLU(0.2))])
+        return keras.Model(
+            x, L.Dense(CLASSES)(L.Flatten()(L.TimeDistributed(inner)(h + 1)))
+        )
+
+    one = net()
+    other = net(
+        name="first",
+        trainable=False,
+        kernel_initializer="zeros",
+        kernel_regularizer="l2",
+        kernel_constraint="non_neg",
+    )
+    other.save(tmp_path / "other.keras")
+    loaded = network.load(str(tmp_path / "other.keras"))
+    found = interpolation(one, loaded, 0.25)
+    for own, a, b in zip(*(m.get_weights() for m in (found, one, other)), strict=True):
+        np.testing.assert_allclose(own, 0.75 * a + 0.25 * b, rtol=1e-6)
+
+
+def test_layers_that_tell_no_settings_are_known_by_their_class_and_weights():
+    one, other = (
+        keras.Sequential([keras.Input((4,)), Own(function)]) for function in (abs, ops.abs)
+    )
+    assert anatomy(one) == anatomy(other)
+    assert anatomy(one) != anatomy(keras.Sequential([keras.Input((4,)), L.Dense(3)]))

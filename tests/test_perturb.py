@@ -46,6 +46,38 @@ def test_images_that_it_leaves_classified_correctly_are_robust_at_most():
         assert wrong.any() and not (wrong & found.robust[name]).any()
 
 
+def test_of_several_runs_an_image_that_stays_right_has_the_example_of_smallest_margin():
+    """By hand: three PGD from other starts, each alone; the first wrong, else the least."""
+    x_adv = vfd_tf.perturb(MODEL, X, Y, "pgd1:restarts=3:step_size=0.02", epsilon=EPSILON)
+    attack = attacks.PGD(EPSILON, steps=1, step_size=0.02)
+    seeds = noise.example_seeds(0, 0, tf.range(N))
+    objective = attacks.cross_entropy(tf.constant(Y, tf.int32))
+    runs = [seeds, noise.fork(seeds, 1), noise.fork(seeds, 2)]
+    runs = [attack(MODEL, tf.constant(X), objective, seeds=own).numpy() for own in runs]
+    least = np.full(N, np.inf)
+    expected = np.empty_like(X)
+    for run in runs:
+        logits = MODEL(run).numpy()
+        own, others = logits[range(N), Y], np.where(np.eye(CLASSES)[Y], -np.inf, logits)
+        margin = own - others.max(-1)
+        better = (least > 0) & (margin < least)
+        expected[better], least[better] = run[better], margin[better]
+    right = least > 0
+    first = np.abs(expected - runs[0]).max((1, 2, 3)) == 0
+    assert (right & ~first).any() and (~right).any()
+    np.testing.assert_allclose(x_adv, expected, atol=1e-6)
+
+
+def test_what_looks_like_probabilities_is_warned_about_where_it_is_not_refused():
+    inputs = keras.Input(SHAPE)
+    small = keras.Model(inputs, keras.ops.sigmoid(0.1 * MODEL(inputs)) * 0.9)
+    with pytest.raises(InputError, match="probabilities"):
+        vfd_tf.perturb(small, X, Y, "fgsm", epsilon=EPSILON)
+    with pytest.warns(UserWarning, match="probabilities"):
+        found = vfd_tf.perturb(small, X, Y, "fgsm", epsilon=EPSILON, strict=False)
+    assert (np.abs(found - X) > 0).any()
+
+
 def test_misclassified_images_are_attacked_too():
     other = (Y + 1) % CLASSES
     x_adv = vfd_tf.perturb(MODEL, X, other, "pgd5", epsilon=EPSILON)

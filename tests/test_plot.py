@@ -95,6 +95,29 @@ def test_points_are_held_against_the_line_of_the_method_alone(runs, tmp_path, ca
     ]
 
 
+@pytest.mark.parametrize(
+    "x, y, verdict",
+    [
+        (70.0, 49.0, "below: -1.00"),  # left of the line, whose highest y is 50
+        (70.0, 49.9, "on: -0.10"),
+        (70.0, 50.1, "outside the range"),  # less clean, more robust: elsewhere
+        (82.0, 49.0, "above: +1.00"),
+        (86.0, 43.0, "below: -4.00"),  # 47 at 88 is more of both
+        (89.0, 20.0, "outside the range"),
+    ],
+)
+def test_a_point_is_below_a_line_that_has_more_of_both_anywhere(x, y, verdict):
+    """TRADES by hand: from (80, 50) through (84, 46) and (86, 44) up to (88, 47)."""
+    ends = ((6.0, 80.0, 50.0), (4.0, 84.0, 46.0), (2.0, 86.0, 44.0), (1.0, 88.0, 47.0))
+    points = [
+        plot_mode.Point("trades", "none", clean, worst, {("method", "beta"): beta})
+        for beta, clean, worst in ends
+    ]
+    own = plot_mode.Point("trades", "vfd", x, y, {("distillation", "lambda_"): 0.1})
+    text = plot_mode.table(plot_mode.group([*points, own]), ("clean", "worst"), 10000)
+    assert table(text)["trades+vfd"][-1] == verdict
+
+
 def test_mixtures_of_a_run_are_a_series_held_against_the_line(tmp_path, capsys):
     root = tmp_path / "runs"
     root.mkdir()
@@ -106,7 +129,8 @@ def test_mixtures_of_a_run_are_a_series_held_against_the_line(tmp_path, capsys):
         (other, "last-mixture-0.9", 72.0, 5.0),
     ):
         results = json.loads((path / "results.json").read_text())
-        results["accuracies"][name] = {KEY: {"clean": clean, "worst": worst}}
+        columns = {"clean": clean, "fgsm": worst + 1, "worst": worst}
+        results["accuracies"][name] = {KEY: columns}
         (path / "results.json").write_text(json.dumps(results))
     assert plot(tmp_path, one, other, "--plot_student=last") == 0
     cells = table(capsys.readouterr().out)
@@ -118,6 +142,80 @@ def test_mixtures_of_a_run_are_a_series_held_against_the_line(tmp_path, capsys):
     of_itself = cells[f"trades+none mixture of {one.name} share 1"][:2]
     assert of_itself == ["50.00", "30.00"]  # the student alone
     assert verdicts["trades+none beta 6"] == "" and "99.00" not in str(cells)
+
+
+def mixed(path, row=None, **mixtures):
+    """Gives a run, or its last student, other columns, and mixtures by name."""
+    results = json.loads((path / "results.json").read_text())
+    known = results["accuracies"]
+    known["last"][KEY] = row or known["last"][KEY]
+    known |= {f"last-{name}": {KEY: columns} for name, columns in mixtures.items()}
+    (path / "results.json").write_text(json.dumps(results))
+    return path
+
+
+@pytest.mark.parametrize(
+    "row, columns, fix",
+    [
+        # The run was later attacked by AutoAttack, too.
+        ({"autoattack": 30.0}, {}, "--eval_attacks=fgsm,pgd20,autoattack"),
+        ({}, {"autoattack": 30.0}, "--eval_attacks=fgsm,pgd20,autoattack"),
+        ({"transfer-fgsm": 70.0}, {}, "choose another --plot_y, such as pgd20"),
+    ],
+)
+def test_a_worst_case_over_other_attacks_is_no_point_of_a_mixture(
+    row, columns, fix, tmp_path, capsys
+):
+    (tmp_path / "runs").mkdir()
+    own = {"clean": 80.0, "fgsm": 50.0, "pgd20": 45.0}
+    path = mixed(
+        trades(tmp_path / "runs", 6.0, 80.0, 30.0),
+        {**own, **row, "worst": 30.0},
+        **{"mixture-0.8": {**own, **columns, "worst": 45.0}},
+    )
+    assert plot(tmp_path, path) == 0
+    printed = capsys.readouterr()
+    assert list(table(printed.out))[1:] == ["trades+none"]
+    note = printed.err
+    assert note.startswith("Skipped: last-mixture-0.8 of") and note.count("\n") == 1
+    assert fix in note and ("--mixtures=0.8" in note) == ("transfer-fgsm" not in row)
+    assert plot(tmp_path, path, "--plot_y=pgd20") == 0
+    printed = capsys.readouterr()
+    assert "trades+none mixture share 0.8" in table(printed.out) and not printed.err
+
+
+def test_a_mixture_without_the_column_is_named_with_the_command(tmp_path, capsys):
+    (tmp_path / "runs").mkdir()
+    row = {"clean": 80.0, "pgd20": 45.0}
+    path = mixed(
+        trades(tmp_path / "runs", 6.0, 80.0, 30.0), row, **{"nuts-0.9": {"clean": 85.0}}
+    )
+    assert plot(tmp_path, path, "--plot_y=pgd20") == 0
+    note = capsys.readouterr().err
+    assert "--eval_attacks=pgd20 --eval_students=last --mixtures=nuts:0.9." in note
+
+
+def test_a_student_is_no_mixednuts_that_keeps_all_its_answers(tmp_path, capsys):
+    (tmp_path / "runs").mkdir()
+    points = {"nuts-0.9": {"clean": 85.0, "fgsm": 55.0, "worst": 40.0}}
+    points["nuts-1"] = {"clean": 82.0, "fgsm": 55.0, "worst": 45.0}
+    path = mixed(trades(tmp_path / "runs", 6.0, 80.0, 50.0), **points)
+    assert plot(tmp_path, path) == 0
+    rows = table(capsys.readouterr().out)
+    assert [name for name in rows if "nuts" in name] == [
+        "trades+none nuts share 0.9",
+        "trades+none nuts share 1",
+    ]
+    assert rows["trades+none nuts share 1"][:2] == ["82.00", "45.00"]
+
+
+def test_names_that_are_no_mixtures_are_passed_over(tmp_path, capsys):
+    (tmp_path / "runs").mkdir()
+    names = "mixture-x", "nuts-", "mixture-2", "nuts-0", "weights-nan", "mixture-0.80"
+    row = {"clean": 99.0, "fgsm": 99.0, "worst": 99.0}
+    path = mixed(trades(tmp_path / "runs", 6.0, 80.0, 50.0), **dict.fromkeys(names, row))
+    assert plot(tmp_path, path) == 0
+    assert list(table(capsys.readouterr().out))[1:] == ["trades+none"]
 
 
 @pytest.mark.parametrize(

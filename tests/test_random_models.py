@@ -56,8 +56,8 @@ def test_a_verdict_is_that_of_most_passes(p):
 
 def test_half_of_the_passes_are_no_majority():
     engine = Engine(coin(0.5), batch_size=N)
-    found = np.mean([engine._is_correct(data()[1], data()[0], 4) for _ in range(5)])
-    close(found, binom.sf(2, 4, 0.5), 5 * N)
+    found = [engine._judged(data()[1], data()[0], 4)[0] for _ in range(5)]
+    close(np.mean(found), binom.sf(2, 4, 0.5), 5 * N)
 
 
 def test_a_single_wrong_pass_ends_nothing():

@@ -221,6 +221,7 @@ def test_a_teacher_file_is_used_and_a_stranger_refused(finished, tmp_path, capsy
         ("--eval_students=lats", "Did you mean 'last'"),
         ("--mixtures=2", "from 0 to 1"),
         ("--mixtures=half", "numbers from 0 to 1"),
+        ("--mixtures=0.5 --eval_students=best", "add last to --eval_students"),
         ("--batch_size=5000", "smaller batch_size"),
         ("--teacher=nowhere.keras", "nowhere.keras"),
         ("--teacher_seed=0", "other weights"),

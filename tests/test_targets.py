@@ -100,6 +100,11 @@ def test_fields_protocols_and_defaults():
     assert {run.order for run in runs} == {None}
     with pytest.raises(InputError, match="aims at 9 classes of 3 candidates"):
         protocol("malt:candidates=3")
+    for idle in ("apgd-t:candidates=5", "malt:candidates=20:target_order=logits"):
+        with pytest.raises(InputError, match="no effect in .* add target_order=malt"):
+            protocol(idle)
+    assert protocol("apgd-t:target_order=malt:candidates=20").attack.candidates == 20
+    assert protocol("apgd-t:candidates=100") == protocol("apgd-t")  # the default
     with pytest.raises(InputError, match="target_order"):
         protocol("apgd-t:target_order=distance")
 

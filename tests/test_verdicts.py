@@ -8,6 +8,7 @@ from vfd_tf.experiments import checks, verdicts
 from vfd_tf.experiments.mixtures import Mix, is_mixed
 from vfd_tf.experiments.run_directory import RunDirectory
 from vfd_tf.experiments.verdicts import Verdicts
+from vfd_tf.hyperparameters import InputError
 from vfd_tf.models.mixture import fit_nuts
 
 KEY, EIGHT = "linf:0.1 n=4", "linf:0.1 n=8"
@@ -170,6 +171,41 @@ def test_where_nothing_can_be_fitted_the_mixture_is_left_out_with_a_warning(
         assert set(results(tmp_path)["accuracies"]) == {"last", "last-mixture-0.5"}
 
 
+def test_only_a_network_that_nothing_fits_is_left_out_for_good(tmp_path, monkeypatch):
+    """Any other refusal ends the command, and the next one tries again."""
+
+    def refuse(*given, strict, **threat):
+        assert not strict  # a collapsed student is no mistake of the user's
+        raise InputError("The images are those of another day: take others.")
+
+    monkeypatch.setattr(verdicts, "held_out_logits", refuse)
+    tiny.written(tmp_path)
+    assert tiny.train(tmp_path, *WORDS, "--mixtures=nuts:0.9") == 2
+    assert "fits" not in results(tmp_path)
+    monkeypatch.setattr(verdicts, "held_out_logits", logits)
+    assert tiny.train(tmp_path, *WORDS, "--mixtures=nuts:0.9") == 0
+    assert set(results(tmp_path)["accuracies"]) == {"last", "last-nuts-0.9"}
+
+
+@pytest.mark.parametrize("student", ["best", "average"])
+def test_a_student_that_is_never_mixed_is_refused_before_anything_is_trained(
+    student, tmp_path, capsys
+):
+    tiny.written(tmp_path)
+    words = *WORDS, "--mixtures=0.5", f"--eval_students={student}"
+    assert tiny.train(tmp_path, *words) == 2
+    assert "add last to --eval_students" in capsys.readouterr().err
+    assert not [*tmp_path.glob("runs/*")]
+
+
+def test_a_run_without_attacks_has_no_mixtures(tmp_path, monkeypatch):
+    monkeypatch.setattr(checks, "check_prerequisite", lambda *_: None)  # near chance
+    tiny.written(tmp_path)
+    words = f"--teacher={tmp_path / 'net.keras'}", "--distill=vfd", "--mixtures=0.5"
+    assert tiny.train(tmp_path, *words) == 0
+    assert set(results(tmp_path)["accuracies"]) == {"best", "last"}
+
+
 def test_weights_of_other_architectures_are_refused_before_anything_is_trained(
     tmp_path, capsys
 ):
@@ -177,5 +213,5 @@ def test_weights_of_other_architectures_are_refused_before_anything_is_trained(
     tiny.model().save(tmp_path / "other.keras")
     words = *WORDS, f"--teacher_arch={tmp_path / 'other.keras'}", "--mixtures=weights:0.5"
     assert tiny.train(tmp_path, *words) == 2
-    assert "mixture(vanilla, robust, weight)" in capsys.readouterr().err
+    assert "write 0.5 instead of weights:0.5 in --mixtures" in capsys.readouterr().err
     assert not [*tmp_path.glob("runs/*")]

@@ -46,7 +46,7 @@ def _written(values, argv):
 
 def _settable(values):
     """The flags whose effect depends on the runs that are asked for."""
-    found = {"attack", "panel_every"}
+    found = {"attack", "panel_every", "mixtures"}
     for section, members in values.flags_by_module_dict().items():
         if section == "training" or section.startswith("--"):
             found |= {flag.name for flag in members}
@@ -65,7 +65,7 @@ def _counting(experiment: Experiment, mixtures=()) -> set[str]:
     found |= _fields(experiment.method, keys["method"])
     found |= _fields(experiment.distillation, keys["distill"])
     if adversarial:
-        found |= {"attack", "epsilon", "norm", "panel_every"}
+        found |= {"attack", "epsilon", "norm", "panel_every", "mixtures"}
         found |= _fields(experiment.attack, keys["attack"])
     if "vfd" in experiment.distillation.weights:
         found |= _fields(experiment.lambda_schedule, "lambda")

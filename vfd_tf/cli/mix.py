@@ -19,8 +19,15 @@ from vfd_tf.cli import evaluate, flags
 from vfd_tf.data import datasets
 from vfd_tf.experiments.mixtures import held_out_logits
 from vfd_tf.hyperparameters import InputError
-from vfd_tf.models import classifiers
-from vfd_tf.models.mixture import fit_nuts, interpolation, mixed_nuts, mixture
+from vfd_tf.models import classifiers, pairs
+from vfd_tf.models.mixed_nuts import KEPT
+from vfd_tf.models.mixture import (
+    OtherArchitecture,
+    fit_nuts,
+    interpolation,
+    mixed_nuts,
+    mixture,
+)
 
 FILE = "mix.json"
 _REMEDY = "remove it, or choose another --mix_dir"
@@ -40,7 +47,7 @@ def run(values, words: list[str]) -> None:
         )
     _warn(values)
     make, folder = KINDS[values.mix_kind], values.mix_dir
-    shares = _shares(values, "mix_kept" if values.mix_kind == "nuts" else "mix_weights")
+    shares = _shares(values)
     paths = dict(zip(("vanilla", "robust"), map(evaluate.model_file, words), strict=True))
     networks = {role: classifiers.from_path(path) for role, path in paths.items()}
     made_of = {r: {"file": p, "sha256": files.sha256(p)} for r, p in paths.items()}
@@ -64,8 +71,10 @@ def _warn(values):
             )
 
 
-def _shares(values, name) -> list[float]:
-    """The numbers of a flag, each once."""
+def _shares(values) -> list[float]:
+    """The numbers of --mix_weights, or of --mix_kept, of which none is 0; each once."""
+    nuts = values.mix_kind == "nuts"
+    name = "mix_kept" if nuts else "mix_weights"
     try:
         found = list(dict.fromkeys(map(float, values[name].value)))
     except ValueError as error:
@@ -73,6 +82,8 @@ def _shares(values, name) -> list[float]:
     if not found or not all(0 <= share <= 1 for share in found):
         given = ",".join(values[name].value)
         raise InputError(f"--{name}={given} must be numbers from 0 to 1, such as 0.8.")
+    if nuts and 0 in found:
+        raise InputError(f"--{name} must be above 0, such as {KEPT}: 0 keeps no answer.")
     return found
 
 
@@ -81,7 +92,11 @@ def _plain(join):
 
     def make(values, networks, paths, weights) -> Iterator[tuple[str, keras.Model, dict]]:
         for weight in weights:
-            model = join(networks["vanilla"], networks["robust"], weight)
+            try:
+                model = join(networks["vanilla"], networks["robust"], weight)
+            except OtherArchitecture as error:
+                fix = "mix their probabilities, --mix_kind=probabilities"
+                raise OtherArchitecture(error.why, fix) from error
             yield _name(values, weight), model, {"kind": values.mix_kind, "weight": weight}
 
     return make
@@ -89,6 +104,7 @@ def _plain(join):
 
 def _nuts(values, networks, paths, shares) -> Iterator[tuple[str, keras.Model, dict]]:
     """MixedNUTS with numbers fitted on the validation split, for every share kept."""
+    pairs.pair(networks["vanilla"], networks["robust"], 1)  # refused before the attack
     clean, attacked, y, facts = _held_out(values, networks, paths)
     for kept in shares:
         fit = fit_nuts(clean, attacked, y, kept=kept)

@@ -2,19 +2,20 @@
 
 Runs of one method and distillation are a series. A distillation's points are held against
 the line of its method's own series: above it, robustness was gained that the method's own
-hyper-parameters don't give at the same clean accuracy. So are those of mixtures, of which
-a run has a series of its own.
+hyper-parameters don't give at the same clean accuracy or a higher one. So are those of
+mixtures, of which a run has a series of its own.
 """
 
 import collections
 import dataclasses
 import math
 import os
+import sys
 
 from vfd_tf import evaluation, text
 from vfd_tf.attacks.attack import radius
 from vfd_tf.cli.info import parameter_text, readable
-from vfd_tf.experiments.mixtures import Mix
+from vfd_tf.experiments.mixtures import KINDS, Mix
 from vfd_tf.experiments.record import Record
 from vfd_tf.hyperparameters import InputError, name_of
 from vfd_tf.training.distillation import DISTILLATIONS, NoDistillation
@@ -48,18 +49,46 @@ def plot(values, paths: list[str]) -> None:
 
 
 def _points(record, student, key, names) -> list["Point"]:
-    """A run, then its mixtures of every kind, to which the run itself belongs, too."""
-    own = Point.of(record, record.accuracies[student][key], names)
-    found = {}
+    """A run, then its mixtures of every kind; one of weight 1 is the run itself."""
+    row, found, unlike = record.accuracies[student][key], {}, {}
+    own = Point.of(record, row, names)
     for name, evaluations in record.accuracies.items():
-        mix, row = Mix.named(name, student), evaluations.get(key, {})
-        if mix and all(column in row for column in names):
-            found.setdefault(mix.kind, []).append((mix.share, *(row[n] for n in names)))
+        mix, its = Mix.named(name, student), evaluations.get(key)
+        if mix is None or its is None:
+            continue
+        # A worst case over other attacks is another number.
+        if set(names) <= set(its) and ("worst" not in names or set(its) == set(row)):
+            found.setdefault(mix.kind, []).append((mix.share, *(its[n] for n in names)))
+        else:
+            unlike[mix] = its
+    if unlike:
+        note = _left_out(record, student, key, names, unlike)
+        print(f"Skipped: {note}", file=sys.stderr)
+    itself = (1.0, own.x, own.y)
     return [own] + [
         own.mixed(kind, record.path, *values)
         for kind, mixed in found.items()
-        for values in (*mixed, (1.0, own.x, own.y))
+        for values in (mixed if KINDS[kind].fitted else [*mixed, itself])
     ]
+
+
+def _left_out(record, student, key, names, unlike) -> str:
+    """Why mixtures are not drawn that have other columns than their run."""
+    row = record.accuracies[student][key]
+    which = f"{', '.join(mix.name(student) for mix in unlike)} of {record.path}"
+    columns = dict.fromkeys(c for each in (*unlike.values(), row) for c in each)
+    attacks = [c for c in columns if _is_attack(c) and not evaluation.is_transfer(c)]
+    if "worst" in names and any(map(evaluation.is_transfer, row)):
+        return (
+            f"{which}: the run's 'worst' is also over black-box attacks, which mixtures "
+            f"never have; choose another --plot_y, such as {attacks[-1]}."
+        )
+    first, *_ = unlike.values()
+    more = f" --eval_students={student} --mixtures={','.join(mix.text for mix in unlike)}"
+    return (
+        f"{which}: the columns are {', '.join(first)}, those of the run {', '.join(row)}; "
+        f"add what is missing with {_evaluating(record, key, attacks, more)}"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,8 +173,8 @@ class Series:
         return ", ".join(parameter_text(name, value) for (_, name), value in values)
 
     def height(self, x: float) -> float | None:
-        """The y of the series's line at x, its highest; None outside of its range."""
-        heights = [point.y for point in self.points if point.x == x]
+        """The highest y of the series's line at x or more; None right of all of it."""
+        heights = [point.y for point in self.points if point.x >= x]
         for one, other in zip(self.points, self.points[1:], strict=False):
             if min(one.x, other.x) < x < max(one.x, other.x):
                 share = (x - one.x) / (other.x - one.x)
@@ -177,8 +206,10 @@ def standard_error(percent: float, images: int) -> float:
 def table(series: list[Series], names: tuple[str, str], images: int) -> str:
     """Markdown table of all points; those of a distillation held against its method alone.
 
-    The difference is vertical, in points, to the line of the method's own series at the
-    point's x; "on" the line is within one binomial standard error of the point's y.
+    The difference is vertical, in points, to the highest y that the line of the method's
+    own series has at the point's x or more: what is below it is beaten on both axes. "on"
+    the line is within one binomial standard error of the point's y. A point right of the
+    series, or left of it and above all of it, is merely elsewhere on the trade-off.
     """
     base = {s.points[0].method: s for s in series if s.base}
     rows = [("accuracy (%)", *names, "std. error", "against the method alone")]
@@ -197,7 +228,8 @@ def _verdict(point, base, error):
     if base is None:
         return f"no run of {point.method}+{_ALONE}"
     height = base.height(point.x)
-    if height is None:
+    left = point.x < min(other.x for other in base.points)
+    if height is None or left and point.y > height:
         return "outside the range"
     difference = point.y - height
     side = "on" if abs(difference) <= error else "above" if difference > 0 else "below"
@@ -337,11 +369,15 @@ def _refuse_missing(records, student, key, names):
 def _adding(record, key, name, row):
     """The command that adds a column to the accuracies of a run."""
     wanted = [name] if _is_attack(name) else [c for c in row if _is_attack(c)]
+    return _evaluating(record, key, wanted)
+
+
+def _evaluating(record, key, attacks, more=""):
     norm, epsilon, images = _facets(key)
-    attacks = f" --eval_attacks={','.join(wanted)}" if wanted else ""
+    listed = ",".join(attacks)
     return (
         f"{record.command} --eval_norm={norm} --eval_epsilon={epsilon} "
-        f"--max_images={images}{attacks}."
+        f"--max_images={images}{f' --eval_attacks={listed}' if listed else ''}{more}."
     )
 
 

@@ -12,7 +12,7 @@ from vfd_tf.evaluation.journal import Journal
 from vfd_tf.evaluation.perturb import perturb
 from vfd_tf.evaluation.protocols import PRESETS, TRANSFER, Protocol, is_transfer, protocol
 from vfd_tf.evaluation.report import Report
-from vfd_tf.evaluation.result import EvaluationResult, accuracies, table, wilson
+from vfd_tf.evaluation.result import EvaluationResult, accuracies, table, wilson, worst
 
 __all__ = [
     "PRESETS",
@@ -31,4 +31,5 @@ __all__ = [
     "protocol",
     "table",
     "wilson",
+    "worst",
 ]

@@ -16,7 +16,7 @@ from vfd_tf.attacks import AttackRun
 from vfd_tf.evaluation.attacked_model import AttackedModel
 from vfd_tf.evaluation.batch_runner import BatchRunner
 from vfd_tf.evaluation.protocols import Protocol, protocol
-from vfd_tf.evaluation.windows import Window, Windows, is_correct, take
+from vfd_tf.evaluation.windows import Window, Windows, is_correct, margins_of, take
 from vfd_tf.models import contract
 
 _STAGES = 1000  # streams of the stages of an ensemble, apart from those of restarts
@@ -28,11 +28,13 @@ class Progress:
 
     Attributes:
         robust_so_far: Which images no run has made misclassified: bool [n].
-        x_adv: The examples that are misclassified, else those of the first run on it.
+        x_adv: The examples that are misclassified, else those of smallest margin of all
+            runs on it.
         attempted: Which images any run was on.
         runs_done: How many runs are done.
         after: Stage -> which images were robust after it.
         ordered: Order of classes -> the classes [n, k] of every image; not saved.
+        margins: By how much x_adv is classified correctly; None of an older journal.
     """
 
     robust_so_far: np.ndarray
@@ -41,6 +43,7 @@ class Progress:
     runs_done: int = 0
     after: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     ordered: dict[Callable, np.ndarray] = dataclasses.field(default_factory=dict)
+    margins: np.ndarray | None = None
 
     @classmethod
     def begin(cls, window: Window, correct: np.ndarray, early_stop: bool) -> "Progress":
@@ -149,7 +152,7 @@ class Engine:
         """
         correct, passes = window.correct, attack.attack.passes
         if passes > 1:
-            correct = self._is_correct(window.y, window.x, passes)
+            correct, _ = self._judged(window.y, window.x, passes)
         progress = saved or Progress.begin(window, correct, self.early_stop)
         number, stages = 0, attack.stages(window.clean_logits.shape[-1])
         for i, (stage, runs) in enumerate(stages.items()):
@@ -174,8 +177,8 @@ class Engine:
         if stage:
             batch["seeds"] = noise.fork(batch["seeds"], _STAGES + stage).numpy()
         found = self.examples(run, batch, watch=watch)
-        wrong = ~self._is_correct(batch["y"], found, run.passes)
-        left = np.flatnonzero(~wrong)
+        right, margins = self._judged(batch["y"], found, run.passes)
+        left = np.flatnonzero(right)
         if len(left) and not transfer and run.passes == 1:
             # Where rounding stopped an attack too early: again, on the network itself.
             early = ~is_correct(batch["y"][left], self.logits(found[left], source=True))
@@ -183,16 +186,24 @@ class Engine:
             if len(again):
                 some = take(batch, again)
                 found[again] = self.examples(run, some, source=False, watch=watch)
-                wrong[again] = ~is_correct(batch["y"][again], self.logits(found[again]))
-        first = wrong | ~progress.attempted[index]
-        progress.x_adv[index[first]] = found[first]
+                right[again], margins[again] = self._judged(some["y"], found[again])
+        if progress.margins is None:
+            progress.margins = np.full(len(window), np.inf)
+        best = ~right | ~progress.attempted[index] | (margins < progress.margins[index])
+        progress.x_adv[index[best]] = found[best]
+        progress.margins[index[best]] = margins[best]
         progress.attempted[index] = True
-        progress.robust_so_far[index[wrong]] = False
+        progress.robust_so_far[index[~right]] = False
 
-    def _is_correct(self, y, x, passes=1):
-        """Which images are classified correctly in more than half of so many passes."""
-        hits = sum(is_correct(y, self.logits(x)).astype(int) for _ in range(passes))
-        return 2 * hits > passes
+    def _judged(self, y, x, passes=1):
+        """Which images are classified correctly in more than half of so many passes.
+
+        And their margins, of the mean logits: both [n].
+        """
+        every = [self.logits(x) for _ in range(passes)]
+        hits = sum(is_correct(y, logits).astype(int) for logits in every)
+        with np.errstate(invalid="ignore"):  # of masked classes
+            return 2 * hits > passes, margins_of(y, sum(every) / passes)
 
     def _ordered(self, order, window, progress):
         """The classes [n, k] in an order, of all images that are robust so far."""

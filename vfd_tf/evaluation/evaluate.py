@@ -1,14 +1,12 @@
 """`evaluate`: accuracy of a classifier, clean and under every attack of a plan."""
 
 import collections.abc
-import contextlib
 import dataclasses
 import inspect
 import time
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from vfd_tf import losses
 from vfd_tf.attacks import Attack, Composite
@@ -112,7 +110,7 @@ def evaluate(
         raise InputError("Attacks called transfer-... need a surrogate: surrogate=model.")
     screen = Screen(verbose, data)
     job = _Job(plan, engines, engine, other, seed, screen, journal, examples)
-    with _exact_float32():
+    with precision.exact_float32():
         result = job.run(data)
         if referees:
             result.referee = referee.compare(engine, data, plan)
@@ -165,17 +163,6 @@ def default_radius(epsilon: float | None, norm: str) -> float:
     if norm != "linf":
         raise InputError(f"Name the radius of the {norm} ball, such as epsilon=0.5.")
     return 8 / 255
-
-
-@contextlib.contextmanager
-def _exact_float32():
-    """Inside, no TensorFloat-32, which rounds the inputs of convolutions to 10 bits."""
-    tf32 = tf.config.experimental.tensor_float_32_execution_enabled()
-    tf.config.experimental.enable_tensor_float_32_execution(False)
-    try:
-        yield
-    finally:
-        tf.config.experimental.enable_tensor_float_32_execution(tf32)
 
 
 class _Job:
@@ -281,7 +268,8 @@ class _Job:
         self.screen.end()
         sizes = _sizes(progress, window)
         if not self.keep:
-            progress = dataclasses.replace(progress, x_adv=None, attempted=None)
+            nothing = dict.fromkeys(("x_adv", "attempted", "margins"))
+            progress = dataclasses.replace(progress, **nothing)
         return progress, sizes, write(progress, sizes)
 
     def _result(self):

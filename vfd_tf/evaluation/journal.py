@@ -99,7 +99,8 @@ class Journal:
         path = self._path(name, number, window)
         arrays = {"runs_done": progress.runs_done, "seconds": seconds}
         arrays |= {f"after/{stage}": value for stage, value in progress.after.items()}
-        fields = {name: vars(progress)[name] for name in _PROGRESS} | {"sizes": sizes}
+        fields = {name: vars(progress)[name] for name in (*_PROGRESS, "margins")}
+        fields["sizes"] = sizes
         arrays |= {name: value for name, value in fields.items() if value is not None}
         with files.replaced(path) as partial, open(partial, "wb") as file:
             np.savez(file, **arrays)
@@ -116,6 +117,7 @@ def _saved(known, window):
         *(known.get(name) for name in _PROGRESS),
         int(known["runs_done"]),
         after,
+        margins=known.get("margins"),
     )
     sizes, masks = known.get("sizes"), [known["robust_so_far"], *after.values()]
     masks += [] if progress.attempted is None else [progress.attempted]
@@ -123,6 +125,9 @@ def _saved(known, window):
     if progress.x_adv is not None:
         alike &= progress.x_adv.shape == np.shape(window.x)
         alike &= progress.x_adv.dtype == window.x.dtype
+    if progress.margins is not None:
+        alike &= progress.margins.shape == (len(window),)
+        alike &= progress.margins.dtype.kind == "f"
     if sizes is not None:
         alike &= sizes.ndim == 1 and sizes.dtype.kind == "f" and bool(after)
     if not alike or sizes is None and progress.x_adv is None:

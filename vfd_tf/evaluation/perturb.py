@@ -1,6 +1,7 @@
 """`perturb`: adversarial images of any Keras classifier, in one line."""
 
 import dataclasses
+import warnings
 from typing import Any
 
 import numpy as np
@@ -22,14 +23,15 @@ def perturb(
     seed: int = 0,
     batch_size: int = 128,
     bounds: tuple[float, float] = (0.0, 1.0),
+    strict: bool = True,
 ) -> np.ndarray:
     """Adversarial images x_adv, each attacked for all iterations.
 
         x_adv = vfd_tf.perturb(model, x, y, "pgd20", epsilon=8 / 255)
 
     Of several restarts or members of an ensemble, the first that makes an image
-    misclassified gives its x_adv, or else the first of all. `evaluate` says how many stay
-    classified correctly, at any iterate.
+    misclassified gives its x_adv, or else the one that leaves it the smallest margin.
+    `evaluate` says how many stay classified correctly, at any iterate.
 
     Args:
         model: Any classifier that `evaluate` takes.
@@ -41,6 +43,7 @@ def perturb(
         seed: With an image's position, decides its random draws.
         batch_size: Images that go through the model at once; sets the memory.
         bounds: Range of the images that the model takes.
+        strict: Refuse probabilities and images outside the bounds, instead of a warning.
 
     Returns:
         Images like x: the same shape and range; float32, or float64 for a float64 model.
@@ -50,9 +53,12 @@ def perturb(
     """
     chosen = protocol(attack, default_radius(epsilon, norm), norm)
     whole = dataclasses.replace(chosen, transfer=True)  # to the end, as a transfer attack
-    engine = Engine(classifiers.as_model(model), batch_size, False, bounds)
+    model = classifiers.as_model(model)
+    engine = Engine(model, batch_size, False, bounds, strict=strict)
     found = [
         np.asarray(engine.model.outside(engine.attacked(whole, window).x_adv))
         for window in engine.windows.read((x, y), seed)
     ]
+    for text in engine.windows.objections:
+        warnings.warn(text, stacklevel=2)
     return np.concatenate(found).reshape(np.shape(x))

@@ -113,14 +113,16 @@ def protocol(attack: Any, epsilon: float = 8 / 255, norm: str = "linf") -> Proto
         return _on_surrogate(protocol(attack.removeprefix(TRANSFER), epsilon, norm), attack)
     head, *settings = attack.split(":")
     cls, options, objective = _parse(head.replace("_", "-"))
-    options = {**options, **_fields(cls, settings, attack)}
+    own = _fields(cls, settings, attack)
+    options = {**options, **own}
     if options.get("norm", norm) != norm and "epsilon" not in options:
         raise InputError(
             f"{attack!r} has a norm of its own: name its radius too, such as "
             f"{attack}:epsilon=0.5."
         )
-    attack = cls(**{**_known(cls, threat), **options})
-    return Protocol(_refuse_training(attack), objective)
+    chosen = cls(**{**_known(cls, threat), **options})
+    _refuse_idle(chosen, own, attack)
+    return Protocol(_refuse_training(chosen), objective)
 
 
 def is_transfer(attack: Any) -> bool:
@@ -150,6 +152,20 @@ def _refuse_training(attack):
             "training alone."
         )
     return attack
+
+
+def _refuse_idle(attack, own, text):
+    """Raises `InputError` for a setting that another one leaves without effect."""
+    for field in dataclasses.fields(attack):
+        when = field.metadata.get("when") or {}
+        if field.name not in own or attack[field.name] == field.default:
+            continue
+        for other, allowed in when.items():
+            if attack[other] not in allowed:
+                raise InputError(
+                    f"{field.name} has no effect in {text!r}: add "
+                    f"{other}={'|'.join(allowed)}, or leave it out."
+                )
 
 
 def _parse(head):

@@ -41,7 +41,7 @@ class EvaluationResult:
     @property
     def worst(self) -> np.ndarray:
         """Correct on the clean image and under every attack: bool [n]."""
-        return np.logical_and.reduce([self.clean, *self.robust.values()])
+        return worst(self.verdicts())
 
     def verdicts(self) -> dict[str, np.ndarray]:
         """Column -> bool [n]: clean, and under each attack."""
@@ -66,7 +66,7 @@ class EvaluationResult:
             columns["worst"] = self.worst
             bounded = [v for n, v in self.robust.items() if n not in self.distances]
             if self.distances and bounded:
-                columns["worst of bounded"] = np.logical_and.reduce([self.clean, *bounded])
+                columns["worst of bounded"] = np.logical_and.reduce(bounded)
         return [self._row(name, verdict) for name, verdict in columns.items()]
 
     def _stage_columns(self):
@@ -104,10 +104,20 @@ def wilson(successes: int, count: int) -> tuple[float, float]:
     return tuple(binomtest(successes, count).proportion_ci(method="wilson"))
 
 
+def worst(verdicts: dict[str, np.ndarray]) -> np.ndarray:
+    """Of columns with "clean": correct on the clean image and under every attack, bool [n].
+
+    A verdict under attack says as much of the clean image itself: in the one pass that the
+    column "clean" is, or in most of several passes, of which one says nothing.
+    """
+    attacks = [verdict for name, verdict in verdicts.items() if name != "clean"]
+    return np.logical_and.reduce(attacks or [verdicts["clean"]])
+
+
 def accuracies(verdicts: dict[str, np.ndarray]) -> dict[str, float]:
     """Percent of verdicts bool [n]; of several attacks also "worst", of each image."""
     if len(verdicts) > 2:
-        verdicts = {**verdicts, "worst": np.logical_and.reduce([*verdicts.values()])}
+        verdicts = {**verdicts, "worst": worst(verdicts)}
     return {name: 100 * float(verdict.mean()) for name, verdict in verdicts.items()}
 
 

@@ -22,8 +22,9 @@ def of_model(engine, window) -> list[str]:
     change = change / np.maximum(np.linalg.norm(first, axis=-1), 1e-10)
     if change.max() > 1e-4:
         return [
-            "The model's outputs change from call to call: gradients of one pass say "
-            "little about it; use autoattack-rand, or eot=20 in the attacks."
+            "The model's outputs change from call to call: gradients and verdicts of one "
+            "pass say little about it; use autoattack-rand:passes=20, or eot=20 in the "
+            "attacks."
         ]
     return []
 

@@ -203,6 +203,13 @@ def is_correct(y, logits) -> np.ndarray:
     return losses.correct(y, logits).numpy()
 
 
+def margins_of(y, logits) -> np.ndarray:
+    """The logit of the label minus the largest other one, NaN where neither is: [n]."""
+    own, others = np.arange(len(y)), np.array(logits)
+    others[own, y] = -np.inf
+    return logits[own, y] - others.max(-1)
+
+
 def take(arrays, index):
     """Some images of arrays [n, ...], however nested."""
     return keras.tree.map_structure(lambda array: array[index], arrays)

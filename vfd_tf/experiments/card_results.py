@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from vfd_tf.evaluation import wilson
+from vfd_tf.evaluation import wilson, worst
 from vfd_tf.experiments.record import Record
 
 _IRON = re.compile(r"autoattack(-plus)?(:.*)?")
@@ -70,7 +70,7 @@ def evaluations(record: Record) -> list[Evaluation]:
 def _verdicts(record, student, threat, count):
     known = record.directory.verdicts(student, threat, count)
     if len(known) > 2:
-        known["worst"] = np.logical_and.reduce([*known.values()])
+        known["worst"] = worst(known)
     return known
 
 

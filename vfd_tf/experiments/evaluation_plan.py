@@ -23,7 +23,7 @@ class EvaluationPlan:
         students: Those that are evaluated, where a run has them.
         teachers: Whether networks that are trained before a run are evaluated as well.
         surrogate: A .keras file or a run directory, for black-box attacks.
-        mixtures: Those of the student with the vanilla teacher.
+        mixtures: Those of the last and of the average student with the vanilla teacher.
     """
 
     attacks: tuple[str, ...] = ("fgsm", "pgd20")
@@ -40,6 +40,11 @@ class EvaluationPlan:
     def __post_init__(self):
         for student in self.students:
             choose(dict.fromkeys(STUDENTS), student, "student of --eval_students")
+        if self.mixtures and set(self.students) <= {"best"}:
+            raise InputError(
+                "--mixtures mixes the last and the average student, never the best: add "
+                "last to --eval_students."
+            )
         for attack in self.attacks:
             evaluation.protocol(attack, self.epsilon, self.norm)
             if evaluation.is_transfer(attack) and not self.surrogate:

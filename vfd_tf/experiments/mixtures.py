@@ -12,10 +12,13 @@ import numpy as np
 
 from vfd_tf import evaluation
 from vfd_tf.hyperparameters import InputError, choose
+from vfd_tf.models import classifiers, precision
 from vfd_tf.models.mixed_nuts import KEPT, Nuts
 from vfd_tf.models.mixture import interpolation, mixed_nuts, mixture
 
-FIT_ATTACK = "pgd20"  # of the images that numbers are fitted to
+# Of the images that numbers are fitted to. The fits in a results.json name no attack: with
+# another one, or another grid, they would have to be told apart from those that are there.
+FIT_ATTACK = "pgd20"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +65,13 @@ class Mix:
 
     def __post_init__(self):
         kind = choose(KINDS, self.kind, "kind of mixture")
-        if not 0 <= self.share <= 1 or kind.fitted and not self.share:
+        if not 0 <= self.share <= 1:
             raise _refused(self.text)
+        if kind.fitted and not self.share:
+            raise InputError(
+                f"mixtures has {self.text!r}, which keeps none of the right answers: write "
+                f"a number above 0, such as {self.kind}:{kind.default:g}."
+            )
 
     @classmethod
     def of(cls, entry: str | float) -> "Mix":
@@ -76,15 +84,19 @@ class Mix:
         default = choose(KINDS, kind, "kind of mixture").default
         try:
             known = default if default and not share else float(share)
-            return cls(kind, float(f"{known:g}"))  # with as many digits as its name has
         except ValueError as error:
             raise _refused(entry) from error
+        return cls(kind, float(f"{known:g}"))  # with as many digits as its name has
 
     @classmethod
     def named(cls, name: str, student: str) -> "Mix | None":
         """The mixture of a student that verdicts of this name are of, if they are."""
         kind, _, share = name.removeprefix(f"{student}-").partition("-")
-        return cls(kind, float(share)) if kind in KINDS else None
+        try:
+            mix = cls(kind, float(share))
+        except ValueError:  # no number, or an InputError
+            return None
+        return mix if mix.name(student) == name else None
 
     @property
     def text(self) -> str:
@@ -123,18 +135,25 @@ def held_out_logits(
     epsilon: float,
     norm: str,
     batch_size: int,
+    strict: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Logits of a robust network on images, clean and attacked: what numbers are fitted to.
+
+    In float32, as an evaluation has them, whatever the network computes in.
 
     Args:
         x, y: Held-out images and labels.
         attack, epsilon, norm: Protocol and threat model.
         batch_size: Images that go through the network at once.
+        strict: Refuse what looks like probabilities, instead of a warning.
     """
-    threat = {"epsilon": epsilon, "norm": norm}
-    moved = evaluation.perturb(robust, x, y, attack, batch_size=batch_size, **threat)
-    engine = evaluation.Engine(robust, batch_size)
-    return engine.logits(x), engine.logits(moved)
+    options = {"batch_size": batch_size, "strict": strict}
+    options |= {"epsilon": epsilon, "norm": norm}
+    robust = precision.in_float32(classifiers.as_model(robust))
+    with precision.exact_float32():
+        moved = evaluation.perturb(robust, x, y, attack, **options)
+        engine = evaluation.Engine(robust, batch_size)
+        return engine.logits(x), engine.logits(moved)
 
 
 def _refused(entry):

@@ -8,8 +8,9 @@ from vfd_tf.experiments.experiment import Experiment
 from vfd_tf.experiments.run_directory import RunDirectory, key
 from vfd_tf.experiments.session import Session
 from vfd_tf.experiments.verdicts import Verdicts
+from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import network
-from vfd_tf.models.mixture import interpolation
+from vfd_tf.models.mixture import OtherArchitecture, interpolation
 from vfd_tf.training import roles, views
 
 
@@ -104,16 +105,27 @@ class Runner:
         self.plan(student, stand_ins)
 
     def _check_mixtures(self, student):
-        """Refuses weights that have no mean, before anything is trained."""
-        mixtures = self.session.plan.mixtures if self.experiment.method.adversarial else ()
-        if not any(mix.networks == 1 for mix in mixtures):
+        """Refuses students that there won't be, and weights that have no mean."""
+        plan, experiment = self.session.plan, self.experiment
+        mixtures = plan.mixtures if experiment.method.adversarial else ()
+        if mixtures and "last" not in plan.students and experiment.recipe.average == "none":
+            raise InputError(
+                "--mixtures mixes the last and the average student, and without --average "
+                "there is no average one: add last to --eval_students."
+            )
+        single = next((mix for mix in mixtures if mix.networks == 1), None)
+        if single is None:
             return
         if self.first.teacher == "auto":
             other = self.first.prerequisite("teacher")
             vanilla = fitting.network_of(other, self.session.data)
         else:
             vanilla = network.load(self.first.teacher)
-        interpolation(vanilla, student, 0.5)
+        try:
+            interpolation(vanilla, student, 0.5)
+        except OtherArchitecture as error:
+            fix = f"write {single.share:g} instead of {single.text} in --mixtures"
+            raise OtherArchitecture(error.why, fix) from error
 
     def _facts(self):
         """What all workers must agree on: the run, and the files of its networks."""
@@ -178,7 +190,7 @@ class Runner:
             print(f"--{role}=auto: {type(runner.experiment.method).__name__} first")
             done += runner.run(wait=True)
             networks[role] = runner.directory.student("best")
-        vanilla = networks.get("teacher")
+        vanilla = networks.get("teacher") if self.experiment.method.adversarial else None
         if self._mixes and self.first.teacher != "auto":
             vanilla = self.first.teacher
         elif self._mixes:

@@ -7,8 +7,8 @@ from vfd_tf import evaluation, files
 from vfd_tf.experiments.mixtures import Mix, held_out_logits, is_mixed
 from vfd_tf.experiments.run_directory import RunDirectory
 from vfd_tf.experiments.session import Session
-from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import network
+from vfd_tf.models.mixed_nuts import NothingToFit
 from vfd_tf.models.mixture import Nuts, fit_nuts
 from vfd_tf.training import curves
 
@@ -137,11 +137,11 @@ class Verdicts:
         return "reason" not in fit
 
     def _fit(self, student, kept):
+        if student not in self._logits:
+            self._logits[student] = self._held_out(student)
         try:
-            if student not in self._logits:
-                self._logits[student] = self._held_out(student)
             return vars(fit_nuts(*self._logits[student], kept=kept))
-        except InputError as error:
+        except NothingToFit as error:
             return {"reason": str(error)}
 
     def _held_out(self, student):
@@ -150,8 +150,9 @@ class Verdicts:
         print(f"{self.directory.path}: fitting to {len(held_out)} validation images")
         robust = network.load(self.directory.student(student))
         x, y = held_out.floats(), held_out.y
-        threat = {"epsilon": plan.epsilon, "norm": plan.norm}
-        return *held_out_logits(robust, x, y, batch_size=plan.batch_size, **threat), y
+        options = {"epsilon": plan.epsilon, "norm": plan.norm}
+        options |= {"batch_size": plan.batch_size, "strict": False}  # as in _evaluated
+        return *held_out_logits(robust, x, y, **options), y
 
 
 def _needs_vanilla(which, column):

@@ -44,6 +44,26 @@ def nodes(model, inputs: bool = False) -> list:
     return [node for node in every if inputs or node.input_tensors]
 
 
+def calls(model) -> list[tuple]:
+    """(operation, its number, arguments) of every call of a functional model, in order.
+
+    Operations are numbered as they are first called, and so are the tensors that they put
+    out, which stand among the arguments as "tensor 0", ... Keyword arguments that are None
+    or False, as defaults are, are left out.
+    """
+    numbers, tensors, found = {}, {}, []
+    for node in nodes(model, inputs=True):
+        own = numbers.setdefault(id(node.operation), len(numbers))
+        named = node.arguments.kwargs.items()
+        named = {k: v for k, v in named if v is not None and v is not False}
+        given = [node.arguments.args, named]
+        given = keras.tree.map_structure(lambda v: tensors.get(id(v), v), given)
+        found.append((node.operation, own, given))
+        for tensor in node.output_tensors:
+            tensors[id(tensor)] = f"tensor {len(tensors)}"
+    return found
+
+
 def layers_of(model, itself: bool = False) -> list:
     """All layers of a model, those of nested layers and models included."""
     return list(model._flatten_layers(include_self=itself))

@@ -55,6 +55,10 @@ class Nuts:
         return {name: getattr(self, name) for name in names}
 
 
+class NothingToFit(InputError):
+    """Logits that no numbers fit: a fact about a network, not about arguments."""
+
+
 def mixed_nuts(
     vanilla: keras.Model,
     robust: keras.Model,
@@ -187,8 +191,9 @@ def fit_nuts(
         scales, powers, clips: The grid.
 
     Raises:
-        InputError: No clean image is wrong, no attacked one is right, or arrays and numbers
-            that fit nothing.
+        NothingToFit: No clean image is wrong, no attacked one is right, or too many of
+            these are ties.
+        InputError: Other arrays and numbers that fit nothing.
     """
     wrong, attacked, labels = _held_out(clean_logits, adversarial_logits, y)
     if not isinstance(kept, numbers.Real) or not 0 < kept <= 1:
@@ -206,9 +211,14 @@ def fit_nuts(
                 share = float((sure[i] >= threshold[i]).mean())
                 alpha = 1 / (1 + float(threshold[i]))
                 best = key, Nuts(grid["scales"][i], power, clip, alpha, share, key[0])
-    if best is None:
+    if best is None and max(grid["clips"]) < 0:
         raise InputError(
             f"No clip of {grid['clips']} leaves the robust network its answers: add 0."
+        )
+    if best is None:
+        raise NothingToFit(
+            f"More than {1 - kept:.3g} of the robust network's right answers under attack "
+            "are ties of two classes, and there is nothing to fit: take another network."
         )
     return best[1]
 
@@ -223,9 +233,10 @@ def _held_out(clean, attacked, y):
             "labels: pass those of the same images, clean and attacked."
         )
     wrong, right = clean.argmax(-1) != y, attacked.argmax(-1) == y
+    right &= ~np.isnan(attacked).any(-1)  # which predict nothing
     if not wrong.any() or not right.any():
         lack = "wrong on no clean" if not wrong.any() else "right on no attacked"
-        raise InputError(
+        raise NothingToFit(
             f"The robust network is {lack} image of {len(y)}, and there is nothing to fit: "
             "take more images, or another network."
         )

@@ -10,10 +10,19 @@ from keras import ops
 
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import pairs
-from vfd_tf.models.keras_graph import finalize, layers_of
+from vfd_tf.models.anatomy import anatomy
+from vfd_tf.models.keras_graph import finalize
 from vfd_tf.models.mixed_nuts import Nuts, fit_nuts, mixed_nuts
 
 __all__ = ["Nuts", "fit_nuts", "interpolation", "mixed_nuts", "mixture"]
+
+
+class OtherArchitecture(InputError):
+    """Two networks whose weights have no mean; `why` says so, without what to do."""
+
+    def __init__(self, why: str, fix: str):
+        super().__init__(f"{why}: {fix}.")
+        self.why = why
 
 
 def mixture(
@@ -64,40 +73,21 @@ def interpolation(
         name: Of the model.
 
     Raises:
-        InputError: What `mixture` refuses, and other architectures.
+        InputError: What `mixture` refuses, and other architectures, `OtherArchitecture`.
     """
     vanilla, robust = pairs.pair(vanilla, robust, weight)
-    if _anatomy(vanilla) != _anatomy(robust):
-        raise InputError(
-            f"The models {vanilla.name!r} and {robust.name!r} differ in their layers or in "
-            "how they normalise images, so that their weights have no mean: mix their "
-            "probabilities with mixture(vanilla, robust, weight)."
+    if anatomy(vanilla) != anatomy(robust):
+        raise OtherArchitecture(
+            f"The models {vanilla.name!r} and {robust.name!r} differ in their layers, in "
+            "settings of these or in how they normalise images, so that their weights have "
+            "no mean",
+            "mix their probabilities with mixture(vanilla, robust, weight)",
         )
     model = pairs.copied(vanilla, name)
     both = zip(vanilla.get_weights(), robust.get_weights(), strict=True)
     model.set_weights([_between(one, other, weight) for one, other in both])
     finalize(model)
     return model
-
-
-def _anatomy(model) -> list:
-    """What two networks must have in common for a mean of their weights to make sense."""
-    return [
-        (
-            type(layer).__name__,
-            getattr(layer, "activation", None),
-            [tuple(v.shape) for v in layer.weights],
-            _constants(layer),
-        )
-        for layer in layers_of(model)
-    ]
-
-
-def _constants(layer):
-    """Mean and variance of a `Normalization` that are no weights of it."""
-    own = isinstance(layer, keras.layers.Normalization) and layer.input_mean is not None
-    values = (layer.input_mean, layer.input_variance) if own else ()
-    return [np.asarray(value, "float32").tolist() for value in values]
 
 
 def _between(one, other, weight):

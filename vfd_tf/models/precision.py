@@ -196,6 +196,17 @@ def _copy_in_float32(plain):
     return other
 
 
+@contextlib.contextmanager
+def exact_float32():
+    """Inside, no TensorFloat-32, which rounds the inputs of convolutions to 10 bits."""
+    tf32 = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(tf32)
+
+
 def dtype_of(model: keras.Model) -> str:
     """ "float64" for a model whose logits are; else "float32"."""
     output = getattr(network.graph_of(model), "output", None)
