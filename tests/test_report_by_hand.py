@@ -1,5 +1,7 @@
 """What the report makes of verdicts and rows that are made by hand."""
 
+import dataclasses
+import hashlib
 import shutil
 import types
 
@@ -509,6 +511,25 @@ def test_a_mixture_that_no_numbers_fit_is_left_out_with_the_reason():
     found = summary.Summary(collect.Collected(suite, (), (one,), {}), ())
     assert curve_points.rows(found)[1][0][-1] == "left out"
     assert curve_points.sentences(found) == ["MixedNUTS 0.99 of TRADES: No numbers."]
+
+
+def test_mixtures_with_another_vanilla_network_are_left_out_with_the_reason(tmp_path):
+    """Two suites in one folder may name different teachers for one run."""
+    weights = tmp_path / "best.keras"
+    weights.write_bytes(b"weights")
+    mine = hashlib.sha256(b"weights").hexdigest()
+    item = CurvePoint("A", 0, "mixture", "0.8", "", "last-mixture-0.8", node="run")
+    item = dataclasses.replace(item, vanilla=str(tmp_path))
+    suite = whole(nodes={"run": suite_record.Node("run", "", status="done")})
+    for known, left_out in ((mine, False), ("another", True), (None, False)):
+        point = measured(suite, item, clean=8, autoattack=4)
+        directory = types.SimpleNamespace(results={"vanilla": known})
+        point.run.record = types.SimpleNamespace(directory=directory)
+        assert (point.verdicts("clean") is None) == left_out
+        assert (point.reason != "") == left_out
+    weights.unlink()  # as of runs that are published without weights
+    point.run.record.directory.results["vanilla"] = "another"
+    assert collect.Measured(item, point.run, suite).reason == ""
 
 
 def test_mixed_nuts_are_drawn_under_autoattack_alone():

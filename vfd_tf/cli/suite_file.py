@@ -87,6 +87,7 @@ def _curves(planned):
                 at = f" at {point.value}" if swept else ""
                 label = {"kind": mix.kind, "label": f"{mix.share:g}{at}"}
                 label |= {"value": point.value, "which": mix.name(student)}
+                label["vanilla"] = node.vanilla and _seen(planned, node.vanilla)
                 yield {**own, "student": student, **label}
 
 

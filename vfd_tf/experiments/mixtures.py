@@ -5,12 +5,15 @@ MixedNUTS that keeps this share of the student's right answers under attack.
 """
 
 import dataclasses
+import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from vfd_tf import evaluation
+from vfd_tf import evaluation, files
+from vfd_tf.experiments.run_directory import RunDirectory
 from vfd_tf.hyperparameters import InputError, choose
 from vfd_tf.models import classifiers, precision
 from vfd_tf.models.mixed_nuts import KEPT, Nuts
@@ -124,6 +127,23 @@ class Mix:
 def is_mixed(name: str) -> bool:
     """Whether verdicts of this name are those of a mixture."""
     return any(f"-{kind}-" in name for kind in KINDS)
+
+
+def are_of_another(directory: RunDirectory, vanilla: str | None) -> bool:
+    """Whether the mixtures of a run are known to be with another network than a run's.
+
+    Args:
+        vanilla: The directory of the run whose network they should be with; of one that is
+            None or has no weights nothing is known.
+    """
+    path = RunDirectory(vanilla).student("best") if vanilla else ""
+    known = directory.results.get("vanilla")
+    return bool(known) and os.path.isfile(path) and known != _digest(path, os.stat(path))
+
+
+@functools.lru_cache(maxsize=16)  # every point of a report asks
+def _digest(path, state):
+    return files.sha256(path)
 
 
 def held_out_logits(

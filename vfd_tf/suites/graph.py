@@ -7,6 +7,7 @@ from vfd_tf.evaluation import is_transfer
 from vfd_tf.experiments import places
 from vfd_tf.experiments.evaluation_plan import EvaluationPlan
 from vfd_tf.experiments.experiment import Experiment
+from vfd_tf.experiments.mixtures import are_of_another
 from vfd_tf.experiments.run_directory import RunDirectory
 from vfd_tf.hyperparameters import InputError
 
@@ -22,6 +23,7 @@ class Node:
         after: Paths of the nodes that must have succeeded.
         experiment, plan: Of a run; None of another command.
         tolerant: Whether it begins as soon as those before it have ended, however.
+        vanilla: The run directory of the network that its students are mixed with.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Node:
     experiment: Experiment | None = None
     plan: EvaluationPlan | None = None
     tolerant: bool = False
+    vanilla: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,13 +75,15 @@ class Graph:
 
     def add(self, run: Run) -> str:
         """Adds a run behind what it needs; the path of its directory."""
-        experiment, after = run.experiment, []
+        experiment, after, vanilla = run.experiment, [], None
         needed = list(experiment.prerequisites)
         if run.plan.mixtures and "teacher" not in needed:
             needed.append("teacher")
         for role in needed:
             if experiment[role] == "auto":
                 after.append(self._add_before(experiment.prerequisite(role), role, run.how))
+                if role == "teacher" and run.plan.mixtures:
+                    vanilla = after[-1]
         plan = run.plan
         if run.surrogate is not None:
             path = self._add_before(run.surrogate, "surrogate", run.how)
@@ -89,7 +94,9 @@ class Graph:
             after.append(path)
             plan = dataclasses.replace(plan, surrogate=path)
         path = self.path(experiment)
-        node = Node(run.name, path, run.words, tuple(after), experiment, plan)
+        node = Node(
+            run.name, path, run.words, tuple(after), experiment, plan, vanilla=vanilla
+        )
         self._put(node)
         return path
 
@@ -117,7 +124,8 @@ class Graph:
             plan = known.plan.joined(node.plan)
             # The words of the one that is evaluated have the threat model.
             first = known if known.plan.students else node
-            node = dataclasses.replace(first, after=after, plan=plan)
+            vanilla = known.vanilla or node.vanilla
+            node = dataclasses.replace(first, after=after, plan=plan, vanilla=vanilla)
         names, name, number = {each.name for each in self.nodes.values()}, node.name, 2
         while node.name in names:
             node = dataclasses.replace(node, name=f"{name} ({number})")
@@ -177,4 +185,4 @@ def is_done(node: Node, data) -> bool:
             columns = white_box if which in mixtures else wanted
             if not columns <= set(directory.accuracies(which, threat, count)):
                 return False
-    return True
+    return not mixtures or not are_of_another(directory, node.vanilla)

@@ -12,6 +12,7 @@ import os
 import numpy as np
 
 from vfd_tf import files
+from vfd_tf.experiments.mixtures import are_of_another
 from vfd_tf.experiments.record import Record, damaged
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.suites.report.suite_record import CurvePoint, Entry, SuiteRecord
@@ -85,23 +86,31 @@ class Measured:
         status = self.suite.node(self.item).status
         if status != "done":
             return status
-        return LEFT_OUT if self._unfit else MISSING
+        return LEFT_OUT if self._unusable else MISSING
 
     @property
     def reason(self) -> str:
         """One sentence on that state; "" where there is nothing to say."""
         node = self.suite.node(self.item)
         said = node.reason if self.state in ("failed", "stopped") else ""
-        return self.run.problem or said or self._unfit
+        return self.run.problem or said or self._unusable
 
-    @property
-    def _unfit(self):
-        """Why no numbers of a mixture fit; "" of one that has them, and of all else."""
+    @functools.cached_property
+    def _unusable(self):
+        """Why a mixture is left out: no numbers fit it, or it is with another network."""
         fits = self.run.results.get("fits", {}).get(self.which, {})
+        vanilla = getattr(self.item, "vanilla", None)
+        if self.run.record and are_of_another(self.run.record.directory, vanilla):
+            return (
+                f"{self.run.path} is mixed with another vanilla network than {vanilla}: "
+                "run the suite again."
+            )
         return str(fits.get(self.suite.threat, {}).get("reason", ""))
 
     def verdicts(self, column: str, images: int | None = None) -> np.ndarray | None:
         """bool [n] of a column, on as many images as the suite says; None without."""
+        if self._unusable:
+            return None
         images = images or images_of(self.suite, column)
         return self.run.verdicts(self.which, self.suite.threat, images).get(column)
 

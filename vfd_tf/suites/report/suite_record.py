@@ -44,6 +44,7 @@ class CurvePoint:
     node: str = ""
     row: str | None = None  # whose student it is made of; None: the base row's
     value: str | None = None  # of the swept flag, where that student is one of several
+    vanilla: str | None = None  # the directory of the run it is mixed with
 
     @property
     def whose(self) -> str:
@@ -165,9 +166,13 @@ def _one(cls, fields):
 
 
 def _from(folder, item):
-    """The item with its run directory, which is named as the folder sees it."""
-    path = os.path.normpath(os.path.join(folder, item.directory))
-    return dataclasses.replace(item, directory=path)
+    """The item with its run directories, which are named as the folder sees them."""
+    names = ("directory", "vanilla") if isinstance(item, CurvePoint) else ("directory",)
+    paths = {name: getattr(item, name) for name in names}
+    return dataclasses.replace(
+        item,
+        **{n: os.path.normpath(os.path.join(folder, p)) for n, p in paths.items() if p},
+    )
 
 
 def _node(name, node, status):
