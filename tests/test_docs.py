@@ -202,3 +202,18 @@ def cells(content):
         [f"{float(cell):.6g}" if NUMBER.fullmatch(cell) else cell for cell in row]
         for row in csv.reader(content.splitlines())
     ]
+
+
+def test_numbers_of_several_seeds_in_the_results_are_those_of_a_committed_report():
+    reports = [path / "report" / "report.md" for path in MEASURED]
+    known = {measure for path in reports for measure in measures(path.read_text())}
+    said = measures(TEXTS["docs/results.md"])
+    assert len(said) > 50 and said <= known, said - known
+
+
+def measures(content):
+    """`54.0 ± 0.5`, and distances with their interval however it is written."""
+    content = content.replace("*", "")
+    number = r"([+-]?\d+\.\d)"
+    intervals = re.findall(rf"{number} [\[(]{number}(?: to|,) {number}[\])]", content)
+    return {*re.findall(r"\d+\.\d ± \d+\.\d", content), *map(tuple, intervals)}
