@@ -14,6 +14,7 @@ from by_hand import (
     measured,
     point,
     summarized,
+    summed,
     whole,
 )
 
@@ -26,6 +27,7 @@ from vfd_tf.suites.report import (
     summary,
     tables,
     trade_off_figure,
+    words,
 )
 from vfd_tf.suites.report.suite_record import CurvePoint, Entry
 
@@ -53,12 +55,16 @@ def test_the_curve_in_the_figure_is_that_of_the_last_student_and_of_its_kind():
 
 
 def test_where_averaged_students_alone_are_evaluated_the_curve_is_theirs():
-    suite = whole()
+    """And that they are averaged is said once, not behind every name."""
     rows = ("TRADES", None, 5, 5), ("TRADES+KD", "TRADES", 7, 7)
+    items = [entry(name, base=base, student="average") for name, base, *_ in rows]
+    suite = whole(entries=tuple(items))
     entries = [
-        measured(suite, entry(name, base=base, student="average"), clean=x, autoattack=y)
-        for name, base, x, y in rows
+        measured(suite, item, clean=x, autoattack=y)
+        for item, (_, _, x, y) in zip(items, rows, strict=True)
     ]
+    (one, *_), known = summarized(entries), summed(entries=tuple(items))
+    assert one.title == "TRADES" and ("students", "averaged") in words.facts(known)
     points = [measured(suite, point("1", "average"), clean=9, autoattack=1)]
     figure = drawn(entries, points)[1]
     assert lines(figure)["sweep curve"] == [[50, 50], [90, 10]]

@@ -47,7 +47,7 @@ def points(summary: Summary) -> list[CurvePoints]:
     for point in summary.collected.points:
         item = point.item
         if item.kind in CURVES:
-            whose = item.whose + student_text(item.student)
+            whose = item.whose + student_text(item.student, summary.suite)
             members.setdefault((item.kind, item.label, whose), []).append(point)
     return [
         CurvePoints(*key, _cells(summary, entries), tuple(entries))

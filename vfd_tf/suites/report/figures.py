@@ -84,7 +84,7 @@ def _side_by_side(summary, series, robust, places):
     looks = drawing.looks(summary.rows, summary.suite.against)
     for plot, column in zip(figure.subplots(1, 2), (CLEAN, robust), strict=True):
         for (name, student), rows in series.items():
-            look, label = looks[name], name + student_text(student)
+            look, label = looks[name], name + student_text(student, summary.suite)
             fmt = "s--" if student == AVERAGE else f"{look.marker}-"
             _line(plot, rows, column, places, look.colour, fmt, label)
         plot.set_ylabel(f"{title(column)} accuracy (%)")

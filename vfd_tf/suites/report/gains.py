@@ -60,7 +60,7 @@ def gains(summary: Summary) -> list[Gain]:
             found.append(
                 Gain(row.title, row.group, row.student, against, mine, theirs, known)
             )
-    return found + _averages(found, quoted)
+    return found + _averages(found, quoted, suite)
 
 
 def _parts(accuracies, row, others, suite):
@@ -74,7 +74,7 @@ def _parts(accuracies, row, others, suite):
     }
 
 
-def _averages(single, quoted):
+def _averages(single, quoted, suite):
     found, kinds = [], dict.fromkeys((gain.student, gain.against) for gain in single)
     for student, against in kinds:
         members = [g for g in single if (g.student, g.against) == (student, against)]
@@ -84,7 +84,7 @@ def _averages(single, quoted):
             {part: _whole_mean([getattr(m, side)[part] for m in members]) for part in PARTS}
             for side in ("ours", "paper")
         )
-        title = f"average of {len(members)} methods{student_text(student)}"
+        title = f"average of {len(members)} methods{student_text(student, suite)}"
         known = quoted.get((f"*+{_VFD}", against)) if student == LAST else None
         found.append(Gain(title, "average", student, against, ours, paper, known))
     return found

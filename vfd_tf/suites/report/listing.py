@@ -84,5 +84,6 @@ def _user(measured):
     item = measured.item
     if isinstance(item, Entry):
         value = f", {item.value}" if item.value is not None else ""
-        return f"{item.row}{student_text(item.student)}{value}, seed {item.seed}"
+        student = student_text(item.student, measured.suite)
+        return f"{item.row}{student}{value}, seed {item.seed}"
     return f"{item.whose}, {item.kind} curve, {item.label}, seed {item.seed}"

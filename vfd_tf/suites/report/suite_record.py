@@ -87,6 +87,11 @@ class SuiteRecord:
     curves: tuple[CurvePoint, ...] = ()
     nodes: dict[str, Node] = dataclasses.field(default_factory=dict)
 
+    @property
+    def students(self) -> tuple[str, ...]:
+        """Which students of the runs are shown."""
+        return tuple(dict.fromkeys(entry.student for entry in self.entries))
+
     def node(self, item: Entry | CurvePoint) -> Node:
         """The command that an entry or a point of a curve comes from."""
         return self.nodes.get(item.node) or Node(item.node, "")

@@ -113,7 +113,7 @@ class Row:
     def title(self) -> str:
         swept = self.entries[0].suite.sweep or "value"
         setting = "" if self.value is None else f", {swept}={self.value}"
-        return self.name + student_text(self.student) + setting
+        return self.name + student_text(self.student, self.entries[0].suite) + setting
 
     @property
     def distillation(self) -> str:
@@ -155,9 +155,12 @@ class Summary:
         return sum(c.p_value is not None for row in self.rows for c in row.cells.values())
 
 
-def student_text(student: str) -> str:
-    """What is said behind the name of a row: nothing for the student of the last epoch."""
-    return {LAST: "", AVERAGE: " (averaged)"}.get(student, f" ({student})")
+def student_text(student: str, suite: SuiteRecord) -> str:
+    """What is said behind the name of a row: nothing for the student of the last epoch, and
+    nothing where all rows are of one student.
+    """
+    named = {LAST: "", AVERAGE: " (averaged)"}.get(student, f" ({student})")
+    return "" if len(suite.students) == 1 else named
 
 
 def summarize(collected: Collected) -> Summary:

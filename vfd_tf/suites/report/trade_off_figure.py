@@ -157,7 +157,7 @@ def _points(plot, rows, column, looks, summary):
                 *(x, y),
                 **{**bars, "fmt": look.marker, "fillstyle": style},
                 **{"color": look.colour, "ecolor": (look.colour, faint)},
-                **{"label": look.label + student_text(student), "zorder": 3, **BAR},
+                **{"label": look.label + student_text(student, suite), "zorder": 3, **BAR},
             )
             if joined and row.value is not None:
                 _annotate(plot, row.value, x, y, look.colour)

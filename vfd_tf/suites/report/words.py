@@ -5,7 +5,7 @@ from vfd_tf.suites.report.collect import AUTOATTACK, images_of
 from vfd_tf.suites.report.gains import Gain, gains
 from vfd_tf.suites.report.published import CLEAN
 from vfd_tf.suites.report.suite_record import STATES, SuiteRecord
-from vfd_tf.suites.report.summary import AVERAGE, CURVES, Row, Summary, student_text
+from vfd_tf.suites.report.summary import AVERAGE, CURVES, LAST, Row, Summary, student_text
 
 _VERSIONS = ("vfd_tf", "tensorflow", "keras", "numpy", "python")
 _CURVE_WORDS = {  # with the name of the row that others are compared with
@@ -25,6 +25,7 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
     found = [("data set", suite.dataset), ("network", suite.arch)]
     found += [("threat model", suite.threat), ("scale", suite.scale)]
     found += [("test images", _images(suite)), ("seeds", ", ".join(map(str, seeds)))]
+    found.append(("students", _only_student(suite)))
     found += [("swept flag", suite.sweep or ""), ("flags", " ".join(suite.flags))]
     found.append(("notes", "; ".join(suite.notes)))
     versions = [f"{name} {_distinct(results, name)}" for name in _VERSIONS]
@@ -33,6 +34,12 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
     found.append(("commit", _distinct(commits, "commit")))
     found.append(("devices", _distinct(results, "devices")))
     return [(name, value) for name, value in found if value]
+
+
+def _only_student(suite):
+    """The student that all rows are of, where that is not the one of the last epoch."""
+    only = suite.students[0] if len(suite.students) == 1 else LAST
+    return {LAST: "", AVERAGE: "averaged"}.get(only, only)
 
 
 def _images(suite):
@@ -82,7 +89,10 @@ def findings(summary: Summary) -> list[str]:
         return _of_all_rows(summary)
     over = [gain for gain in gains(summary) if gain.against == "base"]
     students = dict.fromkeys(gain.student for gain in over)
-    found = [_gains([g for g in over if g.student == s], s) for s in students]
+    found = [
+        _gains([gain for gain in over if gain.student == s], student_text(s, summary.suite))
+        for s in students
+    ]
     rows = [row for row in summary.rows if row.distillation == "VFD-Adv"]
     for kind in CURVES:
         members = [row for row in rows if kind in row.distances]
@@ -91,14 +101,14 @@ def findings(summary: Summary) -> list[str]:
     return [sentence for sentence in found if sentence]
 
 
-def _gains(members: list[Gain], student):
+def _gains(members: list[Gain], whose):
     texts = [f"{gain.group} {_gain(gain)}" for gain in members if _gain(gain)]
     if not texts:
         return ""
     paper = any(gain.paper["robust"] is not None for gain in members)
     beside = ", in brackets the paper's" if paper else ""
     return (
-        f"VFD{student_text(student)} against the method alone, in points of robust and of "
+        f"VFD{whose} against the method alone, in points of robust and of "
         f"clean accuracy{beside}: {'; '.join(texts)}."
     )
 
