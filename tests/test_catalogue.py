@@ -226,7 +226,7 @@ def test_our_numbers_are_means_over_seeds_of_averaged_students(catalogue, tables
 
 def test_the_overview_has_the_default_row_and_the_section_all_points(catalogue, tables):
     """Neither a better point of the curve nor a better row of another option."""
-    body = both('"PGD-AT, label smoothing 0.4"', 76, 39) + both("PGD-AT", 75, 38)
+    body = both('"PGD-AT (label smoothing 0.4)"', 76, 39) + both("PGD-AT", 75, 38)
     body += both("TRADES", 70.5, 35.25)
     tables(body, both("TRADES", 72, 45, "sweep,1,average,0"))
     page = catalogue.page()
