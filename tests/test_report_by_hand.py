@@ -257,6 +257,6 @@ def test_with_a_reference_the_sentences_sort_all_rows_by_their_side():
     assert words.findings(summed(*rows, against="TRADES", columns=("autoattack",))) == [
         "More than by chance, AutoAttack accuracy against TRADES: higher: A.",
         "AutoAttack at the same clean accuracy, against MixedNUTS of TRADES and vanilla: "
-        "above: A +2.0 [1.0, 3.0]; no difference to be seen: C +1.0 [-1.0, 3.0]; "
-        "below: B -2.0 [-3.0, -1.0].",
+        "above: A +2.0 [1.0, 3.0]; below: B -2.0 [-3.0, -1.0]; no difference to be seen: "
+        "1 row.",
     ]

@@ -14,7 +14,7 @@ _CURVE_WORDS = {  # with the name of the row that others are compared with
     "weights": "interpolated weights of {} and vanilla",
     "nuts": "MixedNUTS of {} and vanilla",
 }
-_SIDES = ("above", "no difference to be seen", "below", "without an interval", "outside")
+_SIDES = ("above", "below", "no difference to be seen", "without an interval", "outside")
 
 
 def facts(summary: Summary) -> list[tuple[str, str]]:
@@ -139,15 +139,16 @@ def _of_all_rows(summary):
 
 
 def _by_side(rows, kind):
-    """The rows above a curve, below it, ..., and how many are outside."""
+    """The rows above a curve and below it, and how many are neither."""
     sides = {side: [] for side in _SIDES}
     for row in rows:
         distance = row.distances.get(kind)
         if distance:
             text = f"{row.title} {tables.distance_text(distance)}"
             sides[_side(distance)].append(text)
-    outside = len(sides["outside"])
-    sides["outside"] = [f"{outside} row{'s' if outside > 1 else ''}"] if outside else []
+    for side in set(sides) - {"above", "below"}:
+        count = len(sides[side])
+        sides[side] = [f"{count} row{'s' if count > 1 else ''}"] if count else []
     return _listed(sides)
 
 
