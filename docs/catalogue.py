@@ -49,7 +49,7 @@ do. The first table has CIFAR-10, and several rows of a method that several sour
 
 {ours}
 """
-NOT_YET = "We have no numbers under one common recipe yet; see [results](results.md)."
+NOT_YET = "Ours are not measured yet for all methods; [results](results.md) has the first."
 MEASURED = (
     "**Ours** are of {title}: percent, averaged student, mean over seeds, on the first "
     "{images} ([results](results.md)). The first table has each method's row at its "

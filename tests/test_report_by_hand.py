@@ -194,7 +194,7 @@ def test_a_finding_names_a_side_where_the_interval_does():
         return words.findings(summed(row))[-1]
 
     assert said(1.0, 3.0).endswith("+2.0 [1.0, 3.0] points, above.")
-    assert said(-1.0, 5.0).endswith("+2.0 [-1.0, 5.0] points, no difference to be seen.")
+    assert said(-1.0, 5.0).endswith("+2.0 [-1.0, 5.0] points, the interval includes zero.")
 
 
 def against_trades(names, rights, points=()):
@@ -255,8 +255,8 @@ def test_with_a_reference_the_sentences_sort_all_rows_by_their_side():
         rows.append(summary.Row(name, "TRADES", "last", "TRADES", None, (first,),
                                 {"autoattack": cell}, {"nuts": distance}))  # fmt: skip
     assert words.findings(summed(*rows, against="TRADES", columns=("autoattack",))) == [
-        "More than by chance, AutoAttack accuracy against TRADES: higher: A.",
+        "AutoAttack accuracy against TRADES's, beyond chance in every seed: higher: A.",
         "AutoAttack at the same clean accuracy, against MixedNUTS of TRADES and vanilla: "
-        "above: A +2.0 [1.0, 3.0]; below: B -2.0 [-3.0, -1.0]; no difference to be seen: "
-        "1 row.",
+        "above: A +2.0 [1.0, 3.0]; below: B -2.0 [-3.0, -1.0]; the interval includes "
+        "zero: 1 row.",
     ]

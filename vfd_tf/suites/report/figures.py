@@ -138,7 +138,7 @@ def training(summary: Summary):
         drawing.legend(figure, plots.ravel(), aside=bool(against))
     return (
         "Accuracy on the held-out images after every epoch: above clean, below under the "
-        "attack of the validation. A line a seed.",
+        "attack of the validation. One line per seed.",
         figure,
     )
 

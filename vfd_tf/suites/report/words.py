@@ -1,6 +1,6 @@
 """What the report says in sentences: what was measured, how far it is, what it means."""
 
-from vfd_tf.suites.report import statistics, tables, trade_off
+from vfd_tf.suites.report import published, statistics, tables, trade_off
 from vfd_tf.suites.report.collect import AUTOATTACK, images_of
 from vfd_tf.suites.report.gains import Gain, gains
 from vfd_tf.suites.report.published import CLEAN
@@ -14,7 +14,7 @@ _CURVE_WORDS = {  # with the name of the row that others are compared with
     "weights": "interpolated weights of {} and vanilla",
     "nuts": "MixedNUTS of {} and vanilla",
 }
-_SIDES = ("above", "below", "no difference to be seen", "without an interval", "outside")
+_SIDES = ("above", "below", "the interval includes zero", "without an interval", "outside")
 
 
 def facts(summary: Summary) -> list[tuple[str, str]]:
@@ -89,10 +89,7 @@ def findings(summary: Summary) -> list[str]:
         return _of_all_rows(summary)
     over = [gain for gain in gains(summary) if gain.against == "base"]
     students = dict.fromkeys(gain.student for gain in over)
-    found = [
-        _gains([gain for gain in over if gain.student == s], student_text(s, summary.suite))
-        for s in students
-    ]
+    found = [_gains(summary, [g for g in over if g.student == s], s) for s in students]
     rows = [row for row in summary.rows if row.distillation == "VFD-Adv"]
     for kind in CURVES:
         members = [row for row in rows if kind in row.distances]
@@ -101,15 +98,17 @@ def findings(summary: Summary) -> list[str]:
     return [sentence for sentence in found if sentence]
 
 
-def _gains(members: list[Gain], whose):
+def _gains(summary, members: list[Gain], student):
     texts = [f"{gain.group} {_gain(gain)}" for gain in members if _gain(gain)]
     if not texts:
         return ""
     paper = any(gain.paper["robust"] is not None for gain in members)
     beside = ", in brackets the paper's" if paper else ""
+    suite, whose = summary.suite, student_text(student, summary.suite)
+    robust = [tables.one_line(c) for c in suite.columns if c in published.ROBUST]
     return (
-        f"VFD{whose} against the method alone, in points of robust and of "
-        f"clean accuracy{beside}: {'; '.join(texts)}."
+        f"VFD{whose} against the method alone, in points of robust accuracy (the mean over "
+        f"{', '.join(robust)}) and of clean accuracy{beside}: {'; '.join(texts)}."
     )
 
 
@@ -131,8 +130,8 @@ def _of_all_rows(summary):
             rows[row.cells[column].against_base].append(row.title)
         said = _listed({"higher": rows["better"], "lower": rows["worse"]})
         if said:
-            what = f"{tables.title(column)} accuracy against {against}"
-            found.append(f"More than by chance, {what}: {said}.")
+            what = f"{tables.title(column)} accuracy against {against}'s"
+            found.append(f"{what}, beyond chance in every seed: {said}.")
     for kind in tables.curves(summary.rows):
         found.append(_against_curve(kind, against, _by_side(summary.rows, kind)))
     return found
@@ -183,7 +182,7 @@ def _side(distance: trade_off.Distance):
         return "without an interval"
     if distance.low > 0:
         return "above"
-    return "below" if distance.high < 0 else "no difference to be seen"
+    return "below" if distance.high < 0 else "the interval includes zero"
 
 
 def explanations(summary: Summary) -> list[tuple[str, str]]:
@@ -211,9 +210,9 @@ _WAYS = {
     "nuts": "MixedNUTS with the vanilla model, fitted on held-out images",
 }
 _INTERVALS = (
-    "Below every accuracy stands Wilson's 95 % interval: how far the accuracy on all "
-    "images of this kind may be from that on these test images. It says nothing about "
-    "another training."
+    "The page report.html and the CSV files give Wilson's 95 % interval of every accuracy: "
+    "how far the accuracy on all images of this kind may be from that on these test "
+    "images. It says nothing about another training."
 )
 _SEEDS = (
     "A cell is the mean over the seeds, ± their standard deviation: how far two trainings "
