@@ -60,6 +60,20 @@ def test_the_paper_s_gains_are_those_of_its_last_students():
     assert averaged.paper["clean"] is None and averaged.quoted is None
 
 
+def test_the_table_of_gains_has_the_columns_that_have_a_number():
+    """Of a suite without black-box columns, and without a table of the paper beside it."""
+    white = {"pgd20": 50.0, "clean": 80.0}
+    rows = row_of("TRADES", white), row_of("TRADES+VFD-Adv", white, "TRADES")
+    found = gains.gains(summed(*rows, columns=("pgd20", "clean")))
+    heads, (first, *_) = tables.gains_rows(found)
+    assert heads == ["gain (points)", "against", "robust", "white-box", "clean"]
+    assert first == ["TRADES+VFD-Adv", "the method alone", "0.0", "0.0", "0.0"]
+    whole_table = summed(*ROWS, published="table1")
+    heads, (first, *_) = tables.gains_rows(gains.gains(whole_table))
+    assert "black-box" in heads and heads[-1].startswith("quoted in 5.2")
+    assert first[-1] == "+4.3, +6.4" and first[5] == "+4.0 (+6.4)"
+
+
 def test_a_row_with_vfd_is_no_rival_of_another_one():
     other = row_of("TRADES+Mine", level(99, 99), "TRADES")
     vfd = measured(whole(), entry("TRADES+Mine", base="TRADES", distillation="vfd"))

@@ -35,6 +35,12 @@ class Gain:
     quoted: tuple[float, float] | None = None
 
 
+def known_parts(gains: list[Gain]) -> list[str]:
+    """The parts of the table that any gain has a number for, ours or the paper's."""
+    sides = [side for gain in gains for side in (gain.ours, gain.paper)]
+    return [part for part in PARTS if any(side[part] is not None for side in sides)]
+
+
 def gains(summary: Summary) -> list[Gain]:
     """Gains of every VFD row, then their averages over methods where there are several."""
     suite, found = summary.suite, []

@@ -6,7 +6,7 @@ import itertools
 
 from vfd_tf.progress import duration
 from vfd_tf.suites.report import curve_points, drawing, listing, tables, words
-from vfd_tf.suites.report.gains import PARTS, gains
+from vfd_tf.suites.report.gains import gains, known_parts
 from vfd_tf.suites.report.section import Section
 from vfd_tf.suites.report.summary import CURVES, Cell, Row
 
@@ -196,23 +196,28 @@ def _gains(summary):
     found = gains(summary)
     if not found:
         return None
-    rows = []
+    rows, parts = [], known_parts(found)
+    paper = any(gain.quoted for gain in found)
     for number, gain in enumerate(found):
         cells = [
             HtmlCell(
                 tables.AGAINST[gain.against], tables.AGAINST[gain.against], kind="text"
             )
         ]
-        cells += [_gain(gain.ours[part], gain.paper[part]) for part in PARTS]
+        cells += [_gain(gain.ours[part], gain.paper[part]) for part in parts]
         quoted = ", ".join(map(tables.signed, gain.quoted)) if gain.quoted else tables.DASH
-        cells.append(HtmlCell(quoted, gain.quoted[0] if gain.quoted else ""))
+        if paper:
+            cells.append(HtmlCell(quoted, gain.quoted[0] if gain.quoted else ""))
         first = number > 0 and gain.row != found[number - 1].row
         rows.append(HtmlRow(gain.row, (), (), first, tuple(cells)))
-    caption = (
-        "Difference between rows in points, averaged over columns; in italics the same of "
-        "the paper's table. Quoted: robust and clean, as in the text of section 5.2."
+    caption = "Difference between rows in points, averaged over columns"
+    caption += (
+        "; in italics the same of the paper's table. Quoted: robust and clean, as in the "
+        "text of section 5.2."
+        if paper
+        else "."
     )
-    heads = ("defense", "against", *PARTS, "quoted")
+    heads = ("defense", "against", *parts, *(["quoted"] if paper else []))
     return HtmlTable(caption, (), heads, tuple(rows))
 
 

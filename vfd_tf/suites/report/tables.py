@@ -5,7 +5,7 @@ import re
 from vfd_tf import text
 from vfd_tf.suites.report import published, statistics
 from vfd_tf.suites.report.collect import AUTOATTACK
-from vfd_tf.suites.report.gains import PARTS, Gain
+from vfd_tf.suites.report.gains import Gain, known_parts
 from vfd_tf.suites.report.summary import CURVES, Cell, Row, Summary
 from vfd_tf.suites.report.trade_off import Distance
 
@@ -118,16 +118,20 @@ def _markdown_cell(cell):
 
 def gains_rows(gains: list[Gain]) -> tuple[list[str], list[list[str]]]:
     """Head and body of the table of average gains: ours, and in brackets the paper's."""
-    heads = ["gain (points)", "against", *PARTS, "quoted in 5.2 (robust, clean)"]
-    return heads, [
-        [
-            gain.row,
-            AGAINST[gain.against],
-            *(f"{signed(gain.ours[part])} ({signed(gain.paper[part])})" for part in PARTS),
-            ", ".join(map(signed, gain.quoted)) if gain.quoted else DASH,
-        ]
-        for gain in gains
-    ]
+    parts = known_parts(gains)
+    paper = any(value is not None for gain in gains for value in gain.paper.values())
+    quoted = any(gain.quoted for gain in gains)
+    body = []
+    for gain in gains:
+        row = [gain.row, AGAINST[gain.against]]
+        for part in parts:
+            beside = f" ({signed(gain.paper[part])})" if paper else ""
+            row.append(signed(gain.ours[part]) + beside)
+        if quoted:
+            row.append(", ".join(map(signed, gain.quoted)) if gain.quoted else DASH)
+        body.append(row)
+    last = ["quoted in 5.2 (robust, clean)"] if quoted else []
+    return ["gain (points)", "against", *parts, *last], body
 
 
 def latex(summary: Summary, rows: list[Row]) -> str:
