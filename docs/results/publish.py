@@ -32,12 +32,20 @@ def publish(source: pathlib.Path, name: str) -> None:
     shutil.rmtree(target, ignore_errors=True)
     for kept in ("suite.json", "status.json"):
         _copy(source / kept, target / kept, source.resolve().parent)
+    _drop_others(target / "status.json", suite["nodes"])
     build.build([str(target)], str(target / "report"))
     for picture in target.glob("report/figures/*.png"):  # the same as the SVG
         picture.unlink()
 
 
 _LISTS = ("entries", "curves")
+
+
+def _drop_others(path, nodes):
+    """Rows of other names were commands of the suite once, and are none of its table."""
+    known = json.loads(path.read_text())
+    own = {name: entry for name, entry in known.items() if name in nodes}
+    path.write_text(json.dumps(own, indent=1) + "\n")
 
 
 def _say_unfinished(source):

@@ -12,12 +12,15 @@ import math
 import os
 import sys
 
+import numpy as np
+
 from vfd_tf import evaluation, text
 from vfd_tf.attacks.attack import radius
 from vfd_tf.cli.info import parameter_text, readable
 from vfd_tf.experiments.mixtures import KINDS, Mix
 from vfd_tf.experiments.record import Record
 from vfd_tf.hyperparameters import InputError, name_of
+from vfd_tf.suites.report import trade_off
 from vfd_tf.training.distillation import DISTILLATIONS, NoDistillation
 
 _FORMATS = (".png", ".pdf", ".svg")
@@ -174,12 +177,9 @@ class Series:
 
     def height(self, x: float) -> float | None:
         """The highest y of the series's line at x or more; None right of all of it."""
-        heights = [point.y for point in self.points if point.x >= x]
-        for one, other in zip(self.points, self.points[1:], strict=False):
-            if min(one.x, other.x) < x < max(one.x, other.x):
-                share = (x - one.x) / (other.x - one.x)
-                heights.append(one.y + share * (other.y - one.y))
-        return max(heights, default=None)
+        places = np.array([(point.x, point.y) for point in self.points]).T
+        found = float(trade_off.height(np.float64(x), *places))
+        return found if math.isfinite(found) else None
 
 
 def group(points: list[Point]) -> list[Series]:

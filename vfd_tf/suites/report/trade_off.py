@@ -117,14 +117,14 @@ def height(x: np.ndarray, points_x: np.ndarray, points_y: np.ndarray) -> np.ndar
     -inf right of all points.
     """
     highest = np.full(np.shape(x), -np.inf)
+    for at, y in zip(points_x, points_y, strict=True):
+        highest = np.where(at >= x, np.maximum(highest, y), highest)
     for x0, x1, y0, y1 in zip(
         points_x[:-1], points_x[1:], points_y[:-1], points_y[1:], strict=True
     ):
-        at = np.clip(x, np.minimum(x0, x1), np.maximum(x0, x1))
-        share = np.divide(at - x0, x1 - x0, out=np.zeros_like(highest), where=x1 != x0)
-        end = np.where(x0 < x1, y1, np.where(x0 > x1, y0, np.maximum(y0, y1)))
-        y = np.maximum(y0 + share * (y1 - y0), end)
-        within = x <= np.maximum(x0, x1)
+        share = np.divide(x - x0, x1 - x0, out=np.zeros_like(highest), where=x1 != x0)
+        within = (share > 0) & (share < 1)
+        y = y0 + share * (y1 - y0)
         highest = np.where(within, np.maximum(highest, y), highest)
     return highest
 
