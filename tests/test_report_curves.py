@@ -204,32 +204,28 @@ def test_a_distance_says_what_of_it_is_missing():
 
 
 def test_mixtures_in_a_sweep_are_a_curve_for_every_value():
-    """Of beta 1 (90, 0) and (80, 20), of beta 6 (80, 40) and (60, 60): at 80 it is 40, and
-    at 90 the first one's 0; a line through all four would have 30 at 85.
+    """Of beta 1 from (70, 30) to (90, 10), of beta 6 from (60, 60) to (70, 50): at 80 there
+    is 20 of beta 1. A line through all four would have 30 there.
     """
     suite = whole(kind="sweep", sweep="trades_beta")
-    places = {"1": ((8, 2), (9, 0)), "6": ((6, 6), (8, 4))}
+    places = {"1": ((7, 3), (9, 1)), "6": ((6, 6), (7, 5))}
     entries, points = [], []
     for value, ((clean, robust), (x, y)) in places.items():
-        own = {"value": value}
         known = {"clean": clean, "autoattack": robust}
-        entries.append(measured(suite, entry("TRADES", **own), **known))
-        item = CurvePoint(*("TRADES", 0, "mixture", "0.8", "", "last"), **own)
+        entries.append(measured(suite, entry("TRADES", value=value), **known))
+        item = CurvePoint(*("TRADES", 0, "mixture", "0.8", "", "last"), value=value)
         points.append(measured(suite, item, clean=x, autoattack=y))
-        rival = entry("TRADES+KD", base="TRADES", **own)
-        entries.append(measured(suite, rival, clean=9 if value == "1" else 8, autoattack=5))
+        rival = entry("TRADES+KD", base="TRADES", value=value)
+        entries.append(measured(suite, rival, clean=8, autoattack=5))
     rows = {row.title: row for row in summarized(entries, points)}
-    found = [
-        rows[f"TRADES+KD, trades_beta={value}"].distances["mixture"].value
-        for value in places
-    ]
-    assert found == [50 - 0, 50 - 40]
+    found = [rows[f"TRADES+KD, trades_beta={v}"].distances["mixture"] for v in places]
+    assert [each.value for each in found] == [50 - 20, 50 - 20]
     curves = [
         line.get_xydata().tolist()
         for line in drawn(entries, points)[1].axes[0].lines
         if line.get_label() == "mixture curve"
     ]
-    assert curves == [[[80, 20], [90, 0]], [[60, 60], [80, 40]]]
+    assert curves == [[[70, 30], [90, 10]], [[60, 60], [70, 50]]]
 
 
 def test_a_mixture_that_no_numbers_fit_is_left_out_with_the_reason():

@@ -1,7 +1,10 @@
 """Suites: files that are data, graphs of commands, forecasts, slices."""
 
+import dataclasses
+import hashlib
 import json
 import os
+import pathlib
 import re
 import types
 
@@ -169,6 +172,14 @@ def test_a_run_is_done_with_every_column_of_every_student_and_mixture(tmp_path):
         directory.add_verdicts(which, plan.threat, "n=4", known)
         directory._merge(wall_time_s=1.0)
     assert is_done(node, data)
+    vanilla = RunDirectory(str(tmp_path / "teacher"))
+    node = dataclasses.replace(node, vanilla=vanilla.path)
+    directory.keep_made_with("vanilla", hashlib.sha256(b"weights").hexdigest(), str)
+    assert is_done(node, data)  # nothing is known of weights that are not there
+    os.mkdir(vanilla.path)
+    for weights, done in ((b"weights", True), (b"of another teacher", False)):
+        pathlib.Path(vanilla.student("best")).write_bytes(weights)
+        assert is_done(node, data) == done
 
 
 def test_a_mixture_that_nothing_can_be_fitted_to_leaves_a_run_done(tmp_path):

@@ -1,12 +1,17 @@
 """Files of suites: rows compared with one, mixtures, and the points of their curves."""
 
+import json
+import os
+
 import pytest
 from test_suite import GOOD, NO_DATA, planned
 
 from vfd_tf.cli import commands, flags, suite_file, suite_plan
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.suites.graph import Graph
+from vfd_tf.suites.report import suite_record
 from vfd_tf.suites.suite import read
+from vfd_tf.training.methods import Natural
 
 
 def test_mixtures_of_a_suite_are_numbers_and_texts_and_each_kind_is_a_curve(tmp_path):
@@ -22,6 +27,14 @@ def test_mixtures_of_a_suite_are_numbers_and_texts_and_each_kind_is_a_curve(tmp_
         ("nuts", "0.985", "last-nuts-0.985"),
     ]
     (base,) = [path for point, _, path in found.points if point.row == "TRADES"]
+    teacher = graph.nodes[base].vanilla
+    assert isinstance(graph.nodes[teacher].experiment.method, Natural)
+    workdir = tmp_path / "suite"
+    workdir.mkdir()
+    (workdir / "suite.json").write_text(json.dumps(suite_file.describe(found)))
+    stored = suite_record.read(str(workdir)).curves
+    wanted = os.path.normpath(os.path.join(workdir, os.path.relpath(teacher, found.folder)))
+    assert {point.vanilla for point in stored} == {wanted}
     words = commands.words_of(graph.nodes[base], graph)
     assert "--mixtures=0.8,weights:0.5,nuts:0.985" in words
 
