@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import layers as L
 
 from vfd_tf import InputError
-from vfd_tf.evaluation import Engine, evaluate
+from vfd_tf.evaluation import Engine, evaluate, perturb
 from vfd_tf.models import network
 from vfd_tf.models.precision import in_float32
 
@@ -87,6 +87,21 @@ def test_a_file_of_mixed_precision_is_judged_in_32(tmp_path):
     half.save(tmp_path / "half.keras")
     loaded = in_float32(keras.saving.load_model(tmp_path / "half.keras"))
     np.testing.assert_allclose(loaded(images()), full(images()), 0, 1e-6)
+
+
+def test_what_computes_in_16_bits_is_attacked_in_32():
+    """Its own examples, and those made on it as a surrogate, are its float32 twin's."""
+    half, full = twins(operators)
+    x = images()
+    y = full.predict(x, verbose=0).argmax(-1)
+    budget = {"epsilon": 0.5, "norm": "l2"}
+    own = [perturb(model, x, y, "pgd5", **budget) for model in (half, full)]
+    np.testing.assert_allclose(*own, 0, 1e-6)
+    judge = {"attacks": ["transfer-pgd5"], "examples": True, **budget}
+    found = [evaluate(full, (x, y), surrogate=model, **judge) for model in (half, full)]
+    found = [result.examples["transfer-pgd5"] for result in found]
+    np.testing.assert_allclose(*found, 0, 1e-6)
+    assert np.abs(found[0] - x).max() > 0.01
 
 
 def test_the_policy_of_the_process_changes_no_verdict():

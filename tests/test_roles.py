@@ -118,6 +118,9 @@ def test_a_teacher_near_chance_is_warned_of_and_a_good_one_is_not(recwarn):
     good.set_weights([solution, np.zeros(CLASSES)])
     recwarn.clear()
     train(network(), "hat", teacher=good)
+    trainer = AdversarialTrainer(network(), "hat", teacher=grey)
+    trainer.compile("sgd")
+    trainer.evaluate(X, Y, verbose=0)  # which uses no teacher
     assert not [w for w in recwarn if "near chance" in str(w.message)]
 
 

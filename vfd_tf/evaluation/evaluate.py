@@ -102,7 +102,7 @@ def evaluate(
     engine = make(model, early_stop=early_stop, craft=craft, **options)
     engines, other = dict.fromkeys(plan, engine), None
     if surrogate is not None:
-        surrogate = classifiers.as_model(surrogate)
+        surrogate = precision.in_float32(classifiers.as_model(surrogate))
         other = make(model, early_stop=False, source=surrogate, **options)
         plan = _with_black_box(plan)
         engines = {name: other if own.transfer else engine for name, own in plan.items()}

@@ -9,7 +9,7 @@ import numpy as np
 from vfd_tf.evaluation.engine import Engine
 from vfd_tf.evaluation.evaluate import default_radius
 from vfd_tf.evaluation.protocols import protocol
-from vfd_tf.models import classifiers
+from vfd_tf.models import classifiers, precision
 
 
 def perturb(
@@ -31,7 +31,8 @@ def perturb(
 
     Of several restarts or members of an ensemble, the first that makes an image
     misclassified gives its x_adv, or else the one that leaves it the smallest margin.
-    `evaluate` says how many stay classified correctly, at any iterate.
+    `evaluate` says how many stay classified correctly, at any iterate. A model that
+    computes in 16 bits is attacked in float32, as there.
 
     Args:
         model: Any classifier that `evaluate` takes.
@@ -53,12 +54,13 @@ def perturb(
     """
     chosen = protocol(attack, default_radius(epsilon, norm), norm)
     whole = dataclasses.replace(chosen, transfer=True)  # to the end, as a transfer attack
-    model = classifiers.as_model(model)
+    model = precision.in_float32(classifiers.as_model(model))
     engine = Engine(model, batch_size, False, bounds, strict=strict)
-    found = [
-        np.asarray(engine.model.outside(engine.attacked(whole, window).x_adv))
-        for window in engine.windows.read((x, y), seed)
-    ]
+    with precision.exact_float32():
+        found = [
+            np.asarray(engine.model.outside(engine.attacked(whole, window).x_adv))
+            for window in engine.windows.read((x, y), seed)
+        ]
     for text in engine.windows.objections:
         warnings.warn(text, stacklevel=2)
     return np.concatenate(found).reshape(np.shape(x))

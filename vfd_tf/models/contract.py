@@ -18,7 +18,6 @@ from vfd_tf.models import network, outputs
 from vfd_tf.models.keras_graph import layers_of
 
 _ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
-_ENOUGH = 16  # images that tell a network from chance
 _ROUNDING = 1e-4  # a normalised image may leave [0, 1] by float rounding, not by more
 
 

@@ -319,10 +319,16 @@ class Trainable(keras.Model):
         own, replicas = shares(self.distribute_strategy, data), self._replicas
         size = sum(own) * replicas // len(own)  # of all workers
         check_divides(size, replicas, self.options.accumulate_steps)
-        self._check(data)
+        x, y = self._check(data)
+        for role in ("teacher", "robust_teacher"):
+            if role in self._untracked.networks:
+                checks.warn_of_chance(self._untracked.networks[role], role, x, y)
 
     def _check(self, data):
-        """Holds the first batch to the input contract; builds metrics for its labels."""
+        """Holds the first batch to the input contract; builds metrics for its labels.
+
+        Returns the images and labels of its first replica.
+        """
         strategy = self.distribute_strategy
         parts = shares(strategy, data)
         if len(set(parts)) > 1:
@@ -335,9 +341,6 @@ class Trainable(keras.Model):
         if y is None or isinstance(x, dict):
             raise InputError("The data must be pairs (images, labels), or with weights.")
         self.num_classes = contract.check_batch(self.student, x, y, True, weight)
-        for role in ("teacher", "robust_teacher"):
-            if role in self._untracked.networks:
-                checks.warn_of_chance(self._untracked.networks[role], role, x, y)
         self._check_kind(y)
         metrics = self.fitted._compile_metrics
         if metrics is not None and not metrics.built:
@@ -348,3 +351,4 @@ class Trainable(keras.Model):
                 # can't; in this scope nothing else of it stays.
                 with keras.StatelessScope():
                     metrics.update_state(y, logits)
+        return x, y
