@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(
-    r'__version__ = "(.+)"', (HERE / "vfd_tf/__init__.py").read_text()
+    r'__version__ = "(.+)"', (HERE / "vfd_tf/versions.py").read_text()
 ).group(1)
 
 setup(

@@ -2,7 +2,7 @@
 
     python -m benchmarks.checkpoint --arch=resnet18 --batch_size=32
 
-One training with EMA, whose `Checkpoint` writes behind every `--every` steps. What counts
+One training with EMA, whose `Checkpoint` writes after every `--every` steps. What counts
 is how long the training thread waits for it, and how much longer the steps beside it take.
 """
 

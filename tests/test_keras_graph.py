@@ -4,6 +4,7 @@ import pathlib
 import re
 
 import keras
+import numpy as np
 import pytest
 
 import vfd_tf  # noqa: F401  before TensorFlow
@@ -13,6 +14,7 @@ L = keras.layers
 PACKAGE = pathlib.Path(keras_graph.__file__).parents[1]
 PRIVATE = r"\._(nodes_by_depth|keras_history|inbound_nodes|flatten_layers|layers)\b"
 PRIVATE += r"|\._(non_)?trainable_variables\b|_seed_generators"
+PRIVATE += r"|\._(run_through_graph|standardize_inputs)\b"
 
 
 class Outer(L.Layer):
@@ -101,6 +103,16 @@ def test_calls_number_operations_and_tensors_in_their_order():
         ("Add", 3, [("tensor 2", "tensor 3"), {}]),
         ("Dropout", 4, [("tensor 4",), {"training": True}]),
     ]
+
+
+def test_a_graph_runs_with_other_functions_in_its_layers_places(model):
+    x = keras.ops.ones((2, 3))
+    same = keras_graph.run(model, x, lambda layer: layer)
+    np.testing.assert_array_equal(same, model(x))
+    doubled = {"sum": lambda inputs: 2 * inputs[0]}  # of first(x) and x
+    found = keras_graph.run(model, x, lambda layer: doubled.get(layer.name, layer))
+    expected = model.get_layer("nested")(2 * model.get_layer("first")(x))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_random_states_are_those_of_layers_that_draw():

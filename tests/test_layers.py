@@ -48,7 +48,7 @@ def imported(path: pathlib.Path) -> set[str]:
                 found.add(whole if whole in NAMES else node.module)
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name in NAMES}
-    return found - {"vfd_tf"}  # its version, read when a command runs
+    return found
 
 
 INSIDE = [path for path in MODULES if path.parent != ROOT or path.stem not in FRONT]

@@ -74,7 +74,7 @@ def handlers():
 def test_a_signal_stops_behind_the_step_and_the_fit_goes_on(tmp_path, capfd, place):
     sends, end = stopped(tmp_path, *place, steps=None)
     assert (end.code, end.signal, str(end)) == (75, "SIGTERM", "stopped by SIGTERM")
-    assert capfd.readouterr().err.count("SIGTERM: stopping behind this step") == 1
+    assert capfd.readouterr().err.count("SIGTERM: stopping after this step") == 1
     ran = [each[:2] for each in sends.ran if each != "sent"]
     assert ran[-1] == place[1:]  # the step is finished, and no other one begun
     epoch, batch = place[1:]

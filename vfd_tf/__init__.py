@@ -30,8 +30,7 @@ from vfd_tf.training.callbacks import RobustAccuracy, VFDCallback
 from vfd_tf.training.image_panel import ImagePanel
 from vfd_tf.training.options import TrainingOptions
 from vfd_tf.training.trainer import AdversarialTrainer
-
-__version__ = "0.1.0"
+from vfd_tf.versions import __version__ as __version__
 
 __all__ = [
     "AdversarialTrainer",

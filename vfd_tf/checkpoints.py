@@ -18,6 +18,7 @@ import numpy as np
 
 from vfd_tf import archives, files
 from vfd_tf.hyperparameters import InputError
+from vfd_tf.versions import versions
 
 FORMAT = "vfd_tf checkpoint 1"
 REMEDY = "restore it from a copy, or remove it to go on from the one before"
@@ -70,7 +71,7 @@ class State:
             and not any(isinstance(value, (dict, list)) for value in known)
             and type(self.stopped) is bool
         ):
-            raise ValueError("its state is none")
+            raise ValueError("its state is not valid")
         return self
 
 
@@ -108,7 +109,7 @@ class Checkpoints:
         Raises:
             OSError: It can't be written, or the folder is gone.
         """
-        manifest = {"format": FORMAT, "versions": _versions()}
+        manifest = {"format": FORMAT, "versions": versions()}
         manifest["state"] = dataclasses.asdict(state)
         manifest["sha256"] = _sha256(manifest, arrays)
         text = np.array(json.dumps(manifest))
@@ -231,19 +232,9 @@ def _sha256(manifest, arrays):
     return sha.hexdigest()
 
 
-def _versions():
-    import keras
-    import tensorflow as tf
-
-    import vfd_tf
-
-    modules = {"vfd_tf": vfd_tf, "tensorflow": tf, "keras": keras, "numpy": np}
-    return {name: module.__version__ for name, module in modules.items()}
-
-
-def _say_versions(path, versions):
-    now = _versions()
-    other = [f"{n} {v} (now {now.get(n)})" for n, v in versions.items() if now.get(n) != v]
+def _say_versions(path, then):
+    now = versions()
+    other = [f"{n} {v} (now {now.get(n)})" for n, v in then.items() if now.get(n) != v]
     if other:
         print(
             f"Note: {path} was written with {', '.join(other)}; what follows may differ in "

@@ -121,7 +121,7 @@ class ProgressBar(keras.callbacks.Callback):
     goes first. Everything else is in the logs that other callbacks get. Without a terminal
     there is the line of an epoch alone, at full length.
 
-    `AdversarialTrainer.fit` puts it in the place of Keras's own. Elsewhere, put it behind
+    `AdversarialTrainer.fit` puts it in the place of Keras's own. Elsewhere, put it after
     all callbacks that add to the logs, with `verbose=0` in `fit`.
 
     Args:

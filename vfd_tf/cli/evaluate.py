@@ -8,7 +8,6 @@ import sys
 
 import numpy as np
 
-import vfd_tf
 from vfd_tf import evaluation, files
 from vfd_tf.attacks.attack import radius
 from vfd_tf.cli import flags
@@ -178,7 +177,7 @@ def _facts(values, path, described):
     """What repeats the evaluation; "owner": what all results of a folder depend on."""
     versions = provenance()
     owner = {
-        "vfd_tf": f"{vfd_tf.__version__}, sources {_sources()}",
+        "vfd_tf": f"{versions['vfd_tf']}, sources {_sources()}",
         "tensorflow": versions["tensorflow"],
         "keras": versions["keras"],
         "model_sha256": files.sha256(path),
@@ -234,7 +233,7 @@ def _title(settings):
 
 def _sources() -> str:
     """Short hash of this package's code: verdicts of another code are not reused."""
-    sha, root = hashlib.sha256(), pathlib.Path(vfd_tf.__file__).parent
+    sha, root = hashlib.sha256(), pathlib.Path(__file__).parents[1]
     for path in sorted(root.rglob("*.py")):
         sha.update(path.read_bytes())
     return sha.hexdigest()[:12]

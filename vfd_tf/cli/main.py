@@ -19,7 +19,6 @@ import warnings
 import keras
 import tensorflow as tf
 
-import vfd_tf
 from vfd_tf import files
 from vfd_tf.cli import (
     evaluate,
@@ -38,6 +37,7 @@ from vfd_tf.cli import (
 from vfd_tf.hyperparameters import InputError, choose
 from vfd_tf.training import signals
 from vfd_tf.training.cluster import is_lost_worker
+from vfd_tf.versions import __version__
 
 USAGE = """Adversarial training with Vanilla Feature Distillation.
 
@@ -167,7 +167,7 @@ def _written_down(error, values) -> str:
 
 def _versions() -> str:
     return (
-        f"vfd_tf {vfd_tf.__version__}, TensorFlow {tf.__version__}, "
+        f"vfd_tf {__version__}, TensorFlow {tf.__version__}, "
         f"Keras {keras.__version__}, Python {platform.python_version()}"
     )
 
@@ -211,7 +211,7 @@ def _train(values, words, argv):
 
 
 def _other(mode, run):
-    """A mode that trains nothing, behind its warnings."""
+    """A mode that trains nothing, after its warnings."""
 
     def warned(values, words, argv):
         idle_flags.warn(values, argv, mode)

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 
 import keras
 
-import vfd_tf
 from vfd_tf import evaluation, files
 from vfd_tf.cli import evaluate, flags
 from vfd_tf.data import datasets
@@ -28,6 +27,7 @@ from vfd_tf.models.mixture import (
     mixed_nuts,
     mixture,
 )
+from vfd_tf.versions import __version__
 
 FILE = "mix.json"
 _REMEDY = "remove it, or choose another --mix_dir"
@@ -163,7 +163,7 @@ def _note(folder, name, facts):
     path = os.path.join(folder, FILE)
     known = files.read_json(path, _REMEDY)
     command = shlex.join(["python", "run.py", *sys.argv[1:]])
-    known[name] = {**facts, "command": command, "vfd_tf": vfd_tf.__version__}
+    known[name] = {**facts, "command": command, "vfd_tf": __version__}
     with files.replaced(path) as part, open(part, "w") as file:
         json.dump(known, file, indent=2)
 

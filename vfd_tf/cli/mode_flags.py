@@ -75,7 +75,7 @@ def suite(own) -> None:
     integer("retries", 0, "how often what failed unexpectedly is run again", 0, 100, **own)
     help_ = "print what would be run, with the hours it will take"
     boolean("dry_run", False, help_, **own)
-    help_ = "print a shell command a line, behind its level in the graph"
+    help_ = "print a shell command a line, after its level in the graph"
     boolean("list", False, help_, **own)
     help_ = "run these rows alone, such as TRADES,TRADES+VFD-Adv; the report has all"
     flags.DEFINE_list("rows", "", help_, **own)

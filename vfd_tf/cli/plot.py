@@ -390,6 +390,6 @@ def _is_attack(name):
 
 
 def _rank(value):
-    """Orders numbers by size, and anything else behind them."""
+    """Orders numbers by size, and anything else after them."""
     number = isinstance(value, (int, float))
     return (0, value, "") if number else (1, 0, str(value))

@@ -2,10 +2,9 @@
 
 import pathlib
 
-import vfd_tf
 from vfd_tf.hyperparameters import choose
 
-_PACKAGE = pathlib.Path(vfd_tf.__file__).parent
+_PACKAGE = pathlib.Path(__file__).parents[1]
 
 
 def paths() -> dict[str, pathlib.Path]:
@@ -18,7 +17,7 @@ def paths() -> dict[str, pathlib.Path]:
 def expanded(argv: list[str]) -> list[str]:
     """The command line with the flagfile of a recipe in the place of `--recipe=NAME`.
 
-    Flags behind it have the last word.
+    Flags after it have the last word.
 
     Raises:
         InputError: There is no such recipe.

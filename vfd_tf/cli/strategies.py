@@ -82,7 +82,7 @@ def _multi_worker():
 def _ended_by_ctrl_c():
     """Inside, where TensorFlow waits and Python can't act, Ctrl-C ends the process.
 
-    TensorFlow catches SIGTERM there, to note a preemption; behind it both are as before.
+    TensorFlow catches SIGTERM there, to note a preemption; after it both are as before.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -46,7 +46,7 @@ class PlannedSuite:
         suite: The `Suite`.
         folder: Where suite.json and the report are.
         graph: The graph, which the runs are added to.
-        more: Flags that join all runs, behind those of the suite.
+        more: Flags that join all runs, after those of the suite.
         seeds: The seeds of every run.
         places: More flags for all runs, which change no result.
 

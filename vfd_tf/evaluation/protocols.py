@@ -107,7 +107,7 @@ def protocol(attack: Any, epsilon: float = 8 / 255, norm: str = "linf") -> Proto
         return Protocol(_refuse_training(attack(**_known(attack, threat))))
     if not isinstance(attack, str):
         raise InputError(
-            f"The attack {attack!r} is none: pass a name such as 'pgd20', or an attack."
+            f"{attack!r} is not an attack: pass a name such as 'pgd20', or an attack."
         )
     if is_transfer(attack):
         return _on_surrogate(protocol(attack.removeprefix(TRANSFER), epsilon, norm), attack)

@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from vfd_tf.data.splits import Split
+from vfd_tf.data.batching import count_of
 from vfd_tf.progress import Line, duration
 
 
@@ -12,7 +12,7 @@ class Screen:
     """A line for every attack on a window, and on a terminal a moving one inside.
 
     The moving line ends with the time left: for the attack at hand at the pace of its runs
-    so far, and for others at that of the windows behind them, as far as there are any.
+    so far, and for others at that of the windows before them, as far as there are any.
 
     Args:
         verbose: 0 prints nothing.
@@ -21,9 +21,7 @@ class Screen:
 
     def __init__(self, verbose, data):
         self.verbose, self.line = bool(verbose), Line()
-        known = len(data) if isinstance(data, Split) else None
-        if isinstance(data, (tuple, list)) and data and hasattr(data[0], "shape"):
-            known = len(data[0])  # arrays, no batches
+        known = count_of(data)
         self.known, self.total = known, "" if known is None else f" of {known}"
         self.pace = {}  # attack -> seconds an image
         self.behind = {}  # attack -> images it is done with

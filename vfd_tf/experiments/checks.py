@@ -5,7 +5,7 @@ from vfd_tf.experiments.experiment import Experiment
 from vfd_tf.experiments.session import Session
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import contract
-from vfd_tf.training import roles
+from vfd_tf.training import choices
 from vfd_tf.training.accumulation import check_divides
 from vfd_tf.training.optimizers import learning_rate
 
@@ -44,7 +44,7 @@ def check_recipe(experiment: Experiment, session: Session) -> None:
     augmentation = data.augmentation.replace(cutout=recipe.cutout, cutmix=recipe.cutmix)
     augmentation.check(data.input_shape, size, data.num_classes)
     if experiment.method.adversarial:
-        roles.refuse_no_attack(experiment.attack)
+        choices.refuse_no_attack(experiment.attack)
 
 
 def check_prerequisite(model, role: str, path: str, data) -> None:

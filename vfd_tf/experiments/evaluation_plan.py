@@ -104,7 +104,7 @@ class EvaluationPlan:
         if not same or self.threat != other.threat:
             raise InputError(
                 "One run is to be evaluated in two ways, under other threats or on other "
-                "numbers of images: run such suites one behind the other."
+                "numbers of images: run such suites one after the other."
             )
 
     def _images(self):
@@ -125,7 +125,7 @@ def attack_images(texts) -> tuple[tuple[str, int], ...]:
     """The pairs of texts such as autoattack:1000.
 
     Raises:
-        InputError: A text that is none.
+        InputError: A text that is not valid.
     """
     pairs = []
     for text in texts:

@@ -81,7 +81,7 @@ def train(experiment, session, directory, trainer, extra=()) -> None:
     """Trains from where the directory stands to the last epoch.
 
     Args:
-        extra: More callbacks, behind the others.
+        extra: More callbacks, after the others.
     """
     data, recipe = session.data, experiment.recipe
     if session.verbose:

@@ -178,6 +178,6 @@ def held_out_logits(
 
 def _refused(entry):
     return InputError(
-        f"mixtures has {entry!r}: write numbers from 0 to 1, alone or behind a kind, such "
+        f"mixtures has {entry!r}: write numbers from 0 to 1, alone or after a kind, such "
         "as 0.8, weights:0.5 or nuts:0.985."
     )

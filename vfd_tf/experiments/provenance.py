@@ -1,26 +1,21 @@
 """Versions and commit of what runs."""
 
 import os
+import pathlib
 import platform
 import subprocess
 
-import keras
-import numpy as np
+from vfd_tf import versions as own
 
 
 def provenance() -> dict[str, str | None]:
     """Versions and commit of what runs."""
     import tensorflow as tf
 
-    import vfd_tf
-
     return {
-        "vfd_tf": vfd_tf.__version__,
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "numpy": np.__version__,
+        **own.versions(),
         "python": platform.python_version(),
-        "git_commit": _commit(os.path.dirname(os.path.dirname(vfd_tf.__file__))),
+        "git_commit": _commit(str(pathlib.Path(own.__file__).parents[1])),
         "devices": ", ".join(d.name for d in tf.config.list_logical_devices()),
     }
 

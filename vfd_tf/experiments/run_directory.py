@@ -87,7 +87,7 @@ class RunDirectory:
         if results.pop("checksum", None) not in (None, _checksum(results)):
             raise self._damaged("results.json", "its checksum is another")
         if not sound.are_results(results):
-            raise self._damaged("results.json", "its accuracies or times are none")
+            raise self._damaged("results.json", "its accuracies or times are not valid")
         return results
 
     @property
@@ -125,7 +125,7 @@ class RunDirectory:
                     f"{REMEDIES['run.json']}."
                 )
         if owner and not sound.is_owner(owner["identity"], owner["fields"]):
-            raise self._damaged("run.json", "its fields are none")
+            raise self._damaged("run.json", "its fields are not valid")
         return owner
 
     def claim(self, identity: dict, fields: dict[str, dict], flags: str) -> None:

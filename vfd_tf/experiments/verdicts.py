@@ -55,7 +55,7 @@ class Verdicts:
                 if which in mixtures:  # its networks are attacked as one, or not at all
                     attacks = [a for a in attacks if not evaluation.is_transfer(a)]
                 self._add(which, images, attacks)
-        directory.remove_journal()  # of a process that was killed behind its verdicts
+        directory.remove_journal()  # of a process that was killed after its verdicts
 
     def _add(self, which, images, attacks):
         session, directory = self.session, self.directory

@@ -143,7 +143,7 @@ def imagenet(arch: str, images: tuple[int, ...], width: float = 1.0) -> keras.Mo
         InputError: There are none, or no network to download them.
     """
     model = _backbone(arch, (*images[:2], 3), width, weights="imagenet")
-    # EfficientNet's scales once more behind its Normalization.
+    # EfficientNet's scales once more after its Normalization.
     for norm, scaling in itertools.pairwise(model.layers):
         if isinstance(norm, layers.Normalization) and isinstance(scaling, layers.Rescaling):
             norm.adapt_variance.assign(norm.adapt_variance / np.square(scaling.scale))

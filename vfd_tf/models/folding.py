@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from vfd_tf.models import network
-from vfd_tf.models.keras_graph import nodes
+from vfd_tf.models.keras_graph import nodes, run
 
 
 def folded(model: keras.Model):
@@ -54,10 +54,7 @@ def _folded(graph):
 
     # `inputs`, as Keras's layers name it: a graph may have been built by keyword.
     def function(inputs, **_):
-        return graph._run_through_graph(
-            graph._standardize_inputs(inputs),
-            operation_fn=lambda layer: table.get(layer.name) or _plain(layer),
-        )
+        return run(graph, inputs, lambda layer: table.get(layer.name) or _plain(layer))
 
     return function
 

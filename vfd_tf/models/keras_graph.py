@@ -1,8 +1,10 @@
 """The graph of a Keras model: layers, nodes, weights; all that Keras keeps private of it.
 
-No other module reads Keras's private graph; `tests/test_keras_graph.py` holds what this
-one relies on.
+No other module reads Keras's private graph, nor runs one layer by layer;
+`tests/test_keras_graph.py` holds what this one relies on.
 """
+
+from collections.abc import Callable
 
 import keras
 
@@ -42,6 +44,17 @@ def nodes(model, inputs: bool = False) -> list:
     by_depth = model._nodes_by_depth
     every = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
     return [node for node in every if inputs or node.input_tensors]
+
+
+def run(model, inputs, function_of: Callable):
+    """The outputs of a functional model whose layers are replaced.
+
+    Args:
+        function_of: Layer or operation -> the function that is called in its place.
+    """
+    return model._run_through_graph(
+        model._standardize_inputs(inputs), operation_fn=function_of
+    )
 
 
 def calls(model) -> list[tuple]:

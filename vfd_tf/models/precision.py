@@ -24,7 +24,7 @@ def computing(models, policy: str):
     """Inside, networks compute in a policy of `POLICIES`; weights stay float32.
 
     Images in float32 reach the first layer with weights, which with all before it stays in
-    float32, as do the last one and all behind it, the logits; BatchNorm keeps its
+    float32, as do the last one and all after it, the logits; BatchNorm keeps its
     statistics in float32 by itself. The values of bfloat16 near 1 are 1/256 apart, half a
     step of 2/255. Layers that compute in another dtype than float32 keep it.
 

@@ -1,4 +1,4 @@
-"""Projections and predictors: learned layers behind tapped features, not shipped."""
+"""Projections and predictors: learned layers on top of tapped features, not shipped."""
 
 import keras
 

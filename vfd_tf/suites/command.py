@@ -15,7 +15,7 @@ class Command:
 
     Attributes:
         name: What people call it.
-        argv: The words behind `python run.py`.
+        argv: The words after `python run.py`.
         log: The file to which all it writes is appended; folders are made.
     """
 

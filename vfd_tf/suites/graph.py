@@ -59,7 +59,7 @@ class Run:
 
 
 class Graph:
-    """Nodes by path, each behind those that it needs.
+    """Nodes by path, each after those that it needs.
 
     What several runs need, and runs that several suites ask for, are there once.
 
@@ -74,7 +74,7 @@ class Graph:
         self._digest, self._describe = digest, describe
 
     def add(self, run: Run) -> str:
-        """Adds a run behind what it needs; the path of its directory."""
+        """Adds a run after what it needs; the path of its directory."""
         experiment, after, vanilla = run.experiment, [], None
         needed = list(experiment.prerequisites)
         if run.plan.mixtures and "teacher" not in needed:
@@ -133,7 +133,7 @@ class Graph:
         self.nodes[node.path] = node
 
     def ordered(self) -> list[Node]:
-        """The nodes, each behind all that it needs; of one level as they were added."""
+        """The nodes, each after all that it needs; of one level as they were added."""
         return sorted(self.nodes.values(), key=lambda node: self.level(node.path))
 
     def level(self, path: str) -> int:

@@ -325,7 +325,7 @@ class LocalEngine:
     def _lost(self):
         """Takes from the waiting what can't run any more: (future, error) of each."""
         lost = []
-        for job in list(self._waiting):  # children stand behind their parents
+        for job in list(self._waiting):  # children come after their parents
             errors = [self._errors[f] for f in self._errors if f in job.after]
             if not errors and not self._stopping:
                 continue

@@ -144,7 +144,7 @@ def read(name: str, scale: str) -> list[Suite]:
     """The suites of a name, `all` of them, or the one in a file.
 
     Raises:
-        InputError: No such suite or file, or one that is none.
+        InputError: No such suite or file, or a file that is not one.
     """
     choose(dict.fromkeys(SCALES), scale, "scale")
     if name == ALL:

@@ -23,7 +23,7 @@ def execute(run: str, words: list[str], log: str) -> int:
 
     Args:
         run: Dotted name of what takes the words, such as "package.module:main".
-        words: What stands behind `python run.py`.
+        words: What follows `python run.py`.
         log: File that is appended to, whatever writes: Python, or TensorFlow's C++.
     """
     before = sys.argv

@@ -116,7 +116,7 @@ class CatastrophicOverfitting(keras.callbacks.Callback):
 
     One-step training can lose all robustness within an epoch while its own training
     accuracy rises (Wong et al. 2020, https://arxiv.org/abs/2001.03994, who stop at a fall
-    of 0.2). Warns once and logs `catastrophic_overfitting`, 0 or 1. Behind
+    of 0.2). Warns once and logs `catastrophic_overfitting`, 0 or 1. Comes after
     `RobustAccuracy` in the list.
 
     Args:
@@ -169,7 +169,7 @@ class RobustOverfitting(keras.callbacks.Callback):
 
     Robust accuracy on new images often falls from some epoch on, while that on training
     images still rises: Rice et al. 2020, https://arxiv.org/abs/2002.11569. Warns once for
-    each best epoch, and names it. Behind `RobustAccuracy` in the list.
+    each best epoch, and names it. Comes after `RobustAccuracy` in the list.
 
     Args:
         monitor: Name of the robust accuracy in the logs.

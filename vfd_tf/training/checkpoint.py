@@ -203,7 +203,7 @@ class Checkpoint(keras.callbacks.Callback):
         self._arrays = None
 
     def on_epoch_begin(self, epoch: int, logs=None) -> None:
-        if self._fresh:  # behind `on_train_begin` of Keras's own, which forgets there
+        if self._fresh:  # after `on_train_begin` of Keras's own, which forgets there
             self._fresh = False
             self._restore_history()
             begins = not self.state.epoch and not self.state.step

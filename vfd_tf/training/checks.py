@@ -79,12 +79,12 @@ def check_clips_nothing(optimizer) -> None:
 
 
 def prepared_callbacks(callbacks, *before) -> list:
-    """The callbacks of a `fit` as a list, one alone or none included, behind others.
+    """The callbacks of a `fit` as a list, one alone or none included, after others.
 
     What monitors an accuracy or a loss and leaves the direction to Keras, which knows no
     metric of another callback, is told it: accuracies rise.
 
-    `StopOnDivergence` comes first and is always there; `Checkpoint` comes last, behind all
+    `StopOnDivergence` comes first and is always there; `Checkpoint` comes last, after all
     that add to the logs.
 
     Raises:

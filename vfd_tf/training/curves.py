@@ -41,7 +41,7 @@ class Curves(keras.callbacks.Callback):
 
     Args:
         log_dir: TensorBoard's folder of the run.
-        hyperparameters: Name -> number, text, truth, or a list or None, shown as text.
+        hyperparameters: Name -> number, text, bool, or a list or None, shown as text.
     """
 
     def __init__(self, log_dir, hyperparameters=None):

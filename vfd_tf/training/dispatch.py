@@ -79,7 +79,7 @@ class Dispatch:
 
     @property
     def passing(self) -> bool:
-        """Whether the last call only came past steps that were run before."""
+        """Whether the steps so far were all run before the resume."""
         return self.taken <= self.behind
 
     def __call__(self, iterator):

@@ -148,7 +148,7 @@ def one_cycle(recipe: Any, steps_per_epoch: int) -> Any:
 
 
 def learning_rate(recipe: Any, steps_per_epoch: int) -> Any:
-    """The learning rate of a recipe: its schedule, behind its warm-up."""
+    """The learning rate of a recipe: its schedule, after its warm-up."""
     rate = choose(SCHEDULES, recipe.schedule, "schedule")(recipe, steps_per_epoch)
     steps = round(recipe.warmup_epochs * steps_per_epoch)
     return Warmup(rate, steps) if steps else rate

@@ -4,7 +4,7 @@ import keras
 
 
 class OwnSchedules(keras.callbacks.Callback):
-    """Lets an `AdversarialTrainer` set its weights of an epoch, logs them, and learns.
+    """Has an `AdversarialTrainer` set, and log, its weights and state of each epoch.
 
     First in every `fit`, so that an `Anneal` of the user has the last word.
     """

@@ -23,8 +23,8 @@ class LambdaSchedule(Component):
         super().__post_init__()
         if (self.shape == "constant") == bool(self.warmup_epochs):
             raise InputError(
-                f"A {self.shape} schedule over {self.warmup_epochs} warmup_epochs is none: "
-                "a rise needs both a shape, linear or cosine, and epochs."
+                f"A {self.shape} schedule over {self.warmup_epochs} warmup_epochs has no "
+                "meaning: a rise needs both a shape, linear or cosine, and epochs."
             )
 
     def __call__(self, epoch: int) -> float:

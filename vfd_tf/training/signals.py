@@ -83,7 +83,7 @@ class Signals:
             self._thrown = KeyboardInterrupt() if again else Stopped(self.asked)
             raise self._thrown
         # Not `print`, which a signal may have interrupted.
-        os.write(2, f"\n{self.asked}: stopping behind this step\n".encode())
+        os.write(2, f"\n{self.asked}: stopping after this step\n".encode())
 
     def check(self) -> None:
         """Raises `Stopped` if a signal has come."""

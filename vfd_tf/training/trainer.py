@@ -11,7 +11,7 @@ from vfd_tf import losses
 from vfd_tf.attacks import PGD
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import contract, network, precision, projection
-from vfd_tf.training import checks, replicas, roles, views
+from vfd_tf.training import checks, choices, replicas, roles, views
 from vfd_tf.training.averaging import WeightAverage
 from vfd_tf.training.distillation import DISTILLATIONS, Distillation
 from vfd_tf.training.divergence import Watch
@@ -39,9 +39,9 @@ class AdversarialTrainer(Trainable):
         attack: What makes the adversarial examples, or its name ("pgd7", "n-fgsm");
             default PGD-10, L-inf 8/255.
         distillation: A distillation or its name; default none.
-        teacher: Frozen vanilla network (VFD, KD, BGAT, HAT).
-        robust_teacher: Frozen robust network (KD, RSLAD).
-        partner: Network trained jointly (LBGAT).
+        teacher: Frozen vanilla network, where method or distillation `needs` one.
+        robust_teacher: Frozen robust network, where the distillation `needs` one.
+        partner: Network trained jointly, where the distillation `needs` one.
         seed: With the step and the position in the global batch, decides all noise.
         options: `TrainingOptions`: AWP, averages of weights, clipping, label smoothing, ...
 
@@ -65,13 +65,13 @@ class AdversarialTrainer(Trainable):
         name: str = "adversarial_trainer",
     ):
         super().__init__(name=name)
-        self.method = roles.chosen(METHODS, method, Method, "method")
-        self.distillation = roles.chosen(
+        self.method = choices.chosen(METHODS, method, Method, "method")
+        self.distillation = choices.chosen(
             DISTILLATIONS, distillation, Distillation, "distillation"
         )
-        self.attack = roles.training_attack(PGD() if attack is None else attack)
+        self.attack = choices.training_attack(PGD() if attack is None else attack)
         if self.method.adversarial:
-            roles.refuse_no_attack(self.attack)
+            choices.refuse_no_attack(self.attack)
         self.options, self.seed = options or TrainingOptions(), int(seed)
         precision.warn_of_hardware(self.options.precision)
         given = {

@@ -127,7 +127,7 @@ def _learners(callbacks):
 
 
 def _plain(value: Any):
-    """A number, a truth or None, as JSON has them."""
+    """A number, a bool or None, as JSON has them."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     return float(value) if np.size(value) == 1 else None

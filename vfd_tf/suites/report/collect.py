@@ -142,7 +142,7 @@ def images_of(suite: SuiteRecord, column: str) -> int:
 
 
 def _foreign(record, suite):
-    """Why a run is none of this suite; "" where it is one."""
+    """Why a run does not belong to this suite; "" where it does."""
     found = record.identity["dataset"]
     if found == suite.dataset:
         return ""

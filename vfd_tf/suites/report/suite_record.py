@@ -132,7 +132,7 @@ def _status(folders):
     for path in sorted(filter(os.path.exists, paths), key=os.path.getmtime):
         found = read_status(os.path.dirname(path))
         if not all(isinstance(entry, dict) for entry in found.values()):
-            raise InputError(f"{path} is damaged (an entry is none): {_REMEDY}.")
+            raise InputError(f"{path} is damaged (an entry is not valid): {_REMEDY}.")
         status |= found
     return status
 
@@ -201,7 +201,7 @@ def _check(suite):
     texts += (suite.scale, suite.published or "", suite.sweep or "", *suite.columns)
     texts += (suite.against or "",)
     if not all(isinstance(text, str) for text in texts):
-        raise ValueError("one of its texts is none")
+        raise ValueError("one of its texts is not a text")
     counts = suite.images.values()
     if not all(type(count) is int and count > 0 for count in counts):
-        raise ValueError("its numbers of images are none")
+        raise ValueError("its numbers of images are not valid")

@@ -117,7 +117,7 @@ class Row:
 
     @property
     def distillation(self) -> str:
-        """As the paper calls it; without its flag the name behind the plus, or "none"."""
+        """As the paper calls it; without its flag the name after the plus, or "none"."""
         known = self.entries[0].item.distillation
         if known is not None:
             return DISTILLATIONS.get(known, known)
@@ -156,7 +156,7 @@ class Summary:
 
 
 def student_text(student: str, suite: SuiteRecord) -> str:
-    """What is said behind the name of a row: nothing for the student of the last epoch, and
+    """What is said after the name of a row: nothing for the student of the last epoch, and
     nothing where all rows are of one student.
     """
     named = {LAST: "", AVERAGE: " (averaged)"}.get(student, f" ({student})")

@@ -1,9 +1,4 @@
-"""Distillations: more terms beside a method's, from frozen or jointly trained networks.
-
-Any distillation joins any method. Pairs that no paper defines follow one rule: a
-distillation that replaces labels replaces the method's `hard_label` terms, and the rest
-of the method stays. Each class says what it does; `reweigh` does it.
-"""
+"""Distillations: more terms beside a method's, from frozen or jointly trained networks."""
 
 from vfd_tf.training.distillation.balanced import BMTARD
 from vfd_tf.training.distillation.base import Distillation, NoDistillation

@@ -17,7 +17,7 @@ from vfd_tf.types import Outputs, Tensor, Terms
 class ARAT(Method):
     """a CE(z(x'), y) + (1 - a) CE(z(x), y) + beta * mean_l [1 - cos(h_l(f_l(x')), f_l(x))].
 
-    f_l is the output of layer l behind ReLU and average pooling, on x without gradient;
+    f_l is the output of layer l after ReLU and average pooling, on x without gradient;
     h_l is Dense(hidden * C), BatchNorm, ReLU, Dense(C), trained and not shipped. a is the
     accuracy on clean training images in the epoch before, 1 / classes in the first. Clean
     and adversarial images have BatchNorm of their own, the student ships the adversarial
