@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from vfd_tf import datasets, evaluation, files, mixture
-from vfd_tf.cli import flags, main, mix
+from vfd_tf.cli import main, mix
 from vfd_tf.models import network
 
 L = keras.layers
@@ -186,7 +186,3 @@ def test_a_damaged_list_of_files_is_refused_and_kept(folder, tmp_path, capsys):
     assert run(folder, tmp_path, "--mix_weights=0.5") == 2
     assert "--mix_dir" in capsys.readouterr().err
     assert (tmp_path / mix.FILE).read_text() == "["
-
-
-def test_every_kind_has_what_makes_it():
-    assert tuple(mix.KINDS) == tuple(flags.define()["mix_kind"].parser.enum_values)

@@ -26,9 +26,9 @@ from vfd_tf.suites.report import (
     suite_record,
     summary,
     tables,
-    trade_off_figure,
     words,
 )
+from vfd_tf.suites.report.curve_kinds import CURVE_KINDS
 from vfd_tf.suites.report.suite_record import CurvePoint, Entry
 
 
@@ -89,9 +89,9 @@ def test_every_kind_of_mixture_is_a_curve_from_the_row_it_is_made_of():
 
 
 def test_every_kind_of_curve_is_named_and_drawn_in_its_own_way():
-    assert set(summary.CURVES) == {"sweep", *mixtures.KINDS}
-    styles = trade_off_figure.STYLES
-    assert styles.keys() == summary.CURVES.keys() and len({*styles.values()}) == 4
+    assert set(CURVE_KINDS) == {"sweep", *mixtures.KINDS}
+    for part in ("title", "phrase", "way", "line"):
+        assert len({getattr(kind, part) for kind in CURVE_KINDS.values()}) == 4
 
 
 def test_mixtures_of_another_row_are_a_curve_of_its_own_and_in_no_distance():

@@ -15,18 +15,13 @@ import keras
 
 from vfd_tf import evaluation, files
 from vfd_tf.cli import evaluate, flags
+from vfd_tf.cli.mode_flags import MIX_KINDS
 from vfd_tf.data import datasets
 from vfd_tf.experiments.mixtures import held_out_logits
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import classifiers, pairs
 from vfd_tf.models.mixed_nuts import KEPT
-from vfd_tf.models.mixture import (
-    OtherArchitecture,
-    fit_nuts,
-    interpolation,
-    mixed_nuts,
-    mixture,
-)
+from vfd_tf.models.mixture import OtherArchitecture, fit_nuts
 from vfd_tf.versions import __version__
 
 FILE = "mix.json"
@@ -34,8 +29,8 @@ _REMEDY = "remove it, or choose another --mix_dir"
 _DATA = ("dataset", "data_dir", "image_size", "hold")
 _EVALUATION = ("epsilon", "norm", "eval_epsilon", "eval_norm", "eval_attacks")
 _EVALUATION += ("eval_batch_size", "max_images")
-_OF_NUTS = ("mix_kept", "mix_attack", "mix_temperature")
-_IDLE = {"probabilities": _OF_NUTS, "weights": _OF_NUTS, "nuts": ("mix_weights",)}
+_WHERE_FITTED = ("mix_kept", "mix_attack", "mix_temperature")
+_ELSEWHERE = ("mix_weights",)
 
 
 def run(values, words: list[str]) -> None:
@@ -46,7 +41,8 @@ def run(values, words: list[str]) -> None:
             "VANILLA.keras ROBUST.keras."
         )
     _warn(values)
-    make, folder = KINDS[values.mix_kind], values.mix_dir
+    kind, folder = MIX_KINDS[values.mix_kind], values.mix_dir
+    make = _fitted if kind.fitted else _plain
     shares = _shares(values)
     paths = dict(zip(("vanilla", "robust"), map(evaluate.model_file, words), strict=True))
     networks = {role: classifiers.from_path(path) for role, path in paths.items()}
@@ -64,7 +60,8 @@ def run(values, words: list[str]) -> None:
 
 def _warn(values):
     """Says which flags of this mode have no effect on this kind."""
-    for name in _IDLE[values.mix_kind]:
+    fitted = MIX_KINDS[values.mix_kind].fitted
+    for name in _ELSEWHERE if fitted else _WHERE_FITTED:
         if values[name].present:
             warnings.warn(
                 f"--{name} has no effect with --mix_kind={values.mix_kind}.", stacklevel=2
@@ -73,8 +70,8 @@ def _warn(values):
 
 def _shares(values) -> list[float]:
     """The numbers of --mix_weights, or of --mix_kept, of which none is 0; each once."""
-    nuts = values.mix_kind == "nuts"
-    name = "mix_kept" if nuts else "mix_weights"
+    fitted = MIX_KINDS[values.mix_kind].fitted
+    name = "mix_kept" if fitted else "mix_weights"
     try:
         found = list(dict.fromkeys(map(float, values[name].value)))
     except ValueError as error:
@@ -82,33 +79,30 @@ def _shares(values) -> list[float]:
     if not found or not all(0 <= share <= 1 for share in found):
         given = ",".join(values[name].value)
         raise InputError(f"--{name}={given} must be numbers from 0 to 1, such as 0.8.")
-    if nuts and 0 in found:
+    if fitted and 0 in found:
         raise InputError(f"--{name} must be above 0, such as {KEPT}: 0 keeps no answer.")
     return found
 
 
-def _plain(join):
-    """What makes the files of a function (vanilla, robust, weight) -> model."""
-
-    def make(values, networks, paths, weights) -> Iterator[tuple[str, keras.Model, dict]]:
-        for weight in weights:
-            try:
-                model = join(networks["vanilla"], networks["robust"], weight)
-            except OtherArchitecture as error:
-                fix = "mix their probabilities, --mix_kind=probabilities"
-                raise OtherArchitecture(error.why, fix) from error
-            yield _name(values, weight), model, {"kind": values.mix_kind, "weight": weight}
-
-    return make
+def _plain(values, networks, paths, weights) -> Iterator[tuple[str, keras.Model, dict]]:
+    """Mixtures whose only number is the weight of the robust network."""
+    join = MIX_KINDS[values.mix_kind].make
+    for weight in weights:
+        try:
+            model = join(networks["vanilla"], networks["robust"], weight)
+        except OtherArchitecture as error:
+            fix = "mix their probabilities, --mix_kind=probabilities"
+            raise OtherArchitecture(error.why, fix) from error
+        yield _name(values, weight), model, {"kind": values.mix_kind, "weight": weight}
 
 
-def _nuts(values, networks, paths, shares) -> Iterator[tuple[str, keras.Model, dict]]:
+def _fitted(values, networks, paths, shares) -> Iterator[tuple[str, keras.Model, dict]]:
     """MixedNUTS with numbers fitted on the validation split, for every share kept."""
     pairs.pair(networks["vanilla"], networks["robust"], 1)  # refused before the attack
     clean, attacked, y, facts = _held_out(values, networks, paths)
     for kept in shares:
         fit = fit_nuts(clean, attacked, y, kept=kept)
-        model = mixed_nuts(
+        model = MIX_KINDS[values.mix_kind].make(
             *(networks[role] for role in ("vanilla", "robust")),
             **fit.numbers,
             temperature=values.mix_temperature,
@@ -121,10 +115,7 @@ def _nuts(values, networks, paths, shares) -> Iterator[tuple[str, keras.Model, d
             "the wrong ones on clean images"
         )
         told = {"temperature": values.mix_temperature, "asked": kept, **vars(fit)}
-        yield name, model, {"kind": "nuts", **told, **facts}
-
-
-KINDS = {"probabilities": _plain(mixture), "nuts": _nuts, "weights": _plain(interpolation)}
+        yield name, model, {"kind": values.mix_kind, **told, **facts}
 
 
 def _held_out(values, networks, paths):

@@ -7,14 +7,15 @@ from absl import flags
 
 from vfd_tf.cli.strategies import STRATEGIES
 from vfd_tf.experiments.evaluation_plan import STUDENTS
-from vfd_tf.experiments.mixtures import FIT_ATTACK
+from vfd_tf.experiments.mixtures import FIT_ATTACK, KINDS, PLAIN
 from vfd_tf.hyperparameters import LARGEST
 from vfd_tf.models.mixed_nuts import KEPT
 from vfd_tf.suites.engines import ENGINES
 from vfd_tf.suites.suite import SCALES
 
 _LARGEST = LARGEST[int]
-MIX_KINDS = ("probabilities", "nuts", "weights")
+# What --mix_kind takes -> the kind of mixture; the plain one, of probabilities, says so.
+MIX_KINDS = {"probabilities" if k == PLAIN else k: own for k, own in KINDS.items()}
 
 
 def runs(own) -> None:

@@ -4,8 +4,9 @@ import dataclasses
 
 from vfd_tf.suites.report import statistics
 from vfd_tf.suites.report.collect import AUTOATTACK, LEFT_OUT, Measured, images_of
+from vfd_tf.suites.report.curve_kinds import CURVE_KINDS
 from vfd_tf.suites.report.published import CLEAN
-from vfd_tf.suites.report.summary import CURVES, Cell, Summary, student_text
+from vfd_tf.suites.report.summary import Cell, Summary, student_text
 from vfd_tf.suites.report.tables import title, value_text
 
 HEADS = ("curve", "point", "of")
@@ -31,7 +32,7 @@ class CurvePoints:
     @property
     def texts(self) -> tuple[str, str, str]:
         """What stands under `HEADS`."""
-        return CURVES[self.kind], self.label, self.whose
+        return CURVE_KINDS[self.kind].title, self.label, self.whose
 
 
 def columns(summary: Summary) -> tuple[str, ...]:
@@ -46,7 +47,7 @@ def points(summary: Summary) -> list[CurvePoints]:
     members = {}
     for point in summary.collected.points:
         item = point.item
-        if item.kind in CURVES:
+        if item.kind in CURVE_KINDS:
             whose = item.whose + student_text(item.student, summary.suite)
             members.setdefault((item.kind, item.label, whose), []).append(point)
     return [

@@ -6,9 +6,10 @@ import itertools
 
 from vfd_tf.progress import duration
 from vfd_tf.suites.report import curve_points, drawing, listing, tables, words
+from vfd_tf.suites.report.curve_kinds import CURVE_KINDS
 from vfd_tf.suites.report.gains import gains, known_parts
 from vfd_tf.suites.report.section import Section
-from vfd_tf.suites.report.summary import CURVES, Cell, Row
+from vfd_tf.suites.report.summary import Cell, Row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +110,7 @@ def _table(summary, rows, anchors, by_name):
     uppers += ["distance to the curve (AutoAttack)"] * len(kinds)
     spans = tuple((name, len(list(same))) for name, same in itertools.groupby(uppers))
     heads = [tables.head(column)[1] for column in columns]
-    heads += [CURVES[kind] for kind in kinds]
+    heads += [CURVE_KINDS[kind].title for kind in kinds]
     groups = [row.group for row in rows]
     body = [
         _row(row, kinds, anchors, by_name, first=i > 0 and groups[i] != groups[i - 1])

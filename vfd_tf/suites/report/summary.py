@@ -12,6 +12,7 @@ from vfd_tf.suites.report.collect import (
     Measured,
     images_of,
 )
+from vfd_tf.suites.report.curve_kinds import CURVE_KINDS
 from vfd_tf.suites.report.published import CLEAN
 from vfd_tf.suites.report.suite_record import SuiteRecord
 
@@ -26,13 +27,6 @@ DISTILLATIONS = {
     "igdm": "IGDM",
     "mtard": "MTARD",
     "b-mtard": "B-MTARD",
-}
-# Kind of a curve -> what it is called.
-CURVES = {
-    "sweep": "sweep",
-    "mixture": "mixture",
-    "weights": "interpolation",
-    "nuts": "MixedNUTS",
 }
 LAST, AVERAGE = "last", "average"
 
@@ -198,7 +192,7 @@ def _base(entry, bases):
 def _row(collected, entries, bases):
     suite, first = collected.suite, entries[0].item
     cells = {column: _cell(suite, entries, bases, column) for column in suite.columns}
-    distances = {kind: _distance(collected, entries, bases, kind) for kind in CURVES}
+    distances = {kind: _distance(collected, entries, bases, kind) for kind in CURVE_KINDS}
     return Row(
         name=first.row,
         group=first.group,

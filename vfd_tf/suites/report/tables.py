@@ -5,14 +5,15 @@ import re
 from vfd_tf import text
 from vfd_tf.suites.report import published, statistics
 from vfd_tf.suites.report.collect import AUTOATTACK
+from vfd_tf.suites.report.curve_kinds import CURVE_KINDS
 from vfd_tf.suites.report.gains import Gain, known_parts
-from vfd_tf.suites.report.summary import CURVES, Cell, Row, Summary
+from vfd_tf.suites.report.summary import Cell, Row, Summary
 from vfd_tf.suites.report.trade_off import Distance
 
 BLACK_BOX, WHITE_BOX, ADDED = "black-box attack", "white-box attack", "added"
 _ATTACKS = {"pgd20": "PGD", "fgsm": "FGSM", "cw": "C&W"}
 AGAINST = {"base": "the method alone", "best other": "the best other row, per column"}
-CURVE_HEADS = {kind: f"to the {name}" for kind, name in CURVES.items()}
+CURVE_HEADS = {kind: f"to the {own.title}" for kind, own in CURVE_KINDS.items()}
 DASH = "–"
 
 
@@ -41,7 +42,7 @@ def title(column: str) -> str:
 
 def curves(rows: list[Row]) -> list[str]:
     """The curves that any row has a distance to."""
-    return [kind for kind in CURVES if any(kind in row.distances for row in rows)]
+    return [kind for kind in CURVE_KINDS if any(kind in row.distances for row in rows)]
 
 
 def students(summary: Summary) -> list[list[Row]]:

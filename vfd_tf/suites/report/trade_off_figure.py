@@ -6,24 +6,12 @@ import numpy as np
 
 from vfd_tf.suites.report import drawing
 from vfd_tf.suites.report.collect import AUTOATTACK, images_of
+from vfd_tf.suites.report.curve_kinds import CURVE_KINDS, needs_autoattack
 from vfd_tf.suites.report.drawing import BAR, COLOURS, LINES, Look
 from vfd_tf.suites.report.published import CLEAN
-from vfd_tf.suites.report.summary import (
-    CURVES,
-    Row,
-    Summary,
-    student_text,
-)
+from vfd_tf.suites.report.summary import Row, Summary, student_text
 from vfd_tf.suites.report.tables import title
 
-# Kind of a curve -> its line and its points.
-STYLES = {
-    "sweep": ("-", "."),
-    "mixture": (":", "."),
-    "weights": ("--", "x"),
-    "nuts": ("-.", "*"),
-}
-FITTED = "nuts"  # other attacks than AutoAttack find too few of its errors
 _FAR = 0.1  # share of the highest robust accuracy, below which a row is left out
 _LOW = 0.8  # share of the lowest clean accuracy, below which a point of a curve may be
 
@@ -180,7 +168,7 @@ def _curves_of(summary, group, rows, column, looks):
     """
     found = _means(summary, group, column)
     lowest = np.min([_place(row, column) for row in rows], axis=0)
-    order = {kind: i for i, kind in enumerate(CURVES)}
+    order = {kind: i for i, kind in enumerate(CURVE_KINDS)}
     keys = sorted(found, key=lambda key: (key[0] != group, key[0], order[key[1]]))
     curves = []
     for whose, kind, value in keys:
@@ -190,7 +178,7 @@ def _curves_of(summary, group, rows, column, looks):
         if near:
             own = [row for row in summary.rows if _is_end(row, whose, value, summary)]
             near += [place for place in (_place(row, column) for row in own) if place]
-        names = [f"{CURVES[kind]} {label} of {whose}" for label in far]
+        names = [f"{CURVE_KINDS[kind].title} {label} of {whose}" for label in far]
         curves.append(_curve(group, whose, kind, looks, sorted(near), names))
     return curves
 
@@ -203,7 +191,8 @@ def _is_end(row, whose, value, summary):
 
 def _means(summary, group, column):
     """(row, kind, value) -> label -> mean place, of the points that a column shows."""
-    found, kinds = {}, set(CURVES) - (set() if column == AUTOATTACK else {FITTED})
+    every = column == AUTOATTACK
+    found, kinds = {}, {k for k in CURVE_KINDS if every or not needs_autoattack(k)}
     for point in summary.collected.points:
         item, pair = point.item, _pair(point, column)
         same = (item.group, item.student) == (group, summary.student)
@@ -218,14 +207,14 @@ def _means(summary, group, column):
 
 def _curve(group, whose, kind, looks, places, far):
     if whose == group:
-        return Curve(kind, f"{CURVES[kind]} curve", COLOURS["none"], places, far)
+        return Curve(kind, f"{CURVE_KINDS[kind].title} curve", COLOURS["none"], places, far)
     look = looks.get(whose, Look(whose, COLOURS["none"]))
-    return Curve(kind, f"{CURVES[kind]} of {whose}", look.colour, places, far)
+    return Curve(kind, f"{CURVE_KINDS[kind].title} of {whose}", look.colour, places, far)
 
 
 def _curves(plot, curves):
     for curve in curves:
-        dash, marker = STYLES[curve.kind]
+        dash, marker = CURVE_KINDS[curve.kind].line
         plot.plot(
             *zip(*curve.places, strict=True),
             **{"color": curve.colour, "linestyle": dash, "linewidth": 1.2},

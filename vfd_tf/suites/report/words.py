@@ -2,18 +2,13 @@
 
 from vfd_tf.suites.report import published, statistics, tables, trade_off
 from vfd_tf.suites.report.collect import AUTOATTACK, images_of
+from vfd_tf.suites.report.curve_kinds import CURVE_KINDS
 from vfd_tf.suites.report.gains import Gain, gains
 from vfd_tf.suites.report.published import CLEAN
 from vfd_tf.suites.report.suite_record import STATES, SuiteRecord
-from vfd_tf.suites.report.summary import AVERAGE, CURVES, LAST, Row, Summary, student_text
+from vfd_tf.suites.report.summary import AVERAGE, LAST, Row, Summary, student_text
 
 _VERSIONS = ("vfd_tf", "tensorflow", "keras", "numpy", "python")
-_CURVE_WORDS = {  # with the name of the row that others are compared with
-    "sweep": "{} at other settings",
-    "mixture": "plain mixtures of {} and vanilla",
-    "weights": "interpolated weights of {} and vanilla",
-    "nuts": "MixedNUTS of {} and vanilla",
-}
 _SIDES = ("above", "below", "the interval includes zero", "without an interval", "outside")
 
 
@@ -91,7 +86,7 @@ def findings(summary: Summary) -> list[str]:
     students = dict.fromkeys(gain.student for gain in over)
     found = [_gains(summary, [g for g in over if g.student == s], s) for s in students]
     rows = [row for row in summary.rows if row.distillation == "VFD-Adv"]
-    for kind in CURVES:
+    for kind in CURVE_KINDS:
         members = [row for row in rows if kind in row.distances]
         if members:
             found.append(_distance_sentence(members, kind))
@@ -162,7 +157,7 @@ def _distance_sentence(rows: list[Row], kind):
 
 
 def _against_curve(kind, whose, said):
-    curve = _CURVE_WORDS[kind].format(whose)
+    curve = CURVE_KINDS[kind].phrase.format(whose)
     return f"AutoAttack at the same clean accuracy, against {curve}: {said}."
 
 
@@ -203,12 +198,6 @@ def explanations(summary: Summary) -> list[tuple[str, str]]:
     return found
 
 
-_WAYS = {
-    "sweep": "a sweep of its parameter",
-    "mixture": "plain mixtures of its probabilities with the vanilla model's",
-    "weights": "networks between it and the vanilla model, of interpolated weights",
-    "nuts": "MixedNUTS with the vanilla model, fitted on held-out images",
-}
 _INTERVALS = (
     "The page report.html and the CSV files give Wilson's 95 % interval of every accuracy: "
     "how far the accuracy on all images of this kind may be from that on these test "
@@ -255,7 +244,7 @@ def _tests(summary):
 def _distances(summary):
     images = images_of(summary.suite, AUTOATTACK)
     kinds = tables.curves(summary.rows)
-    ways = " or ".join(f"those of {_WAYS[kind]}" for kind in kinds)
+    ways = " or ".join(f"those of {CURVE_KINDS[kind].way}" for kind in kinds)
     whose = summary.suite.against or "A method alone"
     return (
         f"{whose} trades clean for robust accuracy by its own settings. Its curve joins "
