@@ -2,16 +2,21 @@
 
 import dataclasses
 
+import gradient_attacks
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from gradient_attacks import length_of, linear_classifier, seeds_of
 
 from vfd_tf import attacks, noise
-from vfd_tf.attacks import ATTACKS
+from vfd_tf.attacks import ATTACKS, PGD
 from vfd_tf.attacks.fab import nearest_on_plane
 from vfd_tf.attacks.norms import BALLS
 from vfd_tf.attacks.square import LinfSquares, Square, dents
+
+model, images = gradient_attacks.model, gradient_attacks.images
+logits_fn = gradient_attacks.logits_fn
 
 EPSILON = {"linf": 0.05, "l2": 0.4}
 SHORT = {"steps": 4, "queries": 12, "targets": 2}
@@ -86,6 +91,128 @@ def test_what_is_drawn_for_an_image_is_its_own(name):
     _, whole = run(short(name), "float64")
     _, part = run(short(name), "float64", pick)
     np.testing.assert_allclose(part, whole[pick], 0, 1e-9)
+
+
+@gradient_attacks.every
+def test_adversary_stays_inside_the_ball_and_the_box(attack, logits_fn, images):
+    x, y = images
+    for scale in (1.0, 1e-6, 1e6):  # gradients of any length
+
+        def scaled(z, scale=scale):
+            return scale * attacks.margin(y)(z)
+
+        x_adv = attack(logits_fn, tf.constant(x), scaled).numpy()
+        assert x_adv.shape == x.shape
+        assert (length_of(x_adv - x, attack.norm) <= attack.epsilon + 1e-6).all()
+        assert x_adv.min() >= 0
+        assert x_adv.max() <= 1
+    assert (x_adv != x).any()
+
+
+@gradient_attacks.every
+def test_a_flat_objective_leaves_finite_images_in_the_ball(attack, logits_fn, images):
+    x, _ = images
+    x_adv = attack(logits_fn, tf.constant(x), lambda z: 0.0 * z[:, 0]).numpy()
+    assert np.isfinite(x_adv).all()
+    assert (length_of(x_adv - x, attack.norm) <= attack.epsilon + 1e-6).all()
+
+
+@gradient_attacks.every
+def test_images_off_the_box_end_inside(attack, logits_fn, images):
+    x, y = images
+    x_adv = attack.replace(epsilon=0.0)(
+        logits_fn, tf.constant(2 * x - 0.5), attacks.cross_entropy(y)
+    )
+    np.testing.assert_allclose(x_adv, np.clip(2 * x - 0.5, 0, 1), atol=1e-6)
+
+
+@gradient_attacks.every
+def test_epsilon_zero_gives_the_images_back(attack, logits_fn, images):
+    x, y = images
+    x_adv = attack.replace(epsilon=0.0)(logits_fn, tf.constant(x), attacks.cross_entropy(y))
+    np.testing.assert_array_equal(x_adv, x)
+
+
+@gradient_attacks.every
+def test_a_start_outside_is_brought_into_the_ball(attack, logits_fn, images):
+    x, y = images
+    start = tf.constant(x + 5.0)
+    x_adv = attack(logits_fn, tf.constant(x), attacks.cross_entropy(y), start=start)
+    assert (length_of(x_adv - x, attack.norm) <= attack.epsilon + 1e-6).all()
+    assert float(tf.reduce_max(x_adv)) <= 1
+
+
+@gradient_attacks.every
+def test_float64_images_give_float64_adversaries(attack, images):
+    _, logits_fn = linear_classifier()
+    x = tf.constant(images[0], tf.float64)
+    objective = attacks.cross_entropy(np.zeros(gradient_attacks.N, "int32"))
+    x_adv = attack(logits_fn, x, objective)
+    assert x_adv.dtype == tf.float64
+    assert (length_of(x_adv - x, attack.norm) <= attack.epsilon + 1e-12).all()
+
+
+@gradient_attacks.every
+def test_weights_and_statistics_are_bit_identical_after_an_attack(attack, model, images):
+    x, y = images
+    before = model.get_weights()
+    attack(lambda x: model(x, training=False), tf.constant(x), attacks.cross_entropy(y))
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+@gradient_attacks.every
+@pytest.mark.parametrize("seeded", [False, True])
+def test_same_seeds_same_adversary_whatever_the_batch(attack, seeded, logits_fn, images):
+    x, y = images
+
+    def run(index, seeds):
+        objective = attacks.cross_entropy(y[index])
+        return attack(logits_fn, tf.constant(x[index]), objective, seeds=seeds).numpy()
+
+    index = np.arange(gradient_attacks.N)
+    whole = run(index, seeds_of() if seeded else None)
+    np.testing.assert_array_equal(run(index, seeds_of()), whole)
+    order = [4, 1, 2]
+    part = run(order, tf.gather(seeds_of(), order))
+    np.testing.assert_allclose(part, whole[order], atol=1e-5)
+
+
+@gradient_attacks.every
+def test_other_seeds_other_adversary_where_the_start_is_random(attack, logits_fn, images):
+    x, y = images
+    one, other = (
+        attack(
+            logits_fn, tf.constant(x), attacks.cross_entropy(y), seeds=seeds_of(seed=seed)
+        )
+        for seed in (0, 1)
+    )
+    # Any, not all: big steps may end in the same corner of the box.
+    differ = (one.numpy() != other.numpy()).any()
+    assert differ == (attack.own_start or getattr(attack, "random_start", False))
+
+
+def scores_of(logits_fn, objective, x):
+    return objective(logits_fn(tf.convert_to_tensor(x))).numpy()
+
+
+@norms
+@pytest.mark.parametrize("objective", [attacks.cross_entropy, attacks.margin])
+@pytest.mark.parametrize("random_start", [False, True])
+def test_small_steps_do_not_lower_the_objective(
+    norm, objective, random_start, logits_fn, images
+):
+    x, y = images
+    step = 0.01 * gradient_attacks.EPSILON[norm]
+    attack = PGD(gradient_attacks.EPSILON[norm], step, 5, norm, random_start=random_start)
+    start = x
+    if random_start:  # the projected start is where an attack without steps would end
+        start = attack._start(tf.constant(x), seeds_of()).numpy()
+    x_adv = attack(logits_fn, tf.constant(x), objective(y), seeds=seeds_of())
+    before = scores_of(logits_fn, objective(y), start)
+    after = scores_of(logits_fn, objective(y), x_adv)
+    assert (after >= before - 1e-6).all()
+    assert (after > before).any()
 
 
 @norms

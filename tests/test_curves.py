@@ -3,23 +3,12 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from event_files import curves
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
 from vfd_tf.training.curves import Curves, tag_of, write_accuracies
 from vfd_tf.training.image_panel import ImagePanel
-
-
-def curves(folder):
-    """tag -> [(step, value)] of the scalars in a folder."""
-    found = EventAccumulator(str(folder), size_guidance={"tensors": 0})
-    found.Reload()
-    return {
-        tag: [(e.step, float(tf.make_ndarray(e.tensor_proto))) for e in found.Tensors(tag)]
-        for tag in found.Tags()["tensors"]
-        if tag not in ("_hparams_/session_start_info", "keras")  # no scalars
-    }
 
 
 def model():

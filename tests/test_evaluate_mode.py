@@ -1,81 +1,21 @@
-"""The mode `evaluate`: a model file in, a table and files out; it resumes and refuses."""
+"""The mode `evaluate`: a model file in, a table and files out; what it refuses."""
 
 import csv
 import hashlib
 import json
-import shutil
-import threading
-import time
 
+import evaluations
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from evaluations import columns, linear, run
 from keras import layers as L
 
-from vfd_tf import InputError, datasets, evaluation, files, noise
-from vfd_tf.cli import evaluate, main
-from vfd_tf.evaluation import Engine, Journal, protocol, wilson
-from vfd_tf.models import folding
+from vfd_tf import datasets
+from vfd_tf.cli import main
 
 ATTACKS = "fgsm,pgd5,mim5,cw:steps=20,autoattack-rand"
-COMMON = ("--dataset=digits", "--max_images=48", "--eval_epsilon=0.1")
-
-
-def linear(seed=0, classes=10):
-    """Least squares on the digits, as a classifier: right on most images."""
-    train = datasets.load("digits").train
-    x = train.floats().reshape(len(train), -1)
-    keep = np.random.RandomState(seed).permutation(len(x))[:800]
-    x, y = x[keep], np.eye(classes)[train.y[keep]]
-    gram = x.T @ x + np.eye(64)
-    inputs = keras.Input((8, 8, 1))
-    model = keras.Model(inputs, L.Dense(classes)(L.Flatten()(inputs)))
-    model.set_weights([10 * np.linalg.solve(gram, x.T @ y), np.zeros(classes)])
-    return model
-
-
-@pytest.fixture
-def saved(tmp_path):
-    path = tmp_path / "model.keras"
-    linear().save(path)
-    return path
-
-
-def run(path, *words):
-    return main.main(["run.py", "--mode=evaluate", f"--model={path}", *COMMON, *words])
-
-
-def columns(folder, title):
-    """Attack -> verdicts of one table of a report."""
-    with np.load(folder / "verdicts.npz") as saved:
-        prefix = f"{title}|"
-        names = [name for name in saved.files if name.startswith(prefix)]
-        return {name.removeprefix(prefix): saved[name] for name in names}
-
-
-def table(folder, title):
-    """Attack -> row of one table of a report."""
-    rows = json.loads((folder / "results.json").read_text())["rows"]
-    return {row["attack"]: row for row in rows if row["table"] == title}
-
-
-def test_an_evaluation_waits_for_another_and_keeps_what_it_found(saved, tmp_path, capsys):
-    folder, other = tmp_path / "model.eval", tmp_path / "other"
-    assert run(saved, "--eval_attacks=pgd5", f"--eval_dir={other}") == 0
-    capsys.readouterr()
-    second = threading.Thread(target=run, args=(saved, "--eval_attacks=fgsm"))
-    with files.owned(str(folder)):
-        second.start()
-        printed, end = "", time.monotonic() + 60
-        while "another process evaluates it" not in printed and time.monotonic() < end:
-            time.sleep(0.1)
-            printed += capsys.readouterr().out
-        shutil.copytree(other, folder, dirs_exist_ok=True)
-    second.join()
-    assert "another process evaluates it" in printed
-    rows = json.loads((folder / "results.json").read_text())["rows"]
-    assert {"fgsm", "pgd5"} <= {row["attack"] for row in rows}
+saved = evaluations.saved
 
 
 def test_one_command_prints_a_table_and_writes_it_four_times(saved, capsys, tmp_path):
@@ -114,54 +54,6 @@ def test_one_command_prints_a_table_and_writes_it_four_times(saved, capsys, tmp_
             assert wrong[broken].all() and x_adv.min() >= 0 and x_adv.max() <= 1
             if not name.startswith("cw"):
                 assert np.abs(x_adv - x).max() <= 0.1 + 1e-6
-
-
-def test_what_was_evaluated_is_not_evaluated_again(saved, capsys, monkeypatch):
-    assert run(saved, "--eval_attacks=fgsm,pgd5") == 0
-    before = capsys.readouterr().out
-    calls = []
-    whole = Engine.examples
-    monkeypatch.setattr(
-        Engine,
-        "examples",
-        lambda *a, **more: calls.append(a[1].attack) or whole(*a, **more),
-    )
-    assert run(saved, "--eval_attacks=fgsm,pgd5,mim3") == 0
-    after = capsys.readouterr().out.split("\n")
-    known = [x for x in before.split("\n") if x.startswith(("| fgsm", "| pgd5"))]
-    assert len(known) == 2
-    for line in known:  # the time it took as well
-        cells = [cell.strip() for cell in line.split("|")]
-        assert cells in [[cell.strip() for cell in other.split("|")] for other in after]
-    kinds = [type(attack).__name__ for attack in calls]
-    assert "MIM" in kinds and "FGSM" not in kinds
-
-
-def test_an_evaluation_that_was_killed_goes_on_where_it_stopped(saved, monkeypatch):
-    whole, seen = Engine.examples, []
-
-    def killed(self, run, batch, **more):
-        seen.append(run)
-        if len(seen) == 3:
-            raise KeyboardInterrupt
-        return whole(self, run, batch, **more)
-
-    monkeypatch.setattr(Engine, "examples", killed)
-    assert run(saved, "--eval_attacks=apgd-t:steps=5") == 1
-    after, folder = [], saved.with_suffix(".eval")
-    monkeypatch.setattr(
-        Engine,
-        "examples",
-        lambda *a, **more: after.append(a[1]) or whole(*a, **more),
-    )
-    assert run(saved, "--eval_attacks=apgd-t:steps=5") == 0
-    ranks = [r.rank for r in after if r.rank]
-    assert ranks[0] == seen[2].rank == 4  # the two runs before are not repeated
-    resumed = columns(folder, "digits, 48 test images, linf:0.1")["apgd-t:steps=5"]
-    monkeypatch.undo()
-    test = datasets.load("digits").test[:48]
-    fresh = evaluation.evaluate(linear(), test, ["apgd-t:steps=5"], epsilon=0.1)
-    np.testing.assert_array_equal(resumed, fresh.robust["apgd-t:steps=5"])
 
 
 @pytest.mark.parametrize(
@@ -218,102 +110,6 @@ def test_files_without_logits_are_refused(tmp_path, capsys, outputs):
     keras.Model(model.inputs, odd).save(path)
     assert run(path, "--eval_attacks=fgsm") == 2
     assert "logits" in capsys.readouterr().err
-
-
-def test_results_of_one_model_accumulate(saved, capsys):
-    """Attacks join their table; other counts, radii and seeds stand beside it."""
-    folder, one = saved.with_suffix(".eval"), "digits, 48 test images, linf:0.1"
-    assert run(saved, "--eval_attacks=fgsm,pgd5,cw:steps=10") == 0
-    first = table(folder, one)
-    for words in (
-        ("--eval_attacks=mim5",),
-        ("--eval_attacks=fgsm", "--max_images=12"),
-        ("--eval_attacks=fgsm", "--eval_epsilon=0.05"),
-        ("--eval_attacks=pgd5", "--eval_seed=3"),
-        ("--eval_attacks=fgsm,pgd5", "--eval_batch_size=16"),
-    ):
-        assert run(saved, *words) == 0
-        assert "differ" not in capsys.readouterr().out
-    found = table(folder, one)
-    for name in ("clean", "fgsm", "pgd5", "cw:steps=10"):
-        known, now = (dict(rows[name], seconds=0) for rows in (first, found))
-        assert known == now
-    test = datasets.load("digits").test[:48]
-    names = ["fgsm", "pgd5", "cw:steps=10", "mim5"]
-    whole = evaluation.evaluate(linear(), test, names, epsilon=0.1)
-    for name, verdict in whole.verdicts().items():
-        np.testing.assert_array_equal(columns(folder, one)[name], verdict)
-    rows = {row["attack"]: row["accuracy"] for row in whole.rows()}
-    assert {name: row["accuracy"] for name, row in found.items()} == rows
-    assert list(found)[-2:] == ["worst", "worst of bounded"]
-    others = [
-        "digits, 12 test images, linf:0.1",
-        "digits, 48 test images, linf:0.05",
-        "digits, 48 test images, linf:0.1, seed 3",
-    ]
-    for title in others:
-        assert set(table(folder, title)) <= {"clean", "fgsm", "pgd5"}
-    text = (folder / "results.md").read_text()
-    places = [text.index(f"\n{title}\n") for title in (one, *others)]
-    assert places == sorted(places)
-    tex = (folder / "results.tex").read_text()
-    assert tex.count(r"\toprule") == 4 and f"% {one}\n" in tex
-    with open(folder / "results.csv") as file:
-        assert {row["table"] for row in csv.DictReader(file)} == {one, *others}
-
-
-def test_a_row_that_changes_is_told(saved):
-    verdicts = {"clean": np.ones(4, bool), "fgsm": np.array([1, 1, 0, 0], bool)}
-    known = evaluation.Report()
-    found = evaluation.EvaluationResult(verdicts["clean"], {"fgsm": verdicts["fgsm"]}, {})
-    assert known.add("t", {}, found) == [] == known.add("t", {}, found)
-    found.robust["fgsm"] = np.array([1, 0, 0, 1], bool)
-    (note,) = known.add("t", {}, found)
-    assert note == (
-        "2 of 4 verdicts of fgsm differ from those in the report (t), which are replaced."
-    )
-    np.testing.assert_array_equal(known.verdicts["t|fgsm"], found.robust["fgsm"])
-
-
-def test_a_damaged_journal_is_begun_anew_with_a_note(saved, capsys):
-    folder = saved.with_suffix(".eval")
-    title = "digits, 48 test images, linf:0.1"
-    assert run(saved, "--eval_attacks=fgsm,pgd5") == 0
-    before = columns(folder, title)
-    entries = sorted((folder / "journal").glob("*.npz"))
-    assert len(entries) == 2
-    entries[0].write_bytes(entries[0].read_bytes()[:200])
-    np.savez(entries[1], runs=1, seconds=0.0, open=np.ones(3, bool), sizes=np.ones(0))
-    capsys.readouterr()
-    assert run(saved, "--eval_attacks=fgsm,pgd5") == 0
-    printed = capsys.readouterr().out
-    for entry in entries:
-        assert f"Note: {entry} is damaged; " in printed
-    for name, verdict in columns(folder, title).items():
-        np.testing.assert_array_equal(verdict, before[name])
-    assert run(saved, "--eval_attacks=fgsm,pgd5") == 0
-    assert "is damaged" not in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    "name, content, hint",
-    [
-        ("results.json", '{"tables": ', "can't be read"),
-        ("results.json", "[]", "can't be read"),
-        ("results.json", '{"rows": []}', "another version"),
-        ("verdicts.npz", "no archive", "can't be read"),
-    ],
-)
-def test_a_damaged_report_is_told_before_the_work(saved, capsys, name, content, hint):
-    assert run(saved, "--eval_attacks=fgsm") == 0
-    folder = saved.with_suffix(".eval")
-    (folder / name).write_text(content)
-    capsys.readouterr()
-    assert run(saved, "--eval_attacks=fgsm") == 2
-    printed = capsys.readouterr()
-    (line,) = printed.err.strip().split("\n")
-    assert hint in line and f"remove {folder}, or choose another --eval_dir" in line
-    assert (folder / name).read_text() == content and "clean" not in printed.out
 
 
 def test_a_place_that_is_no_folder_is_refused(saved, tmp_path, capsys):
@@ -417,55 +213,6 @@ def test_a_model_of_another_range_is_attacked_in_its_own(saved, tmp_path, capsys
         assert "two numbers" in (error := capsys.readouterr().err) or "rise" in error
 
 
-def test_print_shows_the_table_and_the_warnings():
-    found = evaluation.evaluate(
-        linear(), datasets.load("digits").test[:16], "fgsm", epsilon=0.1
-    )
-    found.warnings = ["Something is odd."]
-    head, _, clean, fgsm, *rest = str(found).split("\n")
-    assert "95% interval" in head and "| clean " in clean and "linf:0.1" in fgsm
-    assert f" {found.accuracies()['fgsm']:.2f} " in fgsm
-    assert rest == ["", "- Warning: Something is odd."]
-
-
-def test_verdicts_of_other_code_are_not_reused(saved, monkeypatch, capsys):
-    assert run(saved, "--eval_attacks=fgsm") == 0
-    monkeypatch.setattr(evaluate, "_sources", lambda: "other")
-    assert run(saved, "--eval_attacks=fgsm") == 2
-    assert "sources other" in capsys.readouterr().err
-
-
-def test_a_damaged_owner_is_told(saved, capsys):
-    assert run(saved, "--eval_attacks=fgsm") == 0
-    saved.with_suffix(".eval").joinpath("journal/owner.json").write_text("")
-    assert run(saved, "--eval_attacks=fgsm") == 2
-    assert "damaged" in capsys.readouterr().err
-
-
-def test_rounding_of_the_folded_network_decides_no_verdict(monkeypatch):
-    """Crafted on a network that calls every image broken from the start."""
-    test, whole = datasets.load("digits").test[:48], folding.folded
-
-    def wrong(model):
-        function = whole(model)
-        shift = tf.constant([[1e3] + 9 * [0.0]])
-
-        def rounded(x):
-            outputs = function(x)
-            return {**outputs, "logits": outputs["logits"] + shift}
-
-        return rounded
-
-    expected = evaluation.evaluate(linear(), test, "pgd10", epsilon=0.1)
-    monkeypatch.setattr(folding, "folded", wrong)
-    found = evaluation.evaluate(linear(), test, "pgd10", epsilon=0.1)
-    assert expected.robust["pgd10"].sum() < expected.clean.sum()
-    keep = test.y != 0  # those of class 0 are never broken in the wrong network's eyes
-    np.testing.assert_array_equal(
-        found.robust["pgd10"][keep], expected.robust["pgd10"][keep]
-    )
-
-
 def test_a_model_of_other_images_or_classes_is_refused(tmp_path, capsys):
     inputs = keras.Input((8, 8, 1))
     path = tmp_path / "three.keras"
@@ -473,18 +220,6 @@ def test_a_model_of_other_images_or_classes_is_refused(tmp_path, capsys):
     assert run(path, "--eval_attacks=fgsm") == 2
     error = capsys.readouterr().err
     assert "3 classes" in error and "digits has (8, 8, 1) and 10" in error
-
-
-def test_a_folder_of_another_model_is_refused_and_kept(saved, tmp_path, capsys):
-    assert run(saved, "--eval_attacks=fgsm") == 0
-    results = (tmp_path / "model.eval/results.json").read_text()
-    other = tmp_path / "other.keras"
-    linear(1).save(other)
-    folder = f"--eval_dir={tmp_path / 'model.eval'}"
-    assert run(other, folder, "--eval_attacks=fgsm") == 2
-    error = capsys.readouterr().err
-    assert "model_sha256" in error and "another --eval_dir" in error
-    assert (tmp_path / "model.eval/results.json").read_text() == results
 
 
 def test_logits_that_are_not_finite_are_refused(tmp_path, capsys):
@@ -537,19 +272,6 @@ def test_a_surrogate_adds_columns_of_examples_that_were_crafted_on_it(saved, tmp
     assert surrogate["sha256"] == hashlib.sha256(other.read_bytes()).hexdigest()
 
 
-def test_what_is_transferred_knows_the_surrogate_alone():
-    """On KL, too, whose clean logits are then the surrogate's own."""
-    test, other = datasets.load("digits").test[:48], linear(1)
-    found = evaluation.evaluate(
-        linear(), test, ["pgd3-kl"], epsilon=0.1, surrogate=other, examples=True
-    )
-    seeds = noise.example_seeds(0, 0, np.arange(48))
-    x = tf.constant(test.floats())
-    expected = protocol("pgd3-kl", 0.1)(other, x, test.y, seeds)
-    x_adv = found.examples["transfer-pgd3-kl"]
-    np.testing.assert_allclose(x_adv, expected, 0, 1e-6)
-
-
 @pytest.mark.slow
 def test_an_automatic_surrogate_is_trained_once(saved, tmp_path, capsys):
     words = (
@@ -560,114 +282,3 @@ def test_an_automatic_surrogate_is_trained_once(saved, tmp_path, capsys):
     assert "from epoch 0 to 1" in capsys.readouterr().out
     assert run(saved, *words) == 0
     assert "complete" in capsys.readouterr().out
-
-
-def test_models_of_other_ranges_are_attacked_in_theirs():
-    """The same network, once for [0, 1] and once for [-1, 1]: the same verdicts."""
-    model, test = linear(), datasets.load("digits").test[:48]
-    kernel, bias = model.get_weights()
-    other = linear()
-    other.set_weights([kernel / 2, bias + kernel.sum(0) / 2])
-    x, y = test.floats(), test.y
-    names = "fgsm", "pgd5", "apgd-ce:steps=5", "fab-t:steps=5"
-    one = evaluation.evaluate(model, (x, y), names, epsilon=0.1)
-    two = evaluation.evaluate(other, (2 * x - 1, y), names, epsilon=0.1, bounds=(-1, 1))
-    for name, verdict in one.verdicts().items():
-        assert (verdict != two.verdicts()[name]).sum() <= 1  # rounding
-
-
-def test_early_stop_changes_no_verdict():
-    test = datasets.load("digits").test[:48]
-    names = "pgd10", "mim10", "apgd-ce:steps=20", "square:queries=150"
-    stopped = evaluation.evaluate(linear(), test, names, epsilon=0.1)
-    ended = evaluation.evaluate(linear(), test, names, epsilon=0.1, early_stop=False)
-    assert 0 < stopped.robust["pgd10"].mean() < stopped.clean.mean()
-    for name, verdict in stopped.verdicts().items():
-        np.testing.assert_array_equal(verdict, ended.verdicts()[name])
-
-
-def test_the_batch_size_changes_no_verdict():
-    test = datasets.load("digits").test[:40]
-    names = "pgd10", "apgd-t:steps=10", "square:queries=100", "fab-t:steps=10"
-    one = evaluation.evaluate(linear(), test, names, epsilon=0.1, batch_size=64)
-    two = evaluation.evaluate(linear(), test, names, epsilon=0.1, batch_size=16)
-    for name, verdict in one.verdicts().items():
-        np.testing.assert_array_equal(verdict, two.verdicts()[name])
-
-
-def test_batches_have_few_sizes_and_none_is_of_0_images():
-    target, sizes, traces = Engine(linear(), batch_size=32), set(), []
-
-    def spy(x):
-        traces.append(x.shape[0])
-        tf.py_function(lambda n: sizes.add(int(n)), [tf.shape(x)[0]], [])
-        return {"x": x}
-
-    for count in [*range(1, 100), *range(99, 0, -1)]:
-        x = np.random.rand(count, 2)
-        np.testing.assert_array_equal(target.runner.run("spy", spy, {"x": x})["x"], x)
-    assert sizes == {8, 12, 16, 24, 32}
-    assert len(traces) <= 2
-
-
-def test_a_target_takes_images_of_several_sizes():
-    inputs = keras.Input((None, None, 3))
-    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3)(inputs))
-    logits = keras.layers.Dense(5)(keras.layers.GlobalAveragePooling2D()(x))
-    target, random = Engine(keras.Model(inputs, logits), batch_size=8), np.random.rand
-    for size in (16, 20):
-        for attack in ("pgd2", "square:queries=3"):
-            data = random(9, size, size, 3).astype("float32"), np.arange(9) % 5
-            assert len(target.correct(data, attack)) == 9
-
-
-def test_crafting_in_bfloat16_is_judged_in_float32():
-    test = datasets.load("digits").test[:48]
-    # The same function, with a layer between its ends to compute in bfloat16.
-    eyes = [L.Dense(64, kernel_initializer="identity") for _ in range(2)]
-    one = linear()
-    model = keras.Sequential([keras.Input((8, 8, 1)), L.Flatten(), *eyes, one.layers[-1]])
-    full = evaluation.evaluate(model, test, ["pgd10"], epsilon=0.1, examples=True)
-    half = evaluation.evaluate(
-        model, test, ["pgd10"], epsilon=0.1, craft_precision="mixed_bfloat16", examples=True
-    )
-    x_adv, y = half.examples["pgd10"], test.y
-    right = model.predict(x_adv, verbose=0).argmax(-1) == y
-    np.testing.assert_array_equal(half.robust["pgd10"], right & half.clean)
-    assert abs(int(full.robust["pgd10"].sum()) - int(right.sum())) <= 3
-
-
-@pytest.mark.parametrize(
-    "successes, count, low, high",
-    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (50, 100, 0.4038, 0.5962)],
-)
-def test_the_interval_is_wilson_s(successes, count, low, high):
-    # Values of the usual tables of Wilson's interval, Newcombe 1998.
-    np.testing.assert_allclose(wilson(successes, count), (low, high), 0, 1e-4)
-
-
-def test_protocols_say_what_they_run():
-    assert protocol("cw").attack.c == 1 and protocol("cw").threat == "l2, unbounded"
-    assert protocol("cw_search").attack.search_steps == 9
-    assert protocol("cw_linf", 0.1).objective == "margin"
-    assert protocol("mim").attack.steps == 20 and protocol("mim7").attack.steps == 7
-    assert protocol("pgd20-kl").objective == "kl"
-    settings = protocol("pgd20:restarts=3:step_size=1/255", 0.1).attack
-    assert (settings.restarts, settings.step_size, settings.epsilon) == (3, 1 / 255, 0.1)
-    (runs,) = protocol("pgd20:restarts=3").stages(10).values()
-    assert [run.stream for run in runs] == [None, 1, 2]
-    assert protocol("pgd20:epsilon=1/255:norm=l2").threat == "l2:1/255"
-    plus = protocol("autoattack-plus", 0.5, "l2")
-    assert plus.threat == "l2:0.5"
-    stages = {name: len(runs) for name, runs in plus.stages(10).items()}
-    assert stages == {
-        "apgd-ce": 5, "apgd-dlr": 5, "fab": 5, "square": 1, "apgd-t": 9, "fab-t": 9
-    }  # fmt: skip
-    rand = protocol("autoattack-rand").stages(10)
-    assert all(run.attack.eot == 20 for runs in rand.values() for run in runs)
-
-
-def test_a_journal_with_other_files_is_refused(tmp_path):
-    (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(InputError, match="no evaluation"):
-        Journal(str(tmp_path), {}, {})

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from evaluations import linear
 
-from vfd_tf import InputError, attacks, evaluation, noise
+from vfd_tf import InputError, attacks, datasets, evaluation, noise
 from vfd_tf.attacks import FGSM, PGD
 from vfd_tf.data.datasets import Images
-from vfd_tf.evaluation import Engine, Protocol, evaluate, protocol, tables
+from vfd_tf.evaluation import Engine, Protocol, evaluate, protocol, tables, wilson
 from vfd_tf.evaluation.windows import Share
 
 # isort: split
@@ -235,6 +236,26 @@ def test_rows_of_a_table_may_lack_columns_and_all_lines_are_equally_wide():
     assert len({len(line) for line in short}) == 1
 
 
+def test_print_shows_the_table_and_the_warnings():
+    found = evaluation.evaluate(
+        linear(), datasets.load("digits").test[:16], "fgsm", epsilon=0.1
+    )
+    found.warnings = ["Something is odd."]
+    head, _, clean, fgsm, *rest = str(found).split("\n")
+    assert "95% interval" in head and "| clean " in clean and "linf:0.1" in fgsm
+    assert f" {found.accuracies()['fgsm']:.2f} " in fgsm
+    assert rest == ["", "- Warning: Something is odd."]
+
+
+@pytest.mark.parametrize(
+    "successes, count, low, high",
+    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (50, 100, 0.4038, 0.5962)],
+)
+def test_the_interval_is_wilson_s(successes, count, low, high):
+    # Values of the usual tables of Wilson's interval, Newcombe 1998.
+    np.testing.assert_allclose(wilson(successes, count), (low, high), 0, 1e-4)
+
+
 @pytest.mark.parametrize(
     "name, attack",
     [
@@ -247,6 +268,27 @@ def test_rows_of_a_table_may_lack_columns_and_all_lines_are_equally_wide():
 def test_protocols_stand_for_their_attack(name, attack):
     assert protocol(name, 0.1, "l2") == Protocol(attack)
     assert protocol(Protocol(attack, "dlr")) == Protocol(attack, "dlr")
+
+
+def test_protocols_say_what_they_run():
+    assert protocol("cw").attack.c == 1 and protocol("cw").threat == "l2, unbounded"
+    assert protocol("cw_search").attack.search_steps == 9
+    assert protocol("cw_linf", 0.1).objective == "margin"
+    assert protocol("mim").attack.steps == 20 and protocol("mim7").attack.steps == 7
+    assert protocol("pgd20-kl").objective == "kl"
+    settings = protocol("pgd20:restarts=3:step_size=1/255", 0.1).attack
+    assert (settings.restarts, settings.step_size, settings.epsilon) == (3, 1 / 255, 0.1)
+    (runs,) = protocol("pgd20:restarts=3").stages(10).values()
+    assert [run.stream for run in runs] == [None, 1, 2]
+    assert protocol("pgd20:epsilon=1/255:norm=l2").threat == "l2:1/255"
+    plus = protocol("autoattack-plus", 0.5, "l2")
+    assert plus.threat == "l2:0.5"
+    stages = {name: len(runs) for name, runs in plus.stages(10).items()}
+    assert stages == {
+        "apgd-ce": 5, "apgd-dlr": 5, "fab": 5, "square": 1, "apgd-t": 9, "fab-t": 9
+    }  # fmt: skip
+    rand = protocol("autoattack-rand").stages(10)
+    assert all(run.attack.eot == 20 for runs in rand.values() for run in runs)
 
 
 @pytest.mark.parametrize("objective", ["ce", "margin", "dlr"])

@@ -10,9 +10,8 @@ import numpy as np
 import processes
 import pytest
 import tiny
-from fits import Kill
-from test_curves import curves
-from test_signals import Send, send
+from event_files import curves
+from fits import Kill, Send, send
 
 from vfd_tf.cli import main
 from vfd_tf.evaluation import Journal

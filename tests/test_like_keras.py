@@ -10,55 +10,24 @@ import pytest
 import tensorflow as tf
 from keras import layers as L
 from keras import metrics as M
-
-from vfd_tf import (
-    AdversarialTrainer,
-    InputError,
-    RobustAccuracy,
-    VFDCallback,
-    attacks,
-    evaluation,
+from twins import (
+    BATCH,
+    CLASSES,
+    ONE_HOT,
+    SHAPE,
+    WEIGHT,
+    N,
+    X,
+    Y,
+    ours,
+    plain,
+    same_history,
+    sliced,
+    weights,
 )
-from vfd_tf.training.callbacks import StochasticWeightAverage
+
+from vfd_tf import AdversarialTrainer, RobustAccuracy, attacks, evaluation
 from vfd_tf.training.options import TrainingOptions
-
-SHAPE, CLASSES, N, BATCH = (6, 6, 1), 4, 36, 12
-RANDOM = np.random.RandomState(0)
-X = RANDOM.rand(N, *SHAPE).astype("float32")
-Y = RANDOM.randint(0, CLASSES, N)
-ONE_HOT = np.eye(CLASSES, dtype="float32")[Y]
-WEIGHT = np.linspace(0.0, 2.0, N).astype("float32")
-
-
-def network(seed=0, end=()):
-    keras.utils.set_random_seed(seed)
-    inputs = keras.Input(SHAPE)
-    x = L.Conv2D(4, 3, activation="relu", name="layer1")(inputs)
-    x = L.Dense(CLASSES)(L.Flatten()(x))
-    return keras.Model(inputs, x)
-
-
-def plain(one_hot=False, **options):
-    kind = "CategoricalCrossentropy" if one_hot else "SparseCategoricalCrossentropy"
-    model = network()
-    loss = getattr(keras.losses, kind)(from_logits=True)
-    model.compile(keras.optimizers.SGD(0.5), loss, **options)
-    return model
-
-
-def ours(**options):
-    trainer = AdversarialTrainer(network(), "natural")
-    trainer.compile(keras.optimizers.SGD(0.5), **{"metrics": None, **options})
-    return trainer
-
-
-def weights(model):
-    return np.concatenate([np.ravel(v) for v in model.get_weights()])
-
-
-def same_history(one, other):
-    for name, values in other.items():
-        np.testing.assert_allclose(one[name], values, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 class Batches(keras.utils.PyDataset):
@@ -70,10 +39,6 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, index):
         part = slice(index * BATCH, (index + 1) * BATCH)
         return X[part], Y[part], WEIGHT[part]
-
-
-def sliced(*arrays):
-    return tf.data.Dataset.from_tensor_slices(arrays)
 
 
 def generator():
@@ -145,27 +110,6 @@ def test_metrics_see_one_hot_labels_as_they_come(metric, dtype):
     same_history(logs, model.fit(X, labels, **options).history)
 
 
-def test_a_callback_on_a_model_of_one_hot_labels_leaves_its_metrics_alone():
-    model = plain(one_hot=True, metrics=["accuracy"])
-    callback = VFDCallback(network(1), "layer1", 0.01, attack=attacks.FGSM(0.1))
-    fit = {"batch_size": BATCH, "verbose": 0, "callbacks": [callback]}
-    logs = model.fit(X, ONE_HOT, validation_data=(X, ONE_HOT), **fit).history
-    right = (model.predict(X, verbose=0).argmax(-1) == Y).mean()
-    assert logs["val_accuracy"][-1] == pytest.approx(right)
-    assert model.evaluate(X, ONE_HOT, verbose=0)[1] == pytest.approx(right)
-
-
-def test_a_callback_follows_a_model_that_is_compiled_anew():
-    model = plain(metrics=["accuracy"])
-    callback = VFDCallback(network(1), "layer1", 0.01, attack=attacks.FGSM(0.1))
-    fit = {"batch_size": BATCH, "verbose": 0, "callbacks": [callback]}
-    model.fit(X, Y, **fit)
-    top2 = keras.metrics.SparseTopKCategoricalAccuracy(2, name="top2")
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(model.optimizer, loss, metrics=["accuracy", top2])
-    assert "top2" in model.fit(X, Y, **fit).history
-
-
 @pytest.mark.parametrize("rest_first", [True, False])
 def test_a_validation_set_may_begin_with_its_smallest_batch(rest_first):
     parts = [sliced(X[:4], Y[:4]).batch(4), sliced(X[4:], Y[4:]).batch(BATCH)]
@@ -226,38 +170,6 @@ def test_a_loop_of_fits_is_one_fit_of_as_many_epochs():
     np.testing.assert_array_equal(weights(once.student), weights(loop.student))
 
 
-def test_other_images_are_left_out_of_every_epoch():
-    """At rate 0 the weighted loss of an epoch tells which images were in it."""
-    weight = 2.0 ** np.arange(11)
-    x, y = np.repeat(X[:1], 11, axis=0), np.repeat(Y[:1], 11)
-    trainer = AdversarialTrainer(network(), "natural")
-    trainer.compile(keras.optimizers.SGD(0.0))
-    alone = trainer.evaluate(x[:1], y[:1], verbose=0)[0]
-    missing = set()
-    for _ in range(30):
-        logs = trainer.fit(x, y, sample_weight=weight, batch_size=10, verbose=0).history
-        total = logs["loss"][0] * 10 / alone
-        missing.add(round(np.log2(weight.sum() - total)))
-    assert len(missing) > 5
-
-
-def test_the_usual_batch_is_kept_wherever_the_ragged_one_stands():
-    for seed in range(6):
-        data = sliced(X[:34], Y[:34]).batch(8).shuffle(5, seed=seed)
-        trainer = ours()
-        with pytest.warns(UserWarning, match="batch of 2 images is dropped.*usual 8"):
-            trainer.fit(data, epochs=2, verbose=0)
-        assert int(trainer.iteration.numpy()) == 2 * 4
-
-
-def test_what_a_fit_drops_is_counted():
-    data = sliced(X[:2], Y[:2]).batch(2).concatenate(sliced(X[2:34], Y[2:34]).batch(8))
-    with pytest.warns(UserWarning, match="dropped 3 of 15 batches, 6 images in all"):
-        ours().fit(data, epochs=3, verbose=0)
-    with pytest.warns(UserWarning, match="last 4 of 36 images .* never used"):
-        ours().fit(X, Y, batch_size=8, shuffle=False, verbose=0)
-
-
 def test_fully_convolutional_models_train_on_several_image_sizes():
     def build():
         keras.utils.set_random_seed(0)
@@ -306,89 +218,6 @@ def test_a_model_of_a_fixed_batch_size_is_fed_whole_batches():
     np.testing.assert_array_equal(result.robust["pgd3"], expected.robust["pgd3"])
 
 
-def test_the_best_robust_accuracy_is_known_to_be_the_highest():
-    robust = RobustAccuracy((X, ONE_HOT), "pgd2", epsilon=0.1)
-    early = keras.callbacks.EarlyStopping(robust.metric, patience=5)
-    plateau = keras.callbacks.ReduceLROnPlateau("adv_accuracy", patience=5)
-    ours().fit(X, Y, callbacks=[robust, early, plateau], epochs=2, verbose=0)
-    assert early.mode == plateau.mode == "max" and early.best is not None
-
-
-def test_stochastic_weight_averages_take_arrays():
-    trainer = AdversarialTrainer(
-        network(), "natural", options=TrainingOptions(average="swa")
-    )
-    trainer.compile(keras.optimizers.SGD(0.5))
-    trainer.fit(X, Y, callbacks=[StochasticWeightAverage((X, Y), 0)], verbose=0)
-    with trainer.averaged() as student:
-        average = weights(student)
-    np.testing.assert_allclose(average, weights(trainer.student), rtol=1e-6)
-
-
-def test_a_file_of_weights_loads_into_the_student_s_architecture_and_into_a_trainer(
-    tmp_path,
-):
-    path = tmp_path / "last.weights.h5"
-    options = TrainingOptions(average="ema")
-    trainer = AdversarialTrainer(network(), "natural", options=options)
-    trainer.compile(keras.optimizers.SGD(0.5, momentum=0.9))
-    checkpoint = keras.callbacks.ModelCheckpoint(path, "loss", save_weights_only=True)
-    trainer.fit(X, Y, batch_size=BATCH, callbacks=[checkpoint], verbose=0)
-    student = network(5)
-    student.load_weights(path)
-    np.testing.assert_array_equal(weights(student), weights(trainer.student))
-    other = AdversarialTrainer(network(5), "natural", options=options)
-    other.compile(keras.optimizers.SGD(0.5, momentum=0.9))
-    other.load_weights(path)
-    assert int(other.iteration.numpy()) == N // BATCH
-    for each in (trainer, other):  # momentum, averages and order go on alike
-        each.fit(X, Y, batch_size=BATCH, verbose=0)
-    np.testing.assert_array_equal(weights(other.student), weights(trainer.student))
-
-
-def test_an_exported_trainer_is_its_student(tmp_path):
-    trainer = ours()
-    trainer.export(str(tmp_path / "served"), verbose=False)
-    loaded = tf.saved_model.load(str(tmp_path / "served"))
-    served = loaded.serve(X)
-    np.testing.assert_allclose(
-        served, trainer.student.predict(X, verbose=0), rtol=1e-5, atol=1e-6
-    )
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        lambda images: images.train_batches(4),
-        lambda images: images.batches(4),
-    ],
-    ids=["training", "validation"],
-)
-def test_pipelines_of_images_are_not_tuned_at_run_time(data):
-    from vfd_tf.data.datasets import Images
-
-    images = Images((255 * X).astype("uint8"), Y.astype("int32"))
-    assert data(images).options().autotune.enabled is False
-
-
-def test_pipelines_of_arrays_are_not_tuned_at_run_time(monkeypatch):
-    seen = []
-
-    def spy(self, x, *args, **kwargs):
-        seen.append(x)
-        seen.append(kwargs.get("validation_data"))
-        return keras.callbacks.History()
-
-    trainer = ours()
-    trainer.make_train_function()
-    monkeypatch.setattr(keras.Model, "fit", spy)
-    trainer.fit(X, Y, validation_data=(X, Y), verbose=0)
-    assert [data.options().autotune.enabled for data in seen] == [False, False]
-
-
-# What is checked before the first step, and what it leaves
-
-
 @pytest.mark.parametrize("steps_per_execution", [1, 2, 4, 32])
 def test_steps_per_execution_end_with_the_epoch(steps_per_execution):
     options = {"steps_per_execution": steps_per_execution}
@@ -399,133 +228,6 @@ def test_steps_per_execution_end_with_the_epoch(steps_per_execution):
     model.fit(X[:whole], Y[:whole], **fit)
     assert int(trainer.iteration) == int(model.optimizer.iterations) == 3 * (N // BATCH)
     np.testing.assert_allclose(weights(trainer.student), weights(model), 1e-5, 1e-6)
-
-
-def _single(x, y, w=None):
-    return tf.data.Dataset.from_tensor_slices((x, y))
-
-
-LATE = (np.arange(N) == N - 1)[:, None, None, None]
-BAD_VALIDATION = {
-    "grey levels": (lambda: (255 * X, Y), "divide by 255"),
-    "grey levels at the end": (lambda: (X * (1 + 254 * LATE), Y), "divide by 255"),
-    "NaN at the end": (lambda: (np.where(LATE, np.nan, X), Y), "NaN or infinite"),
-    "labels at the end": (lambda: (X, Y + 100 * (np.arange(N) == N - 1)), "has 4 classes"),
-    "four parts": (lambda: (X, Y, WEIGHT, WEIGHT), "validation_data has 4 parts"),
-    "labels": (lambda: (X, Y + 100), "but the model has"),
-    "a size": (lambda: (X[:, :4], Y), "resize the images"),
-    "weights": (lambda: (X, Y, ONE_HOT), "one weight an image"),
-    "no batches": (lambda: _single(X, Y), r"add \.batch\(100\)"),
-    "a PyDataset": (lambda: sliced(255 * X, Y).batch(8), "divide by 255"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_VALIDATION)
-def test_validation_is_checked_before_the_first_step(case):
-    data, message = BAD_VALIDATION[case]
-    trainer = ours()
-    with pytest.raises(InputError, match=message):
-        trainer.fit(X, Y, validation_data=data(), batch_size=BATCH, verbose=0)
-    assert int(trainer.iteration) == 0
-
-
-@pytest.mark.parametrize("part", ["images", "labels"])
-def test_arrays_are_checked_to_their_end_before_the_first_step(part):
-    x = X * (1 + 254 * LATE) if part == "images" else X
-    y = Y + 100 * LATE.ravel() if part == "labels" else Y
-    message = "divide by 255" if part == "images" else "has 4 classes"
-    # More than one batch of an evaluation, with the mistake in the last.
-    many = np.concatenate([X] * 5 + [x]), np.concatenate([Y] * 5 + [y])
-    for callbacks, data in ([], (x, y)), ([RobustAccuracy(many, "fgsm")], (X, Y)):
-        trainer = ours()
-        with pytest.raises(InputError, match=message):
-            trainer.fit(*data, batch_size=BATCH, callbacks=callbacks, verbose=0)
-        assert int(trainer.iteration) == 0
-
-
-def test_a_later_batch_of_nan_is_called_so():
-    x = np.where(LATE, np.nan, X)
-    with pytest.raises(InputError, match="later batch has images that are NaN"):
-        ours().fit(sliced(x, Y).batch(BATCH), verbose=0)
-
-
-def test_a_fit_that_is_resumed_goes_on_in_the_order_of_the_whole(tmp_path):
-    """`BackupAndRestore` brings the step back after `fit` has its data."""
-
-    class Killed(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            if epoch == 1:
-                raise KeyboardInterrupt
-
-    whole, first, second = ours(), ours(), ours()
-    whole.fit(X, Y, batch_size=BATCH, epochs=4, verbose=0)
-
-    def backup():
-        return keras.callbacks.BackupAndRestore(tmp_path / "backup")
-
-    with pytest.raises(KeyboardInterrupt):
-        first.fit(
-            X, Y, batch_size=BATCH, epochs=4, callbacks=[backup(), Killed()], verbose=0
-        )
-    second.fit(X, Y, batch_size=BATCH, epochs=4, callbacks=[backup()], verbose=0)
-    assert int(second.iteration) == int(whole.iteration)
-    np.testing.assert_allclose(weights(second), weights(whole), rtol=1e-6)
-
-
-@pytest.mark.parametrize("train, validation", [(Y, ONE_HOT), (ONE_HOT, Y)])
-def test_labels_of_two_kinds_are_refused_where_metrics_know_one(train, validation):
-    trainer = ours(metrics=["accuracy"])
-    with pytest.raises(InputError, match="compile again"):
-        trainer.fit(X, train, validation_data=(X, validation), verbose=0)
-    assert int(trainer.iteration) == 0
-    without = ours()
-    without.fit(X, train, validation_data=(X, validation), batch_size=BATCH, verbose=0)
-    trainer = ours(metrics=["accuracy"])
-    trainer.fit(X, train, batch_size=BATCH, verbose=0)
-    trainer.compile("sgd", metrics=["accuracy"])
-    trainer.fit(X, validation, batch_size=BATCH, verbose=0)
-
-
-def test_an_unbatched_set_to_train_on_is_refused_in_a_sentence():
-    with pytest.raises(InputError, match="single image"):
-        ours().fit(_single(X, Y), verbose=0)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"ignore_class": 1}, {"reduction": "sum"}, {"from_logits": False}],
-    ids=str,
-)
-def test_losses_that_mean_another_thing_are_refused(options):
-    loss = keras.losses.SparseCategoricalCrossentropy(**{"from_logits": True, **options})
-    with pytest.raises(InputError, match="The method is the loss"):
-        ours(loss=loss)
-    with pytest.raises(InputError, match="The method is the loss"):
-        ours(loss_weights=[3.0])
-
-
-OTHER_LOSSES = {
-    "smoothed": keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1),
-    "of probabilities": "sparse_categorical_crossentropy",
-    "squares": ["mse"],
-    "focal": keras.losses.CategoricalFocalCrossentropy(from_logits=True),
-}
-
-
-@pytest.mark.parametrize("loss", OTHER_LOSSES.values(), ids=OTHER_LOSSES)
-def test_a_callback_takes_the_place_of_no_other_loss(loss):
-    model = network()
-    model.compile("sgd", loss)
-    before = weights(model)
-    with pytest.raises(InputError, match="losses of its method instead of the model's"):
-        model.fit(X, ONE_HOT, callbacks=[VFDCallback(network())], verbose=0)
-    np.testing.assert_array_equal(weights(model), before)
-
-
-@pytest.mark.parametrize("one_hot", [False, True])
-def test_cross_entropy_from_logits_is_the_loss_that_a_trainer_has(one_hot):
-    kind = "CategoricalCrossentropy" if one_hot else "SparseCategoricalCrossentropy"
-    ours(loss=getattr(keras.losses, kind)(from_logits=True))
 
 
 class Positions(L.Layer):
@@ -559,31 +261,3 @@ def test_gradients_of_any_kind_train_as_in_keras_and_can_be_clipped(dtype):
         np.testing.assert_allclose(
             weights(trainer.student), weights(model), rtol=1e-5, atol=1e-6
         )
-
-
-class Counter(L.Layer):
-    """Counts its calls, in any mode."""
-
-    def build(self, shape):
-        self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False)
-
-    def call(self, x):
-        self.calls.assign_add(1.0)
-        return x
-
-
-@pytest.mark.parametrize("awp_gamma", [0.0, 0.01])
-@pytest.mark.parametrize("method, passes", [("natural", 1), ("pgd-at", 1), ("trades", 2)])
-def test_checks_attacks_and_logs_leave_no_trace_in_layers_that_count(
-    method, passes, awp_gamma
-):
-    """Only the passes of the loss count: one a view."""
-    inputs = keras.Input(SHAPE)
-    counter = Counter()
-    h = L.Flatten()(counter(L.Conv2D(4, 3)(inputs)))
-    model = keras.Model(inputs, L.Dense(CLASSES)(h))
-    options = TrainingOptions(awp_gamma=awp_gamma)
-    trainer = AdversarialTrainer(model, method, attack="pgd2", options=options)
-    trainer.compile("sgd", metrics=None)
-    trainer.fit(X, Y, batch_size=BATCH, epochs=2, verbose=0)
-    assert float(counter.calls) == passes * 2 * (N // BATCH)

@@ -12,13 +12,14 @@ import tensorflow as tf
 from fits import (
     EPOCHS,
     STEPS,
-    Kill,
+    Send,
     assert_same,
     everything,
     fit,
     images,
     natural,
     resumed,
+    send,
     unbroken,
 )
 
@@ -26,25 +27,6 @@ from vfd_tf import InputError
 from vfd_tf.callbacks import Checkpoint
 from vfd_tf.training import training_state
 from vfd_tf.training.signals import Signals, Stopped, named
-
-
-def send(name):
-    """To this process; Python's handler runs before the next line."""
-    os.kill(os.getpid(), getattr(signal, name))
-
-
-class Send(Kill):
-    """Sends signals at a place, see `Kill`."""
-
-    def __init__(self, *place, names=("SIGTERM",)):
-        super().__init__(*place)
-        self.names = names
-
-    def _at(self, *place):
-        if place == self.place:
-            for name in self.names:
-                send(name)
-            self.ran.append("sent")
 
 
 def stopped(folder, *place, **given):

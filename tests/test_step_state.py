@@ -15,7 +15,7 @@ from vfd_tf import AdversarialTrainer, InputError, attacks, losses, noise
 from vfd_tf.training.optimizers import SGD, OneCycle, Warmup
 from vfd_tf.training.options import TrainingOptions
 
-SHAPE, CLASSES, N = (6, 6, 1), 3, 16
+SHAPE, CLASSES, N, BATCH = (6, 6, 1), 3, 16, 4
 RANDOM = np.random.RandomState(0)
 X = RANDOM.rand(N, *SHAPE).astype("float32")
 Y = RANDOM.randint(0, CLASSES, N)
@@ -96,6 +96,34 @@ def test_an_attack_leaves_no_trace_in_the_network(layer, mode):
     x_adv = tf.function(step.adversarial)(tf.constant(X), tf.constant(Y), seeds)
     assert np.abs(x_adv - X).max() > 0.05
     same(state(student), before, rtol=0)
+
+
+class Counter(L.Layer):
+    """Counts its calls, in any mode."""
+
+    def build(self, shape):
+        self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+    def call(self, x):
+        self.calls.assign_add(1.0)
+        return x
+
+
+@pytest.mark.parametrize("awp_gamma", [0.0, 0.01])
+@pytest.mark.parametrize("method, passes", [("natural", 1), ("pgd-at", 1), ("trades", 2)])
+def test_checks_attacks_and_logs_leave_no_trace_in_layers_that_count(
+    method, passes, awp_gamma
+):
+    """Only the passes of the loss count: one a view."""
+    inputs = keras.Input(SHAPE)
+    counter = Counter()
+    h = L.Flatten()(counter(L.Conv2D(4, 3)(inputs)))
+    model = keras.Model(inputs, L.Dense(CLASSES)(h))
+    options = TrainingOptions(awp_gamma=awp_gamma)
+    trainer = AdversarialTrainer(model, method, attack="pgd2", options=options)
+    trainer.compile("sgd", metrics=None)
+    trainer.fit(X, Y, batch_size=BATCH, epochs=2, verbose=0)
+    assert float(counter.calls) == passes * 2 * (N // BATCH)
 
 
 def accumulated(make_optimizer, micro_batches, **options):

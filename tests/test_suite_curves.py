@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from test_suite import GOOD, NO_DATA, planned
+from plans import GOOD, NO_DATA, planned
 
 from vfd_tf.cli import commands, flags, suite_file, suite_plan
 from vfd_tf.hyperparameters import InputError
