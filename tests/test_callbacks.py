@@ -38,6 +38,27 @@ def test_robust_accuracy_is_that_of_evaluate(make_network, toy):
     assert now["val_pgd5_accuracy"] == pytest.approx(result.robust["pgd5"].mean())
 
 
+def test_a_plain_model_in_16_bits_is_attacked_in_float32():
+    """Confident logits, whose gradients vanish in float16: as its float32 twin's."""
+    exact = network()
+    exact.set_weights([100 * w for w in exact.get_weights()])
+    half = keras.models.clone_model(exact, clone_function=in_float16)
+    half.set_weights(exact.get_weights())
+    y = exact.predict(X, verbose=0).argmax(-1)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    half.compile(keras.optimizers.SGD(0.0), loss)
+    callback = RobustAccuracy((X, y), "pgd5", epsilon=0.1)
+    found = half.fit(X, y, verbose=0, callbacks=[callback]).history
+    expected = evaluation.evaluate(exact, (X, y), "pgd5", epsilon=0.1).robust["pgd5"]
+    assert found["val_pgd5_accuracy"] == [pytest.approx(expected.mean())]
+    assert expected.mean() < 1
+
+
+def in_float16(layer):
+    config = {**layer.get_config(), "dtype": "mixed_float16"}
+    return type(layer).from_config(config)
+
+
 def test_robust_accuracy_works_on_batches(make_network, toy, batches):
     model = plain(make_network)
     one, other = RobustAccuracy(toy, "fgsm"), RobustAccuracy(batches, "fgsm")

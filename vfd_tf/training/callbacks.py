@@ -13,7 +13,7 @@ import keras
 from vfd_tf import evaluation
 from vfd_tf.data import batching, fit_data
 from vfd_tf.hyperparameters import InputError, choose
-from vfd_tf.models import contract
+from vfd_tf.models import contract, precision
 from vfd_tf.training import views
 from vfd_tf.training.checkpoint import Checkpoint
 from vfd_tf.training.cluster import Cluster
@@ -254,9 +254,10 @@ class RobustAccuracy(keras.callbacks.Callback):
         trainer.fit(x, y, callbacks=[RobustAccuracy((x_val, y_val), "pgd10")])
 
     Where the trainer averages weights, that of the averaged student too, as
-    `val_average_<attack>_accuracy`. Examples are made in the precision of the training,
-    and count as float32 sees them; replicas and workers share the images. Every image
-    counts once, whatever its weight; one of weight 0 not at all.
+    `val_average_<attack>_accuracy`. Examples are made in the precision of the trainer's
+    options, for a plain model in float32, and count as float32 sees them; replicas and
+    workers share the images. Every image counts once, whatever its weight; one of weight 0
+    not at all.
 
     "autoattack-quick", APGD-CE and then APGD-T at 3 classes, is what comes near AutoAttack
     at a price that an epoch can pay on a few hundred images: some 400 gradients of each
@@ -275,7 +276,8 @@ class RobustAccuracy(keras.callbacks.Callback):
 
     Raises:
         InputError: Data without an end, or that can be read only once; at the start of a
-            fit, images or labels that don't fit the model.
+            fit, images or labels that don't fit the model, or a model in 16 bits that no
+            float32 copy can be made of.
     """
 
     def __init__(
@@ -305,8 +307,10 @@ class RobustAccuracy(keras.callbacks.Callback):
         trains = isinstance(model, AdversarialTrainer)
         craft = model.options.precision if trains else "float32"
         self.cluster = Cluster(model.distribute_strategy)
-        devices = self.cluster.devices
-        self.engine = evaluation.Engine(student, craft=craft, devices=devices)
+        devices, self.student = self.cluster.devices, student
+        with model.distribute_strategy.scope():
+            self.judged = precision.in_float32(student)
+        self.engine = evaluation.Engine(self.judged, craft=craft, devices=devices)
 
     def on_train_begin(self, logs=None) -> None:
         self.engine.windows.check(self.dataset)
@@ -321,6 +325,8 @@ class RobustAccuracy(keras.callbacks.Callback):
                 logs[f"val_average_{self.metric[4:]}"] = self._accuracy()
 
     def _accuracy(self):
+        if self.judged is not self.student:
+            self.judged.set_weights(self.student.get_weights())
         share = self.cluster.share(self.dataset)
         robust = self.engine.correct(share, self.attack, seed=self.seed)
         hits, images = self.cluster.sum([robust.sum(), len(robust)])
