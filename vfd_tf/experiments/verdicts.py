@@ -87,9 +87,7 @@ class Verdicts:
             model, mark = self._model(which)
             surrogate = network.load(plan.surrogate) if black_box else None
         if session.cluster.count == 1:
-            threat = plan.epsilon, plan.norm
-            described = {a: evaluation.protocol(a, *threat).describe() for a in attacks}
-            journal = self.directory.journal(mark, described)
+            journal = self.directory.journal(mark, self._described(attacks))
         result = evaluation.evaluate(
             model,
             session.cluster.share(test),
@@ -107,6 +105,15 @@ class Verdicts:
             print(f"Warning: {warning}")
         own = result.verdicts()
         return {name: session.cluster.whole(own[name], len(test)) for name in own}
+
+    def _described(self, attacks):
+        """Column -> what its windows depend on: the protocol, the surrogate."""
+        plan = self.session.plan
+        threat = plan.epsilon, plan.norm
+        found = {a: evaluation.protocol(a, *threat).describe() for a in attacks}
+        black_box = [*filter(evaluation.is_transfer, attacks)]
+        mark = files.sha256(plan.surrogate) if black_box else ""
+        return found | {a: f"{found[a]} {mark}" for a in black_box}
 
     def _model(self, which):
         """A student or a mixture, and what its journal belongs to."""
