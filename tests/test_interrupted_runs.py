@@ -126,9 +126,7 @@ def test_an_evaluation_that_is_stopped_keeps_what_it_had_finished(
     assert not (tmp_path / "run" / "journal").exists()
 
 
-def test_what_was_finished_on_another_surrogate_is_not_taken(
-    inputs, tmp_path, monkeypatch
-):
+def test_what_was_finished_on_another_surrogate_is_not_taken(inputs, tmp_path, monkeypatch):
     monkeypatch.setattr(checks, "check_prerequisite", lambda *_: None)  # near chance
     for name in ("one", "other"):
         tiny.model(keras.layers.Conv2D(2, 3)).save(tmp_path / f"{name}.keras")
