@@ -161,7 +161,7 @@ class Runner:
             return
         data = self.session.data
         student = student or fitting.network_of(self.experiment, data)
-        beside = [model for model in (stand_ins or {}).values() if model is not None]
+        beside = {r: m for r, m in (stand_ins or {}).items() if m is not None}
         plan, surrogate = self.session.plan, 0
         if plan.surrogate:
             surrogate = forecast.multiply_adds(network.load(plan.surrogate))
@@ -170,7 +170,7 @@ class Runner:
             data,
             plan,
             forecast.multiply_adds(student),
-            sum(map(forecast.multiply_adds, beside)),
+            {role: forecast.multiply_adds(model) for role, model in beside.items()},
             surrogate,
         )
 
