@@ -4,7 +4,6 @@ Formulas are the docstrings, flags and defaults the fields, costs counted; docs/
 has the published numbers, docs/results/measured/rivals ours.
 """
 
-import collections
 import csv
 import dataclasses
 import decimal
@@ -16,7 +15,6 @@ import textwrap
 import tomllib
 
 import numpy as np
-import tensorflow as tf
 
 from vfd_tf import text
 from vfd_tf.cli import flags
@@ -182,37 +180,8 @@ def forwards(words: str) -> tuple[int, int]:
     values = flags.define()
     values(["run.py", *shlex.split(words)])
     (experiment,) = flags.experiments(values)
-    own, _ = forecast.step_forwards(experiment)
-    return own, _beside(experiment)
-
-
-def _beside(experiment):
-    """Forwards of the networks beside the student: frozen ones where they are read."""
-    logits = tf.eye(3)
-    outputs = collections.defaultdict(lambda: logits, last=logits)
-    student, y = collections.defaultdict(lambda: outputs), tf.range(3)
-    frozen = {name: _Read(outputs) for name in ("teacher", "robust_teacher")}
-    ascended = {name: _Read(outputs) for name in frozen}
-    partner, method = _Read(outputs), experiment.method
-    if method.needs:
-        method.terms(y, student, frozen["teacher"])
-    experiment.distillation.terms(y, student, partner=partner, **frozen)
-    experiment.distillation.objective(y, **ascended)
-    in_loss = sum(map(len, frozen.values())) + forecast.WEIGHT_GRADIENT * len(partner)
-    passes = 2 if experiment.recipe.awp_gamma else 1
-    return passes * in_loss + sum(map(len, ascended.values()))
-
-
-class _Read(dict):
-    """View -> outputs of a network; the views that were read are its keys."""
-
-    def __init__(self, outputs):
-        super().__init__()
-        self.outputs = outputs
-
-    def __missing__(self, view):
-        self[view] = self.outputs
-        return self.outputs
+    own, beside = forecast.step_forwards(experiment)
+    return own, sum(beside.values())
 
 
 @dataclasses.dataclass(frozen=True)

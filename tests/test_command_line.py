@@ -128,22 +128,28 @@ def test_multiply_adds_are_kernels_times_positions(make_network):
 
 
 @pytest.mark.parametrize(
-    "words, own, teachers",
+    "words, own, others",
     [
-        ("--method=natural --distill=none", 3, 1),
-        ("--method=pgd-at --distill=none", 10 * 2 + 3, 1),
-        ("--method=trades --distill=none --pgd_steps=7", 1 + 7 * 2 + 2 * 3, 2),
-        ("--method=trades --distill=vfd --awp_gamma=0.005", 1 + 10 * 2 + 2 * 2 * 3, 4),
-        ("--method=trades --distill=none --attack_objective=ce", 10 * 2 + 2 * 3, 2),
-        ("--method=trades --distill=rslad", 10 * 2 + 2 * 3, 2),
-        ("--method=pgd-at --distill=none --attack=n-fgsm", 2 + 3, 1),
+        ("--method=natural --distill=none", 3, {}),
+        ("--method=pgd-at --distill=none", 10 * 2 + 3, {}),
+        ("--method=trades --distill=none --pgd_steps=7", 1 + 7 * 2 + 2 * 3, {}),
+        (
+            "--method=trades --distill=vfd --awp_gamma=0.005",
+            1 + 10 * 2 + 2 * 2 * 3,
+            {"teacher": 2},
+        ),
+        ("--method=trades --distill=none --attack_objective=ce", 10 * 2 + 2 * 3, {}),
+        ("--method=pgd-at --distill=none --add_clean_ce", 10 * 2 + 2 * 3, {}),
+        ("--method=pgd-at --distill=lbgat", 10 * 2 + 3, {"partner": 3}),
+        ("--method=trades --distill=rslad", 10 * 2 + 2 * 3, {"robust_teacher": 2}),
+        ("--method=pgd-at --distill=none --attack=n-fgsm", 2 + 3, {}),
     ],
 )
-def test_the_forwards_of_a_step(words, own, teachers):
+def test_the_forwards_of_a_step(words, own, others):
     values = flags.define()
     values(["run.py", *words.split()])
     (experiment,) = flags.experiments(values)
-    assert forecast.step_forwards(experiment) == (own, teachers)
+    assert forecast.step_forwards(experiment) == (own, others)
 
 
 def test_the_forwards_of_an_evaluation():

@@ -111,17 +111,39 @@ def test_the_checkpoint_before_is_kept_and_goes_on(tmp_path):
     same(resumed, fit(trainer(), weights(), shuffle=False))
 
 
-def test_weights_that_are_not_finite_are_never_saved(tmp_path):
-    class Breaks(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            if batch == 4:
-                kernel = self.model.student.layers[-1].kernel
-                kernel.assign(kernel * np.nan)
+class Breaks(keras.callbacks.Callback):
+    """A weight is lost in the fifth step."""
 
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 4:
+            kernel = self.model.student.layers[-1].kernel
+            kernel.assign(kernel * np.nan)
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     with pytest.raises(Diverged, match=r"epoch 1: the weights .*kernel not finite"):
         fit(trainer(), weights(), Checkpoint(tmp_path, steps=1), Breaks())
     newest = sorted(tmp_path.glob("checkpoint-*"))[-1]
     assert newest.name == "checkpoint-00000-00000004.npz"
+
+
+def test_the_advice_is_what_helps_here(tmp_path):
+    """A skipped step mends no weights; nothing is kept that was not saved."""
+    slower, checkpoint = "; lower the learning rate", Checkpoint(tmp_path, steps=1)
+    other = Checkpoint(tmp_path / "other")
+    lost = weights(BROKEN)
+    for on_nan, weight, callbacks, advice in (
+        ("stop", lost, [], ", or go on with on_nan='skip' or 'rollback', which needs a "
+         "Checkpoint."),
+        ("stop", lost, [other], ", or go on with on_nan='skip' or 'rollback' (--on_nan)."),
+        ("stop", weights(), [checkpoint, Breaks()],
+         ", or go on with on_nan='rollback' (--on_nan); the last checkpoint is kept."),
+        ("skip", weights(), [Breaks()], ", or go on with on_nan='rollback', which needs a "
+         "Checkpoint."),
+    ):  # fmt: skip
+        with pytest.raises(Diverged) as refusal:
+            fit(trainer(on_nan), weight, *callbacks, shuffle=False)
+        assert str(refusal.value).endswith(slower + advice), str(refusal.value)
 
 
 def test_weights_that_never_were_finite_say_nothing(tmp_path):
@@ -146,8 +168,9 @@ def test_a_plain_model_stops_too():
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(1e30), loss)
     callback = VFDCallback(network(), attack="pgd1")
-    with pytest.raises(Diverged, match=r"step \d of epoch 1: clean_loss.*vfd_loss"):
+    with pytest.raises(Diverged, match=r"step \d of epoch 1: clean_loss.*vfd_loss") as lost:
         model.fit(X, Y, batch_size=SIZE, callbacks=[callback], verbose=0)
+    assert str(lost.value).endswith("not finite; lower the learning rate.")  # no options
 
 
 # --- skip -------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from fits import Kill, Send, send
 
 from vfd_tf.cli import main
 from vfd_tf.evaluation import Journal
-from vfd_tf.experiments import fitting
+from vfd_tf.experiments import checks, fitting
 from vfd_tf.experiments.run_directory import RunDirectory
 
 TEXTS = "history.csv", "metrics.jsonl"
@@ -123,6 +123,32 @@ def test_an_evaluation_that_is_stopped_keeps_what_it_had_finished(
     assert found[0] is not None
     assert_same(contents(tmp_path / "run"), unbroken)
     assert not (tmp_path / "run" / "journal").exists()
+
+
+def test_what_was_finished_on_another_surrogate_is_not_taken(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(checks, "check_prerequisite", lambda *_: None)  # near chance
+    for name in ("one", "other"):
+        tiny.model(keras.layers.Conv2D(2, 3)).save(tmp_path / f"{name}.keras")
+    write, read, found = Journal.write, Journal.read, []
+
+    def stopping(self, name, *args, **fields):
+        write(self, name, *args, **fields)
+        if name == "transfer-fgsm":
+            send("SIGTERM")
+
+    def reading(*args):
+        found.append((args[1], read(*args) is not None))
+        return read(*args)
+
+    words = "--eval_students=last", "--eval_attacks=fgsm,transfer-fgsm"
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "write", stopping)
+        one = f"--surrogate={tmp_path / 'one.keras'}"
+        assert run(inputs, tmp_path / "run", *words, one) == 75
+    monkeypatch.setattr(Journal, "read", reading)
+    other = f"--surrogate={tmp_path / 'other.keras'}"
+    assert run(inputs, tmp_path / "run", *words, other) == 0
+    assert dict(found) == {"fgsm": True, "transfer-fgsm": False}
 
 
 def test_a_journal_left_behind_by_a_killed_process_goes(tmp_path, monkeypatch):

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -310,3 +312,15 @@ def test_a_real_run_has_a_card(tmp_path):
     assert Record(directory.path).command in text
     assert json.loads((tmp_path / "run" / "results.json").read_text())["test_data"] in text
     assert tiny.train(tmp_path) == 0  # the run is found, whatever stands beside it
+
+
+def test_a_record_alone_knows_the_defaults_of_a_recipe(tmp_path):
+    """In a process that has imported nothing else."""
+    identity = {"dataset": "digits", "helpers": {}, "recipe": "Recipe(epochs=3)"}
+    owner = {"identity": identity, "fields": {"recipe": {"epochs": 3}}}
+    (tmp_path / "run.json").write_text(json.dumps(owner))
+    code = "from vfd_tf.experiments.record import Record; import sys; "
+    code += "print(Record(sys.argv[1]).parameters('recipe')['batch_size'])"
+    words = sys.executable, "-c", code, str(tmp_path)
+    said = subprocess.run(words, capture_output=True, text=True)
+    assert said.stdout.splitlines()[-1:] == ["128"], said.stderr

@@ -184,6 +184,23 @@ def test_a_worst_case_over_other_attacks_is_no_point_of_a_mixture(
     assert "trades+none mixture share 0.8" in table(printed.out) and not printed.err
 
 
+@pytest.mark.parametrize("column", ["worst", "transfer-fgsm"])
+def test_a_run_under_black_box_attacks_alone_names_a_column_to_add(
+    column, tmp_path, capsys
+):
+    """Mixtures are never under black-box attacks, so that they have the clean one alone."""
+    (tmp_path / "runs").mkdir()
+    path = mixed(
+        trades(tmp_path / "runs", 6.0, 80.0, 30.0),
+        {"clean": 80.0, "transfer-pgd20": 75.0, "transfer-fgsm": 70.0, "worst": 69.0},
+        **{"mixture-0.8": {"clean": 90.0}},
+    )
+    assert plot(tmp_path, path, f"--plot_y={column}") == 0
+    note = capsys.readouterr().err
+    assert note.startswith("Skipped: last-mixture-0.8 of") and note.count("\n") == 1
+    assert "--eval_attacks=pgd20 " in note and "--plot_y=pgd20" in note
+
+
 def test_a_mixture_without_the_column_is_named_with_the_command(tmp_path, capsys):
     (tmp_path / "runs").mkdir()
     row = {"clean": 80.0, "pgd20": 45.0}

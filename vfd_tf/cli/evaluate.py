@@ -10,18 +10,13 @@ import numpy as np
 
 from vfd_tf import evaluation, files
 from vfd_tf.attacks.attack import radius
-from vfd_tf.cli import flags
+from vfd_tf.cli import flags, sessions
 from vfd_tf.data import datasets
 from vfd_tf.evaluation import report, sanity
 from vfd_tf.evaluation.journal import made
-from vfd_tf.experiments.evaluation_plan import EvaluationPlan
 from vfd_tf.experiments.provenance import provenance
-from vfd_tf.experiments.runner import Runner
-from vfd_tf.experiments.session import Session
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import classifiers, contract, network
-from vfd_tf.training.distillation import NoDistillation
-from vfd_tf.training.methods import Natural
 
 
 def run(values, words: list[str]) -> None:
@@ -29,7 +24,17 @@ def run(values, words: list[str]) -> None:
     path = values.model or (words[0] if len(words) == 1 else None)
     if not path:
         raise InputError("Name the model: python run.py evaluate --model=FILE.keras.")
-    plan, bounds = flags.evaluation_plan(values), _bounds(values)
+    plan = flags.evaluation_plan(values)
+    if values.surrogate != "auto":
+        _run(values, path, plan, None)
+        return
+    with sessions.session(values, flags.experiments(values)[0], plan) as session:
+        _run(values, path, plan, session)
+
+
+def _run(values, path, plan, session):
+    """Evaluates; the session is that of a surrogate that is trained first, or None."""
+    bounds = _bounds(values)
     described = {
         name: evaluation.protocol(name, plan.epsilon, plan.norm).describe()
         for name in plan.attacks
@@ -38,20 +43,13 @@ def run(values, words: list[str]) -> None:
     model = classifiers.from_path(path)
     folder = values.eval_dir or results_folder(path)
     report.Report.read(folder)  # refuses a damaged one
-    training = values.surrogate == "auto"
-    data = datasets.load(
-        values.dataset,
-        values.data_dir,
-        training=training,
-        image_size=values.image_size,
-        hold=values.hold,
-    )
+    data = session.data if session else _data(values)
     test = data.test[: plan.max_images]
     check_model(model, path, data, test.y)
     check_writable(values.save_adversarial)
     facts = _facts(values, path, described)
     settings = _settings(values, plan, data, test, bounds)
-    surrogate, plans = _black_box(values, data, described, settings)
+    surrogate, plans = _black_box(values, data, session, described, settings)
     images = _of_the_model(test, plan.batch_size, bounds)
     with files.owned(made(folder), wait=True, what="evaluates"):
         journal = evaluation.Journal(os.path.join(folder, "journal"), facts["owner"], plans)
@@ -62,6 +60,16 @@ def run(values, words: list[str]) -> None:
         _report(folder, result, facts, settings)
     if values.save_adversarial:
         save_examples(values.save_adversarial, test, bounds, result)
+
+
+def _data(values):
+    return datasets.load(
+        values.dataset,
+        values.data_dir,
+        training=False,
+        image_size=values.image_size,
+        hold=values.hold,
+    )
 
 
 def _evaluated(values, plan, model, images, bounds, surrogate, journal):
@@ -247,7 +255,7 @@ def _referee(name, entry) -> str:
     )
 
 
-def _black_box(values, data, described, settings):
+def _black_box(values, data, session, described, settings):
     """The surrogate, or None, and what the files of all columns depend on, by name.
 
     Writes file and hash into the settings.
@@ -257,7 +265,7 @@ def _black_box(values, data, described, settings):
     plans = {name: f"{text} {shared}" for name, text in described.items()}
     if not values.surrogate:
         return None, plans
-    path = _surrogate(values, data)
+    path = _surrogate(values, session)
     surrogate, mark = classifiers.from_path(path), files.sha256(path)
     check_model(surrogate, path, data)
     settings["surrogate"] = {"file": path, "sha256": mark}
@@ -265,22 +273,9 @@ def _black_box(values, data, described, settings):
     return surrogate, plans | columns
 
 
-def _surrogate(values, data) -> str:
-    """The file of the surrogate; "auto" trains a natural one first, or finds it."""
-    if values.surrogate != "auto":
+def _surrogate(values, session) -> str:
+    """The file of the surrogate; a session trains it first, or finds it."""
+    if session is None:
         return model_file(values.surrogate)
-    values.arch = values.surrogate_arch
-    values.method, values.distill = ["natural"], ["none"]
-    experiment = flags.experiments(values)[0].replace(
-        method=Natural(), distillation=NoDistillation(), seed=values.teacher_seed
-    )
-    session = Session(
-        data=data,
-        plan=EvaluationPlan(attacks=(), max_images=values.max_images),
-        root=values.runs,
-        panel_every=0,
-        describe=flags.flagfile,
-    )
-    runner = Runner(experiment, session)
-    runner.check()
-    return runner.run()[-1].student("best")
+    first = flags.experiments(values)[0]
+    return sessions.surrogate(first, session, values.surrogate_arch)

@@ -77,17 +77,20 @@ def _points(record, student, key, names) -> list["Point"]:
 
 def _left_out(record, student, key, names, unlike) -> str:
     """Why mixtures are not drawn that have other columns than their run."""
-    row = record.accuracies[student][key]
+    row, first = record.accuracies[student][key], next(iter(unlike.values()))
     which = f"{', '.join(mix.name(student) for mix in unlike)} of {record.path}"
     columns = dict.fromkeys(c for each in (*unlike.values(), row) for c in each)
     attacks = [c for c in columns if _is_attack(c) and not evaluation.is_transfer(c)]
-    if "worst" in names and any(map(evaluation.is_transfer, row)):
-        return (
-            f"{which}: the run's 'worst' is also over black-box attacks, which mixtures "
-            f"never have; choose another --plot_y, such as {attacks[-1]}."
-        )
-    first, *_ = unlike.values()
     more = f" --eval_students={student} --mixtures={','.join(mix.text for mix in unlike)}"
+    if any(map(evaluation.is_transfer, row if "worst" in names else names)):
+        what = "the run's 'worst' is also over" if "worst" in names else "the plot is of"
+        why = (
+            f"{which}: {what} black-box attacks, which mixtures never have; choose another"
+        )
+        if attacks:
+            return f"{why} --plot_y, such as {attacks[-1]}."
+        adding = _evaluating(record, key, ["pgd20"], more)
+        return f"{why}, such as --plot_y=pgd20, behind {adding}"
     return (
         f"{which}: the columns are {', '.join(first)}, those of the run {', '.join(row)}; "
         f"add what is missing with {_evaluating(record, key, attacks, more)}"

@@ -154,7 +154,7 @@ def _claim(values, planned: list[PlannedSuite]) -> list[str]:
     folders = [each.folder for each in planned]
     for folder in (values.runs, *folders):
         files.check_writable(folder)
-    described = [suite_file.describe(each) for each in planned]
+    described = [suite_file.describe(each, values.data_dir) for each in planned]
     for folder, whole in zip(folders, described, strict=True):
         suite_checks.check_folder(folder, whole)
     for folder, whole in zip(folders, described, strict=True):

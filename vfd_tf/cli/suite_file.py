@@ -8,11 +8,15 @@ from vfd_tf.cli.suite_plan import PlannedSuite
 from vfd_tf.suites.costs import data_of
 
 
-def describe(planned: PlannedSuite) -> dict:
-    """What suite.json holds; paths are relative to the folder it is in."""
+def describe(planned: PlannedSuite, data_dir: str | None = None) -> dict:
+    """What suite.json holds; paths are relative to the folder it is in.
+
+    Args:
+        data_dir: Where tensorflow-datasets finds or prepares the data set.
+    """
     suite = planned.suite
     first = planned.graph.nodes[planned.points[0][2]]
-    test = data_of(first.experiment).test
+    test = data_of(first.experiment, data_dir).test
     images = {
         name: len(test[:count])
         for count, attacks in first.plan.rounds().items()

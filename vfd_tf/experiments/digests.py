@@ -14,12 +14,12 @@ def of_data(data_dir: str | None) -> Callable:
     known = {}
 
     def digest(experiment):
-        key = experiment.dataset, experiment.validation, experiment.image_size
+        # On disk a set has another digest than in memory.
+        names = "dataset", "validation", "image_size", "hold"
+        key = tuple(experiment[name] for name in names)
         if key not in known:
-            name, validation, size = key
-            data = datasets.load(
-                name, data_dir, validation, image_size=size, hold=experiment.hold
-            )
+            name, validation, size, hold = key
+            data = datasets.load(name, data_dir, validation, image_size=size, hold=hold)
             known[key] = data.digest
         return known[key]
 

@@ -1,6 +1,8 @@
 """How the students of a run are evaluated on the test split."""
 
 import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from vfd_tf import evaluation
 from vfd_tf.attacks.attack import radius
@@ -8,6 +10,24 @@ from vfd_tf.experiments.mixtures import Mix
 from vfd_tf.hyperparameters import InputError, choose
 
 STUDENTS = ("best", "last", "average")
+
+
+class Wanted(NamedTuple):
+    """Attacks on a student or a mixture, on so many test images.
+
+    Attributes:
+        name: What its verdicts are filed under.
+        student: The student, which a mixture is of.
+        mix: The mixture, or None.
+        images: The first so many test images; None: all.
+        attacks: Protocols; the clean accuracy is always wanted.
+    """
+
+    name: str
+    student: str
+    mix: Mix | None
+    images: int | None
+    attacks: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +91,27 @@ class EvaluationPlan:
                 count = min(count, self.max_images)
             found[count] = (*found.get(count, ()), attack)
         return found
+
+    def wanted(self, students: Iterable[str], mixed: bool = True) -> Iterator[Wanted]:
+        """What is evaluated of a run: its students, then their mixtures.
+
+        The best student is never mixed. The networks of a mixture are attacked as one, so
+        that no black-box attack is made on it.
+
+        Args:
+            students: Those that the run has.
+            mixed: Whether there is a vanilla network to mix them with.
+        """
+        asked = [name for name in students if name in self.students]
+        pairs = [(student, None) for student in asked]
+        for student in asked if mixed else ():
+            pairs += [(student, mix) for mix in self.mixtures if student != "best"]
+        for student, mix in pairs:
+            name = mix.name(student) if mix else student
+            for images, attacks in self.rounds().items():
+                if mix:
+                    attacks = tuple(a for a in attacks if not evaluation.is_transfer(a))
+                yield Wanted(name, student, mix, images, attacks)
 
     @property
     def threat(self) -> str:

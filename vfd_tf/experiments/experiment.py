@@ -135,6 +135,11 @@ class Experiment(Component):
             )
 
     @property
+    def students(self) -> tuple[str, ...]:
+        """The students that a run leaves."""
+        return ("best", "last", *(("average",) if self.recipe.average != "none" else ()))
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """The roles of the networks that the losses of this run read."""
         return tuple(dict.fromkeys((*self.method.needs, *self.distillation.needs)))

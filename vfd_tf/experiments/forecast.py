@@ -5,6 +5,7 @@ weights three. Validation and evaluation are counted as if no image were misclas
 that they are at most this long. All of it is a rough estimate.
 """
 
+import collections
 import math
 import time
 
@@ -14,9 +15,9 @@ import tensorflow as tf
 
 from vfd_tf import evaluation
 from vfd_tf.evaluation import is_transfer
-from vfd_tf.experiments.evaluation_plan import STUDENTS
 from vfd_tf.models.keras_graph import layers_of
 from vfd_tf.progress import duration, wrapped
+from vfd_tf.training import roles, views
 from vfd_tf.training.distillation import Distillation
 
 IMAGE_GRADIENT, WEIGHT_GRADIENT = 2, 3  # in forwards
@@ -35,18 +36,49 @@ def multiply_adds(model: keras.Model) -> int:
     return total
 
 
-def step_forwards(experiment) -> tuple[int, int]:
-    """Forwards of the student, and of every teacher, that one image costs in a step."""
+def step_forwards(experiment) -> tuple[int, dict[str, int]]:
+    """Forwards of the student that an image costs in a step; role -> those of others."""
     method, distillation = experiment.method, experiment.distillation
-    views = {*method.reads, *distillation.reads}
-    attack, gradient = 0, WEIGHT_GRADIENT * len(views)
+    recipe = experiment.recipe
+    terms = ("clean",) if recipe.add_clean_ce else ()
+    gradient = WEIGHT_GRADIENT * len(views.reads(method, distillation, terms))
+    attack, in_attack = 0, {}
     if method.adversarial:
         attack = _attack_forwards(experiment.attack)
-        own = experiment.recipe.attack_objective == "method"
-        if own and type(distillation).objective is Distillation.objective:
-            attack += method.objective_forwards
-    passes = 2 if experiment.recipe.awp_gamma else 1
-    return attack + passes * gradient, passes * len(views)
+        if recipe.attack_objective == "method":
+            in_attack = _reads_of_objective(distillation)
+            if type(distillation).objective is Distillation.objective:
+                attack += method.objective_forwards
+    passes = 2 if recipe.awp_gamma else 1
+    beside = collections.Counter(in_attack)
+    for role, count in _reads_of_terms(method, distillation).items():
+        beside[role] += passes * count
+    return attack + passes * gradient, dict(+beside)
+
+
+class _Reads(dict):
+    """View -> outputs of a network; its keys are the views that were asked for."""
+
+    def __missing__(self, view):
+        self[view] = collections.defaultdict(lambda: tf.eye(3), last=tf.eye(3))
+        return self[view]
+
+
+def _reads_of_objective(distillation) -> dict[str, int]:
+    """Role -> forwards of the network that the score of the attack asks for."""
+    frozen = {role: _Reads() for role in roles.WANTED if role not in roles.TRAINED}
+    distillation.objective(tf.range(3), **frozen)
+    return {role: len(reads) for role, reads in frozen.items()}
+
+
+def _reads_of_terms(method, distillation) -> dict[str, int]:
+    """Role -> forwards of the network that the terms ask for, its gradient included."""
+    networks, y = {role: _Reads() for role in roles.WANTED}, tf.range(3)
+    if method.needs:
+        method.terms(y, _Reads(), networks["teacher"])
+    distillation.terms(y, _Reads(), **networks)
+    each = dict.fromkeys(networks, 1) | {"partner": WEIGHT_GRADIENT}
+    return {role: each[role] * len(reads) for role, reads in networks.items()}
 
 
 def _attack_forwards(attack):
@@ -67,15 +99,17 @@ class Work:
     Args:
         data: The data set, or what has as many images and classes.
         student: Multiply-adds of a forward of the student.
-        teachers: Those of all networks beside it in a step, together.
+        teachers: Role -> those of another network that a step reads.
         surrogate: Those of the network that black-box attacks are made on.
     """
 
-    def __init__(self, experiment, data, plan, student, teachers=0, surrogate=0):
-        own, each = step_forwards(experiment)
+    def __init__(self, experiment, data, plan, student, teachers=None, surrogate=0):
+        own, others = step_forwards(experiment)
         recipe = experiment.recipe
         self.steps = len(data.train) // recipe.batch_size
-        self.step = recipe.batch_size * (own * student + each * teachers)
+        each = teachers or {}
+        read = sum(count * each.get(role, 0) for role, count in others.items())
+        self.step = recipe.batch_size * (own * student + read)
         validation = len(data.validation)
         if experiment.method.adversarial:
             own, count = (recipe.val_attack,), recipe.val_attack_images or validation
@@ -83,14 +117,7 @@ class Work:
             validation += min(count, validation) * forwards
         self.epoch = self.steps * self.step + validation * student
         self.training = recipe.epochs * self.epoch
-        made = ("best", "last") if recipe.average == "none" else STUDENTS
-        students = set(made) & set(plan.students)
-        of_attacks = _evaluation(plan, data, student, surrogate)
-        mixed = sum(mix.networks for mix in plan.mixtures) * len(students - {"best"})
-        self.attacks = {  # no black-box attack is made on a mixture
-            name: work * (len(students) + (0 if is_transfer(name) else mixed))
-            for name, work in of_attacks.items()
-        }
+        self.attacks = _evaluation(experiment, plan, data, student, surrogate)
         self.evaluation = sum(self.attacks.values())
 
     @property
@@ -98,16 +125,20 @@ class Work:
         return self.training + self.evaluation
 
 
-def _evaluation(plan, data, student, surrogate):
-    """Attack -> multiply-adds on one student, if none succeeds; "clean" among them."""
-    found = {"clean": 0}
-    for images, attacks in plan.rounds().items():
-        count = len(data.test[:images])
+def _evaluation(experiment, plan, data, student, surrogate):
+    """Attack -> multiply-adds, if none succeeds; "clean" among them."""
+    found = dict.fromkeys(("clean", *plan.attacks), 0)
+    forwards = {
+        name: evaluation_forwards((name,), plan, data.num_classes) - 1
+        for name in plan.attacks
+    }
+    wanted = plan.wanted(experiment.students, mixed=experiment.method.adversarial)
+    for _, _, mix, images, attacks in wanted:
+        count = len(data.test[:images]) * (mix.networks if mix else 1)
         found["clean"] += count * student
         for name in attacks:
             network = surrogate if is_transfer(name) else student
-            forwards = evaluation_forwards((name,), plan, data.num_classes) - 1
-            found[name] = count * forwards * network
+            found[name] += count * forwards[name] * network
     return found
 
 

@@ -10,7 +10,6 @@ import os
 import re
 from fractions import Fraction
 
-import vfd_tf.experiments.experiment  # noqa: F401  registers a recipe with its defaults
 from vfd_tf import files, text
 from vfd_tf.attacks.attack import radius
 from vfd_tf.experiments import card_results

@@ -5,13 +5,16 @@ import dataclasses
 import functools
 import os
 
-import keras
-
 from vfd_tf.attacks import ATTACKS
+from vfd_tf.experiments.experiment import Recipe
 from vfd_tf.experiments.run_directory import RunDirectory
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.training.distillation import DISTILLATIONS
 from vfd_tf.training.methods import METHODS
+from vfd_tf.training.schedules import LambdaSchedule
+
+_TABLES = {**METHODS, **DISTILLATIONS, **ATTACKS}
+_COMPONENTS = {cls.__name__: cls for cls in (*_TABLES.values(), Recipe, LambdaSchedule)}
 
 
 class Record:
@@ -87,8 +90,7 @@ class Record:
     def name(self, component: str) -> str:
         """The name of a component in its table, `trades`, or else that of its class."""
         cls = self.class_name(component)
-        tables = {**METHODS, **DISTILLATIONS, **ATTACKS}
-        return next((name for name, c in tables.items() if c.__name__ == cls), cls)
+        return next((name for name, c in _TABLES.items() if c.__name__ == cls), cls)
 
     def parameters(self, component: str) -> dict:
         """Hyper-parameters of a component; a field younger than the run has its default."""
@@ -107,7 +109,7 @@ class Record:
         return self.identity.get(component, "").split("(")[0]
 
     def _defaults(self, component):
-        cls = keras.saving.get_registered_object(f"vfd_tf>{self.class_name(component)}")
+        cls = _COMPONENTS.get(self.class_name(component))
         return {f.name: f.default for f in dataclasses.fields(cls)} if cls else {}
 
 

@@ -24,7 +24,8 @@ class Runner:
         source: The `continuing.Source` that it goes on from, or None.
 
     Attributes:
-        prerequisites: Role -> the runner of a network that is wanted as "auto".
+        before: Role -> the runner of a network that is trained before this one: one that
+            is wanted as "auto".
     """
 
     def __init__(
@@ -36,19 +37,17 @@ class Runner:
     ):
         self.experiment, self.session, self.source = experiment, session, source
         self.first = source.first(experiment) if source else experiment
-        roles_ = self.first.prerequisites
-        self.prerequisites = {
-            role: self._before(role) for role in roles_ if self.first[role] == "auto"
+        wanted = dict.fromkeys(self.first.prerequisites)
+        if session.plan.mixtures and experiment.method.adversarial:
+            wanted["teacher"] = None  # also where the method needs none
+        teachers = session.of_teachers()
+        self.before = {
+            role: Runner(self.first.prerequisite(role), teachers)
+            for role in wanted
+            if self.first[role] == "auto"
         }
-        self._given = {r: self.first[r] for r in roles_ if r not in self.prerequisites}
-        # Mixtures need a vanilla network, also where the method needs none.
-        mixes = session.plan.mixtures and experiment.method.adversarial
-        self._mixes = bool(mixes and "teacher" not in roles_)
+        self._given = {r: self.first[r] for r in wanted if r not in self.before}
         self._workdir = workdir
-
-    def _before(self, role):
-        """The runner of a network that is trained before this one."""
-        return Runner(self.first.prerequisite(role), self.session.of_teachers())
 
     @functools.cached_property
     def keys(self) -> dict[str, str]:
@@ -69,8 +68,8 @@ class Runner:
         return RunDirectory(self._workdir or path, label=label)
 
     def share(self) -> None:
-        """Gives all workers the directory of the chief, and those of prerequisites."""
-        for runner in self.prerequisites.values():
+        """Gives all workers the directories of the chief."""
+        for runner in self.before.values():
             runner.share()
         self.session.cluster.copy_folder(self.directory.path)
 
@@ -83,9 +82,6 @@ class Runner:
         experiment, data = self.experiment, self.session.data
         for role, path in self._given.items():
             checks.check_prerequisite(network.load(path), role, path, data)
-        if self._mixes and self.first.teacher != "auto":
-            path = self.first.teacher
-            checks.check_prerequisite(network.load(path), "teacher", path, data)
         if self.session.plan.surrogate:
             path = self.session.plan.surrogate
             checks.check_prerequisite(network.load(path), "surrogate", path, data)
@@ -99,9 +95,11 @@ class Runner:
         networks = roles.assemble(student, stand_ins, *pair)
         views.siblings(networks["student"], *pair, experiment.recipe)
         self._check_mixtures(student)
-        self._check_directories()
-        for runner in self.prerequisites.values():
+        for runner in self.before.values():
+            runner._check_directories()
             runner.plan()
+        self._check_directories()
+        self._say_source()
         self.plan(student, stand_ins)
 
     def _check_mixtures(self, student):
@@ -140,8 +138,8 @@ class Runner:
             return fitting.network_of(self.experiment, data)
         if role in self._given:
             return network.load(self._given[role])
-        if role in self.prerequisites:
-            return fitting.network_of(self.prerequisites[role].experiment, data)
+        if role in self.before:
+            return fitting.network_of(self.before[role].experiment, data)
         return None
 
     def _check_directories(self):
@@ -150,7 +148,14 @@ class Runner:
         for path in dict.fromkeys((directory.path, root)):
             files.check_writable(path)
         directory.check_owner(self.identity, self.experiment.fields())
+        if not directory.complete:
+            directory.state()
+
+    def _say_source(self):
+        """Names a run that this one could go on from, where it would begin anew."""
+        directory = self.directory
         if not directory.complete and not directory.state().epoch and not self.source:
+            root = self.session.root
             hint = continuing.hint(self.experiment, self.identity, root)
             if hint:
                 print(f"Note: {hint}")
@@ -161,7 +166,7 @@ class Runner:
             return
         data = self.session.data
         student = student or fitting.network_of(self.experiment, data)
-        beside = [model for model in (stand_ins or {}).values() if model is not None]
+        beside = {r: m for r, m in (stand_ins or {}).items() if m is not None}
         plan, surrogate = self.session.plan, 0
         if plan.surrogate:
             surrogate = forecast.multiply_adds(network.load(plan.surrogate))
@@ -170,7 +175,7 @@ class Runner:
             data,
             plan,
             forecast.multiply_adds(student),
-            sum(map(forecast.multiply_adds, beside)),
+            {role: forecast.multiply_adds(model) for role, model in beside.items()},
             surrogate,
         )
 
@@ -183,20 +188,14 @@ class Runner:
             wait: Waits for another process that trains the same, instead of refusing.
 
         Returns:
-            The directories of its prerequisites, and at the end its own.
+            The directories of those before it, and at the end its own.
         """
         done, networks = [], dict(self._given)
-        for role, runner in self.prerequisites.items():
+        for role, runner in self.before.items():
             print(f"--{role}=auto: {type(runner.experiment.method).__name__} first")
             done += runner.run(wait=True)
             networks[role] = runner.directory.student("best")
         vanilla = networks.get("teacher") if self.experiment.method.adversarial else None
-        if self._mixes and self.first.teacher != "auto":
-            vanilla = self.first.teacher
-        elif self._mixes:
-            runner = self._before("teacher")
-            done += runner.run(wait=True)
-            vanilla = runner.directory.student("best")
         directory = self.directory
         with directory.owned(wait=wait):
             files.remove_parts(directory.path)

@@ -4,6 +4,7 @@ import importlib.util
 import json
 
 from vfd_tf import evaluation, files
+from vfd_tf.experiments.evaluation_plan import Wanted
 from vfd_tf.experiments.mixtures import Mix, held_out_logits, is_mixed
 from vfd_tf.experiments.run_directory import RunDirectory
 from vfd_tf.experiments.session import Session
@@ -27,17 +28,15 @@ class Verdicts:
         self._logits = {}  # of a student, which all shares are fitted to
 
     @property
-    def students(self) -> list[str]:
-        """The students that are there and asked for."""
-        asked = self.session.plan.students
-        return [name for name in self.directory.students if name in asked]
+    def wanted(self) -> list[Wanted]:
+        """What the plan asks for of the students that are there."""
+        mixed = bool(self.vanilla)
+        return [*self.session.plan.wanted(self.directory.students, mixed)]
 
     @property
     def mixtures(self) -> dict[str, tuple[str, Mix]]:
         """Name -> the student and the mixture, of those that are asked for."""
-        mixed = [name for name in self.students if name != "best"] if self.vanilla else []
-        plan = self.session.plan
-        return {mix.name(name): (name, mix) for name in mixed for mix in plan.mixtures}
+        return {each.name: (each.student, each.mix) for each in self.wanted if each.mix}
 
     def add(self) -> None:
         """Evaluates what isn't known yet of the asked-for protocols."""
@@ -49,12 +48,10 @@ class Verdicts:
         ):
             if path:
                 directory.keep_made_with(role, files.sha256(path), needs)
-        mixtures = [name for name in self.mixtures if self._can_be_made(name)]
-        for which in (*self.students, *mixtures):
-            for images, attacks in session.plan.rounds().items():
-                if which in mixtures:  # its networks are attacked as one, or not at all
-                    attacks = [a for a in attacks if not evaluation.is_transfer(a)]
-                self._add(which, images, attacks)
+        made = [name for name in self.mixtures if self._can_be_made(name)]
+        for name, _, mix, images, attacks in self.wanted:
+            if mix is None or name in made:
+                self._add(name, images, attacks)
         directory.remove_journal()  # of a process that was killed after its verdicts
 
     def _add(self, which, images, attacks):
@@ -87,9 +84,7 @@ class Verdicts:
             model, mark = self._model(which)
             surrogate = network.load(plan.surrogate) if black_box else None
         if session.cluster.count == 1:
-            threat = plan.epsilon, plan.norm
-            described = {a: evaluation.protocol(a, *threat).describe() for a in attacks}
-            journal = self.directory.journal(mark, described)
+            journal = self.directory.journal(mark, self._described(attacks))
         result = evaluation.evaluate(
             model,
             session.cluster.share(test),
@@ -107,6 +102,15 @@ class Verdicts:
             print(f"Warning: {warning}")
         own = result.verdicts()
         return {name: session.cluster.whole(own[name], len(test)) for name in own}
+
+    def _described(self, attacks):
+        """Column -> what its windows depend on: the protocol, the surrogate."""
+        plan = self.session.plan
+        threat = plan.epsilon, plan.norm
+        found = {a: evaluation.protocol(a, *threat).describe() for a in attacks}
+        black_box = [*filter(evaluation.is_transfer, attacks)]
+        mark = files.sha256(plan.surrogate) if black_box else ""
+        return found | {a: f"{found[a]} {mark}" for a in black_box}
 
     def _model(self, which):
         """A student or a mixture, and what its journal belongs to."""

@@ -101,17 +101,16 @@ _facts = functools.cache(facts)
 
 def _work(node, data, graph) -> Work:
     experiment = node.experiment
-    teachers = [
-        _multiply_adds(experiment.prerequisite(role), data)
+    student = _multiply_adds(experiment, data)
+    teachers = dict.fromkeys(experiment.needs, student)  # a partner, or a file
+    teachers |= {
+        role: _multiply_adds(experiment.prerequisite(role), data)
         for role in experiment.prerequisites
         if experiment[role] == "auto" and role in experiment.needs
-    ]
-    student = _multiply_adds(experiment, data)
-    unknown = len(experiment.needs) - len(teachers)  # a partner, or a file
+    }
     before = graph.nodes.get(node.plan.surrogate)
     surrogate = _multiply_adds(before.experiment, data) if before else student
-    beside = sum(teachers) + unknown * student
-    return Work(experiment, data, node.plan, student, beside, surrogate)
+    return Work(experiment, data, node.plan, student, teachers, surrogate)
 
 
 def _multiply_adds(experiment, data) -> int:

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Iterable
 
-from vfd_tf.evaluation import is_transfer
 from vfd_tf.experiments import places
 from vfd_tf.experiments.evaluation_plan import EvaluationPlan
 from vfd_tf.experiments.experiment import Experiment
@@ -171,18 +170,12 @@ def is_done(node: Node, data) -> bool:
     directory = RunDirectory(node.path)
     if not directory.complete:
         return False
-    threat = node.plan.threat
-    averages = node.experiment.recipe.average != "none"
-    students = [n for n in node.plan.students if averages or n != "average"]
-    mixed = [name for name in students if name != "best"]
-    mixtures = {mix.name(name) for name in mixed for mix in node.plan.mixtures}
-    mixtures = {n for n in mixtures if "reason" not in directory.fit(n, threat)}
-    for images, attacks in node.plan.rounds().items():
+    threat, mixed = node.plan.threat, False
+    for name, _, mix, images, attacks in node.plan.wanted(node.experiment.students):
+        if mix and "reason" in directory.fit(name, threat):
+            continue  # nothing could be fitted, and it is left out
+        mixed = mixed or mix is not None
         count = f"n={len(data.test[:images])}"
-        wanted = {*attacks, "clean"}
-        white_box = {name for name in wanted if not is_transfer(name)}
-        for which in (*students, *mixtures):
-            columns = white_box if which in mixtures else wanted
-            if not columns <= set(directory.accuracies(which, threat, count)):
-                return False
-    return not mixtures or not are_of_another(directory, node.vanilla)
+        if not {*attacks, "clean"} <= set(directory.accuracies(name, threat, count)):
+            return False
+    return not mixed or not are_of_another(directory, node.vanilla)

@@ -194,10 +194,27 @@ class StopOnDivergence(keras.callbacks.Callback):
             raise RolledBack(f"Training diverged in {where}: {what}", step)
         else:
             raise Diverged(
-                f"Training diverged in {where}: {what}; lower the learning rate, or go on "
-                "with on_nan='skip' or 'rollback' (--on_nan); the last checkpoint is kept.",
-                step,
+                f"Training diverged in {where}: {what}; {self._advice(skips)}.", step
             )
+
+    def _advice(self, skips):
+        """What helps here; what is kept.
+
+        Args:
+            skips: Whether a step can be skipped: that mends no weights.
+        """
+        options, values = self.model.options, []
+        if skips and options.on_nan != "skip":
+            values.append("skip")
+        if options.precision != "mixed_float16":
+            values.append("rollback")
+        advice = "lower the learning rate"
+        if values and self.model.fitted is self.model:  # a guest is given no options
+            advice += f", or go on with on_nan={' or '.join(map(repr, values))}"
+            advice += " (--on_nan)" if self.checkpoint else ", which needs a Checkpoint"
+        if self.checkpoint and self.checkpoint.store.paths():
+            advice += "; the last checkpoint is kept"
+        return advice
 
     def _described(self, images):
         if images is None:
