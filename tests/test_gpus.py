@@ -34,7 +34,8 @@ def test_two_devices_run_at_once_and_never_two_commands_on_one(start):
 
 def test_slots_of_a_cpu_share_its_cores(start, monkeypatch):
     monkeypatch.setattr(local_engine, "_cores", lambda: 9)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"):
+        monkeypatch.delenv(name, raising=False)
     suite = start(workers=2)
     suite.submit("one", f"note={suite.path('notes')}").result()
     (note,) = suite.notes()

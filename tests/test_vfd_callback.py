@@ -7,7 +7,7 @@ import twins
 from plain_models import plain
 from twins import BATCH, ONE_HOT, X, Y
 
-from vfd_tf import AdversarialTrainer, InputError, VFDCallback, attacks
+from vfd_tf import AdversarialTrainer, InputError, VFDCallback, attacks, methods
 from vfd_tf.training.callbacks import LambdaSchedule
 from vfd_tf.training.distillation import VFD
 
@@ -59,6 +59,24 @@ def test_a_plain_model_trains_as_in_the_trainer(make_network, batches):
         np.testing.assert_array_equal(one, other)
     for name in ("loss", "adv_loss", "vfd_loss", "accuracy"):
         assert logs[name] == wanted[name]
+
+
+@pytest.mark.parametrize("method", [methods.GAT(late_share=0.5), methods.ARAT()])
+def test_a_plain_model_logs_what_the_trainer_logs(make_network, batches, method):
+    """Weights that the method changes by the epoch, and what it learns, included."""
+    model, teacher = plain(make_network), make_network()
+    callback = VFDCallback(teacher, method=method, attack=ATTACK)
+    guest = model.fit(batches, epochs=2, callbacks=[callback], verbose=0).history
+    own = method, ATTACK, VFD()
+    trainer = AdversarialTrainer(make_network(), *own, teacher=make_network())
+    trainer.compile(keras.optimizers.SGD(0.05))
+    fit = {"epochs": 2, "callbacks": [VFDCallback()], "verbose": 0}
+    logs = trainer.fit(batches, **fit).history
+    assert set(guest) == set(logs)
+    for name in {"guided_weight", *trainer.learning.scalars()} & set(logs):
+        assert len(guest[name]) == 2 and (
+            name != "guided_weight" or guest[name] == [10, 40]
+        )
 
 
 def test_the_stock_step_comes_back_after_the_fit(make_network, batches):

@@ -20,7 +20,7 @@ from vfd_tf.training.cluster import Cluster
 from vfd_tf.training.divergence import StopOnDivergence
 from vfd_tf.training.schedules import Delay, LambdaSchedule
 from vfd_tf.training.trainer import AdversarialTrainer
-from vfd_tf.training.vfd_callback import VFDCallback
+from vfd_tf.training.vfd_callback import VFDCallback, shares
 
 __all__ = [
     "Anneal",
@@ -215,11 +215,8 @@ class TermShares(keras.callbacks.Callback):
         _need_trainer(self, model)
 
     def on_epoch_end(self, epoch: int, logs=None) -> None:
-        if not logs or not logs.get("loss"):
-            return
-        for term, weight in self.model.term_weights.items():
-            part = float(weight.numpy()) * float(logs[f"{term}_loss"])
-            logs[f"{term}_share"] = part / float(logs["loss"])
+        if logs:
+            logs |= shares(self.model, logs, self.model.term_weights)
 
 
 class Throughput(keras.callbacks.Callback):

@@ -1,6 +1,6 @@
 """VFDCallback: Vanilla Feature Distillation in the `fit` of a trainer or of any model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +10,7 @@ from vfd_tf.hyperparameters import InputError
 from vfd_tf.training import checks
 from vfd_tf.training.distillation import VFD
 from vfd_tf.training.divergence import StopOnDivergence
+from vfd_tf.training.own_schedules import OwnSchedules
 from vfd_tf.training.schedules import LambdaSchedule
 from vfd_tf.training.trainer import AdversarialTrainer
 
@@ -94,7 +95,8 @@ class VFDCallback(keras.callbacks.Callback):
         self.distillation = VFD(**vfd)
         self.options = {"method": "trades", **own, "seed": seed}
         self.teacher, self.schedule = teacher, schedule or LambdaSchedule()
-        self.trainer, self.divergence = None, StopOnDivergence()
+        self.trainer = None
+        self.companions = StopOnDivergence(), OwnSchedules()  # as of a trainer's own fit
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
@@ -157,39 +159,50 @@ class VFDCallback(keras.callbacks.Callback):
 
         model.make_train_function = adversarial
 
-    def on_train_begin(self, logs=None) -> None:
+    def _tell(self, event, *args):
+        """Tells the companions of a guest; those of a trainer are in its own fit."""
         if self.trainer is not self.model:
-            self.divergence.set_model(self.trainer)
-            self.divergence.on_train_begin()
-            if self.params.get("verbose"):
-                self.trainer.say_layers()
+            for companion in self.companions:
+                getattr(companion, event)(*args)
+
+    def on_train_begin(self, logs=None) -> None:
+        self._tell("set_model", self.trainer)
+        self._tell("set_params", self.params)
+        self._tell("on_train_begin", logs)
+        if self.trainer is not self.model and self.params.get("verbose"):
+            self.trainer.say_layers()
 
     def on_epoch_begin(self, epoch: int, logs=None) -> None:
+        self._tell("on_epoch_begin", epoch, logs)
         value = self.full_lambda * float(self.schedule(epoch))
         self.trainer.term_weights["vfd"].assign(value)
         if self.trainer is not self.model:
-            self.trainer.anneal(epoch, self.params["epochs"])
             self.trainer.reset_metrics()
-            self.divergence.on_epoch_begin(epoch)
 
     def on_train_batch_end(self, batch: int, logs=None) -> None:
-        if self.trainer is not self.model:
-            self.divergence.on_train_batch_end(batch, logs)
+        self._tell("on_train_batch_end", batch, logs)
 
     def on_epoch_end(self, epoch: int, logs=None) -> None:
-        if self.trainer is not self.model:
-            self.trainer.learning.after_epoch()
-            self.divergence.on_epoch_end(epoch, logs)
+        self._tell("on_epoch_end", epoch, logs)
         if logs is None:
             return
-        value = float(self.trainer.term_weights["vfd"].numpy())
-        logs["vfd_lambda"] = value
-        if logs.get("loss"):
-            logs["vfd_share"] = value * float(logs["vfd_loss"]) / float(logs["loss"])
+        logs["vfd_lambda"] = float(self.trainer.term_weights["vfd"].numpy())
+        logs |= shares(self.trainer, logs, ("vfd",))
 
     def on_train_end(self, logs=None) -> None:
         if self.trainer is not self.model:
             _restore(self.model)
+
+
+def shares(trainer: AdversarialTrainer, logs: dict, terms: Iterable[str]) -> dict:
+    """`<term>_share`: weighted terms of eq. 6 as shares of the loss; {} without one."""
+    if not logs.get("loss"):
+        return {}
+    weights = {term: float(trainer.term_weights[term].numpy()) for term in terms}
+    return {
+        f"{term}_share": weight * float(logs[f"{term}_loss"]) / float(logs["loss"])
+        for term, weight in weights.items()
+    }
 
 
 def _restore(model):
