@@ -330,6 +330,20 @@ def test_names_that_stand_for_no_protocol_are_refused(name, hint):
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    "name", ["fgsm-kl", "mim20-kl", "transfer-mim-kl", "pgd20-kl:random_start=false"]
+)
+def test_kl_without_a_random_start_is_refused(name):
+    """KL(p(x) || p(x')) has its minimum, 0, at x' = x: nothing to ascend from there."""
+    with pytest.raises(InputError, match="starts at x, .*: take pgd20-kl, which"):
+        protocol(name)
+    with pytest.raises(InputError, match="take pgd20-kl"):
+        Protocol(PGD(0.1, random_start=False), "kl")
+    moved = Protocol(FGSM(0.1))(_network(), *map(tf.constant, _data()), None)
+    assert np.abs(moved - _data()[0]).max() > 0.09
+    assert protocol("mim20-kl:random_start=true").objective == "kl"
+
+
 def test_a_radius_in_grey_levels_is_refused():
     with pytest.raises(InputError, match="8/255"):
         evaluate(_network(), _data(), ("fgsm",), epsilon=8)
