@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from evaluations import linear
 
-from vfd_tf import InputError, attacks, datasets, evaluation, noise
+from vfd_tf import InputError, attacks, datasets, evaluation, noise, perturb
 from vfd_tf.attacks import FGSM, PGD
 from vfd_tf.data.datasets import Images
 from vfd_tf.evaluation import Engine, Protocol, evaluate, protocol, tables, wilson
@@ -87,20 +87,15 @@ def test_the_box_counts_beside_the_ball():
 def test_arrays_and_data_sets_of_any_batch_size_give_the_same(batch_size):
     model, (x, y) = _network(), _data()
     attacks = (PGD(0.1, 0.05, steps=1),)  # an attack whose start decides
-    expected = evaluate(model, (x, y), attacks, epsilon=EPSILON, batch_size=10)
+    expected = evaluate(model, (x, y), attacks, batch_size=10)
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(batch_size)
-    _equal(
-        evaluate(model, (x, y), attacks, epsilon=EPSILON, batch_size=batch_size), expected
-    )
-    _equal(evaluate(model, data, attacks, epsilon=EPSILON), expected)
-    _equal(
-        evaluate(model, Images(x, y).batches(batch_size), attacks, epsilon=EPSILON),
-        expected,
-    )
+    _equal(evaluate(model, (x, y), attacks, batch_size=batch_size), expected)
+    _equal(evaluate(model, data, attacks), expected)
+    _equal(evaluate(model, Images(x, y).batches(batch_size), attacks), expected)
     filled = np.concatenate([x, x[:3]]), np.concatenate([y, y[:3]])
     weight = (np.arange(len(x) + 3) < len(x)).astype("float32")
     weighted = tf.data.Dataset.from_tensor_slices((*filled, weight)).batch(batch_size)
-    _equal(evaluate(model, weighted, attacks, epsilon=EPSILON), expected)
+    _equal(evaluate(model, weighted, attacks), expected)
     assert len(expected.clean) == N
 
 
@@ -354,6 +349,37 @@ def test_two_attacks_of_a_kind_are_told_apart():
     result = evaluate(_network(), _data(), attacks, epsilon=EPSILON)
     assert len(result.robust) == len(result.attacks) == 3
     assert "epsilon=0.2" in str(result.attacks.values())
+
+
+@pytest.mark.parametrize(
+    "attack, epsilon, norm",
+    [
+        (PGD(steps=2), EPSILON, "linf"),
+        (Protocol(PGD(steps=2), "margin"), EPSILON, "linf"),
+        ((PGD(EPSILON, steps=2), FGSM(0.1)), EPSILON, "linf"),
+        (FGSM(EPSILON), EPSILON, "l2"),
+    ],
+)
+def test_a_radius_that_no_attack_takes_is_refused(attack, epsilon, norm):
+    with pytest.raises(InputError, match="of its own: leave out epsilon and norm"):
+        evaluate(_network(), _data(), attack, epsilon=epsilon, norm=norm)
+    if isinstance(attack, FGSM):
+        with pytest.raises(InputError, match="epsilon 0.05 in linf of its own"):
+            perturb(_network(), *_data(), attack, epsilon=epsilon, norm=norm)
+
+
+def test_objects_keep_their_threat_model_beside_names_and_where_none_is_given():
+    wide, same = FGSM(0.2), FGSM(EPSILON)
+    for attacks, epsilon, threats in (
+        (["fgsm", wide], EPSILON, ["linf:0.05", "linf:0.2"]),
+        (["fgsm", same], EPSILON, ["linf:0.05"] * 2),
+        (same, EPSILON, ["linf:0.05"]),
+        ([FGSM(0.5, "l2"), wide], None, ["l2:0.5", "linf:0.2"]),
+        (FGSM(0.5, "l2"), 0.5, ["l2:0.5"]),
+        (FGSM, EPSILON, ["linf:0.05"]),
+    ):
+        result = evaluate(_network(), _data(n=4), attacks, epsilon=epsilon)
+        assert list(result.threats.values()) == threats
 
 
 def test_verbose_prints_a_bar_and_changes_nothing(capsys):
