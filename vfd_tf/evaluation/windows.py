@@ -89,7 +89,7 @@ class Windows:
         Of what isn't in memory as a whole, that in a later window when it comes.
         """
         position, shape, model = 0, None, self.model
-        first = True
+        first, narrow = True, model.bounds[0] < 0 or model.bounds[1] > 1
         share = data if isinstance(data, Share) else Share(data, 0, 1)
         data, every = share.data, share.count
         if every > 1 and isinstance(data, Split):  # of which others needn't be read
@@ -108,6 +108,7 @@ class Windows:
                 x, y, places = x[own], y[own], places[own]
             if not len(x):
                 continue
+            narrow = narrow and x.min() >= 0 and x.max() <= 1
             x = model.channels_last(model.inside(x))
             if self._holds(contract.check_images, x):
                 x = np.clip(x, 0, 1)  # rounding errors of a normalisation
@@ -125,6 +126,8 @@ class Windows:
             yield Window(x, y, logits, seeds)
         if first and share.count == 1:
             raise InputError("The data set is empty.")
+        if narrow and not first:
+            self._object(_narrow(*model.bounds))
 
     def check_source(self, window, logits) -> None:
         """Refuses a surrogate of other images or classes, or one with probabilities.
@@ -168,9 +171,20 @@ class Windows:
         except InputError as error:
             if self.strict:
                 raise
-            self.objections = [*self.objections, str(error)]
+            self._object(str(error))
             return False
         return True
+
+    def _object(self, text):
+        self.objections = [*self.objections, text]
+
+
+def _narrow(low, high):
+    return (
+        f"All images lie in [0, 1] and bounds are ({low:g}, {high:g}), where a radius is "
+        f"{high - low:g} times epsilon: leave bounds out, or pass images of that range, "
+        "unless these are just dark."
+    )
 
 
 def regrouped(parts, size_of):
