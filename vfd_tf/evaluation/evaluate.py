@@ -74,7 +74,8 @@ def evaluate(
         referees: Repeat FGSM, PGD and MIM with cleverhans and report differences.
         craft_precision: None, or "mixed_bfloat16" or "mixed_float16" to make the examples
             in; what counts is always a float32 forward of them.
-        strict: Refuse probabilities and images outside the bounds, instead of a warning.
+        strict: Refuse probabilities and images outside the bounds, instead of a warning;
+            robust accuracies of such images mean nothing.
         journal: A `Journal` to go on from and to write to.
         devices: Names of devices that share the batches, such as those of a strategy in
             whose scope the model was loaded; default: what TensorFlow chooses.

@@ -45,7 +45,8 @@ def perturb(
         seed: With an image's position, decides its random draws.
         batch_size: Images that go through the model at once; sets the memory.
         bounds: Range of the images that the model takes.
-        strict: Refuse probabilities and images outside the bounds, instead of a warning.
+        strict: Refuse probabilities and images outside the bounds, instead of a warning;
+            x_adv of such images leaves the ball.
 
     Returns:
         Images like x: the same shape and range; float32, or float64 for a float64 model.

@@ -13,6 +13,10 @@ from vfd_tf.data.splits import Split
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import contract, network
 
+_UNBOUNDED = (
+    " As they are, robust accuracies mean nothing: attacks clip their images to [0, 1], and "
+    "so leave the ball around x."
+)
 _WINDOW_BYTES = 2**23  # of images; an attack's state is several times that
 
 
@@ -110,7 +114,7 @@ class Windows:
                 continue
             narrow = narrow and x.min() >= 0 and x.max() <= 1
             x = model.channels_last(model.inside(x))
-            if self._holds(contract.check_images, x):
+            if self._holds(contract.check_images, x, but=_UNBOUNDED):
                 x = np.clip(x, 0, 1)  # rounding errors of a normalisation
             x = x.astype(model.dtype)
             if x.shape[1:] != shape:
@@ -157,21 +161,26 @@ class Windows:
         """Holds all images and labels to the contract where they are in memory."""
         arrays = arrays_of(data)
         if arrays is not None:
-            self._holds(contract.check_images, self.model.inside(arrays[0]))
+            x = self.model.inside(arrays[0])
+            self._holds(contract.check_images, x, but=_UNBOUNDED)
             contract.class_indices(arrays[1], classes)
 
     def _per_window(self, x):
         count = _WINDOW_BYTES // max(x[:1].nbytes, 1) // self.batch_size
         return max(count, 1) * self.batch_size
 
-    def _holds(self, check, *values) -> bool:
-        """Whether a check of the input contract passes; raises if it is strict."""
+    def _holds(self, check, *values, but="") -> bool:
+        """Whether a check of the input contract passes; raises if it is strict.
+
+        Args:
+            but: What to say beside where it does not pass and is not strict.
+        """
         try:
             check(*values)
         except InputError as error:
             if self.strict:
                 raise
-            self._object(str(error))
+            self._object(str(error) + but)
             return False
         return True
 
