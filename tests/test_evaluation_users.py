@@ -83,6 +83,13 @@ def test_the_referee_reads_what_the_attacks_read(kind):
     assert found.referee["pgd5"]["verdicts_that_differ"] == 0
 
 
+def test_a_referee_refuses_a_generator_before_it_is_read():
+    batches = iter([data()])
+    with pytest.raises(InputError, match="can be read only once"):
+        evaluate(network(), batches, "fgsm", epsilon=0.05, referees=True)
+    assert len(list(batches)) == 1
+
+
 def test_examples_are_in_the_range_of_the_model():
     inputs = keras.Input(SHAPE)
     centred = keras.Model(inputs, network()(L.Rescaling(0.5, 0.5)(inputs)))

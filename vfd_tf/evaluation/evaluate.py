@@ -11,6 +11,7 @@ import numpy as np
 from vfd_tf import losses
 from vfd_tf.attacks import Attack, Composite
 from vfd_tf.attacks.attack import radius
+from vfd_tf.data.batching import check_readable_again
 from vfd_tf.evaluation import referee, sanity
 from vfd_tf.evaluation.compilations import Compilations
 from vfd_tf.evaluation.engine import Engine
@@ -55,7 +56,8 @@ def evaluate(
         model: Classifier with logits (or a dict with "logits"): a Keras model, the path of
             one or of a run directory, a SavedModel, a function images -> logits.
         data: (x, y) float32 images and labels (class indices, or one-hot), a tf.data set
-            of batches, a `PyDataset`, or anything else that yields batches once.
+            of batches, a `PyDataset`, or anything else that yields batches once; with
+            referees, twice.
         attacks: Protocol names ("fgsm", "pgd20", "cw", "autoattack", ...) or attacks, or
             one of them.
         epsilon, norm: Threat model of the named attacks, images in [0, 1]; default
@@ -97,6 +99,7 @@ def evaluate(
     _check_seed(seed)
     plan = _plan(attacks, epsilon, norm)
     if referees:
+        check_readable_again(data)
         referee.check()
     model = precision.in_float32(classifiers.as_model(model))
     options = {"batch_size": batch_size, "bounds": bounds, "strict": strict}
