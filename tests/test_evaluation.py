@@ -160,8 +160,41 @@ def test_a_verdict_of_several_passes_is_no_single_pass_worse():
     )
     np.testing.assert_array_equal(result.worst, many)
     found = {row["attack"]: row["accuracy"] for row in result.rows()}
-    assert found["worst"] == found["worst of bounded"] == pytest.approx(200 / 3)
+    assert found["worst"] == pytest.approx(200 / 3)
     assert result.accuracies()["worst"] == pytest.approx(200 / 3)
+
+
+def _of_threats(threats, distances=()):
+    """A result of attacks a, b, ... of threat models, each with one image broken."""
+    names = "abcd"[: len(threats)]
+    robust = dict(zip(names, ~np.eye(len(threats), 8, dtype=bool), strict=True))
+    return evaluation.EvaluationResult(
+        np.ones(8, bool),
+        robust,
+        {},
+        threats=dict(zip(names, threats, strict=True)),
+        distances={name: np.ones(1) for name in distances},
+    )
+
+
+def test_threat_models_have_a_worst_each_and_none_together():
+    result = _of_threats(["linf:0.1", "l2:2", "linf:0.1", "linf:0.2"])
+    found = result.accuracies()
+    assert {n: v for n, v in found.items() if "worst" in n} == {"worst linf:0.1": 75.0}
+    assert [row["attack"] for row in result.rows()] == list(found)
+    assert "| worst linf:0.1 |" in result.table()
+    with pytest.raises(InputError, match="linf:0.1 and l2:2 and linf:0.2"):
+        _ = result.worst
+    assert str(result)
+
+
+def test_unbounded_attacks_are_in_no_worst_of_bounded_ones():
+    threats = ["linf:0.1", "l2, unbounded", "linf:0.1", "l2, unbounded"]
+    result = _of_threats(threats, "bd")
+    np.testing.assert_array_equal(result.worst, [0, 1, 0, 1, 1, 1, 1, 1])
+    assert result.accuracies()["worst"] == 75.0
+    alone = _of_threats(threats[1:2] * 2, "ab")
+    assert alone.worst.sum() == 6 and alone.accuracies()["worst"] == 75.0
 
 
 def test_a_model_s_weights_and_statistics_stay_as_they_were():
@@ -370,7 +403,7 @@ def test_a_radius_that_no_attack_takes_is_refused(attack, epsilon, norm):
 
 def test_objects_keep_their_threat_model_beside_names_and_where_none_is_given():
     wide, same = FGSM(0.2), FGSM(EPSILON)
-    for attacks, epsilon, threats in (
+    for plan, epsilon, threats in (
         (["fgsm", wide], EPSILON, ["linf:0.05", "linf:0.2"]),
         (["fgsm", same], EPSILON, ["linf:0.05"] * 2),
         (same, EPSILON, ["linf:0.05"]),
@@ -378,7 +411,7 @@ def test_objects_keep_their_threat_model_beside_names_and_where_none_is_given():
         (FGSM(0.5, "l2"), 0.5, ["l2:0.5"]),
         (FGSM, EPSILON, ["linf:0.05"]),
     ):
-        result = evaluate(_network(), _data(n=4), attacks, epsilon=epsilon)
+        result = evaluate(_network(), _data(n=4), plan, epsilon=epsilon)
         assert list(result.threats.values()) == threats
 
 

@@ -34,8 +34,9 @@ class Protocol:
         starts_at_x = not getattr(self.attack, "random_start", True)
         if self.objective == "kl" and (starts_at_x or isinstance(self.attack, FGSM)):
             raise InputError(
-                f"{type(self.attack).__name__} on kl starts at x, where kl has no gradient, "
-                "and leaves every image as it is: take pgd20-kl, which starts at random."
+                f"{type(self.attack).__name__} on kl starts at x, where kl has no "
+                "gradient, and leaves every image as it is: take pgd20-kl, which starts at "
+                "random."
             )
 
     def __call__(self, logits_fn, x, y, seeds):

@@ -14,8 +14,8 @@ from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import contract, network
 
 _UNBOUNDED = (
-    " As they are, robust accuracies mean nothing: attacks clip their images to [0, 1], and "
-    "so leave the ball around x."
+    " As they are, robust accuracies mean nothing: attacks clip their images to [0, 1], "
+    "and so leave the ball around x."
 )
 _WINDOW_BYTES = 2**23  # of images; an attack's state is several times that
 
