@@ -121,3 +121,28 @@ def test_what_was_said_of_one_network_is_not_said_of_the_next():
         )
         said.append([warning for warning in found.warnings if "NaN" in warning])
     assert said[0] and not said[1]
+
+
+def shifted(images):
+    """A network that sees images through a `Normalization` adapted to others."""
+    inner, normalization = network(0), keras.layers.Normalization(axis=None, name="own")
+    inputs = keras.Input((8, 8, 1), name="input")
+    first = keras.Input((8, 8, 1), name="first")
+    nested = keras.Sequential([first, normalization], name="nested")
+    model = keras.Model(inputs, inner(nested(inputs)), name="network")
+    normalization.adapt(images)
+    return model
+
+
+def test_networks_adapted_to_other_images_are_kept_apart():
+    """Adapted statistics are constants of what is compiled, and not in the config."""
+    own, shared = [X, 20 * X - 3, X], Compilations()
+    for images in own:
+        model = shifted(images)
+        right = model.predict(X, verbose=0).argmax(-1) == Y
+        found = verdicts(model, compilations=shared)
+        np.testing.assert_array_equal(found["clean"], right)
+        assert same(found, verdicts(shifted(images)))
+    assert len(shared._kept) == 2
+    first, second = (shifted(images).predict(X, verbose=0).argmax(-1) for images in own[:2])
+    assert ((first == Y) != (second == Y)).any()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from evaluations import linear
 
-from vfd_tf import InputError, attacks, datasets, evaluation, noise
+from vfd_tf import InputError, attacks, datasets, evaluation, noise, perturb
 from vfd_tf.attacks import FGSM, PGD
 from vfd_tf.data.datasets import Images
 from vfd_tf.evaluation import Engine, Protocol, evaluate, protocol, tables, wilson
@@ -87,20 +87,15 @@ def test_the_box_counts_beside_the_ball():
 def test_arrays_and_data_sets_of_any_batch_size_give_the_same(batch_size):
     model, (x, y) = _network(), _data()
     attacks = (PGD(0.1, 0.05, steps=1),)  # an attack whose start decides
-    expected = evaluate(model, (x, y), attacks, epsilon=EPSILON, batch_size=10)
+    expected = evaluate(model, (x, y), attacks, batch_size=10)
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(batch_size)
-    _equal(
-        evaluate(model, (x, y), attacks, epsilon=EPSILON, batch_size=batch_size), expected
-    )
-    _equal(evaluate(model, data, attacks, epsilon=EPSILON), expected)
-    _equal(
-        evaluate(model, Images(x, y).batches(batch_size), attacks, epsilon=EPSILON),
-        expected,
-    )
+    _equal(evaluate(model, (x, y), attacks, batch_size=batch_size), expected)
+    _equal(evaluate(model, data, attacks), expected)
+    _equal(evaluate(model, Images(x, y).batches(batch_size), attacks), expected)
     filled = np.concatenate([x, x[:3]]), np.concatenate([y, y[:3]])
     weight = (np.arange(len(x) + 3) < len(x)).astype("float32")
     weighted = tf.data.Dataset.from_tensor_slices((*filled, weight)).batch(batch_size)
-    _equal(evaluate(model, weighted, attacks, epsilon=EPSILON), expected)
+    _equal(evaluate(model, weighted, attacks), expected)
     assert len(expected.clean) == N
 
 
@@ -165,8 +160,41 @@ def test_a_verdict_of_several_passes_is_no_single_pass_worse():
     )
     np.testing.assert_array_equal(result.worst, many)
     found = {row["attack"]: row["accuracy"] for row in result.rows()}
-    assert found["worst"] == found["worst of bounded"] == pytest.approx(200 / 3)
+    assert found["worst"] == pytest.approx(200 / 3)
     assert result.accuracies()["worst"] == pytest.approx(200 / 3)
+
+
+def _of_threats(threats, distances=()):
+    """A result of attacks a, b, ... of threat models, each with one image broken."""
+    names = "abcd"[: len(threats)]
+    robust = dict(zip(names, ~np.eye(len(threats), 8, dtype=bool), strict=True))
+    return evaluation.EvaluationResult(
+        np.ones(8, bool),
+        robust,
+        {},
+        threats=dict(zip(names, threats, strict=True)),
+        distances={name: np.ones(1) for name in distances},
+    )
+
+
+def test_threat_models_have_a_worst_each_and_none_together():
+    result = _of_threats(["linf:0.1", "l2:2", "linf:0.1", "linf:0.2"])
+    found = result.accuracies()
+    assert {n: v for n, v in found.items() if "worst" in n} == {"worst linf:0.1": 75.0}
+    assert [row["attack"] for row in result.rows()] == list(found)
+    assert "| worst linf:0.1 |" in result.table()
+    with pytest.raises(InputError, match="linf:0.1 and l2:2 and linf:0.2"):
+        _ = result.worst
+    assert str(result)
+
+
+def test_unbounded_attacks_are_in_no_worst_of_bounded_ones():
+    threats = ["linf:0.1", "l2, unbounded", "linf:0.1", "l2, unbounded"]
+    result = _of_threats(threats, "bd")
+    np.testing.assert_array_equal(result.worst, [0, 1, 0, 1, 1, 1, 1, 1])
+    assert result.accuracies()["worst"] == 75.0
+    alone = _of_threats(threats[1:2] * 2, "ab")
+    assert alone.worst.sum() == 6 and alone.accuracies()["worst"] == 75.0
 
 
 def test_a_model_s_weights_and_statistics_stay_as_they_were():
@@ -330,6 +358,20 @@ def test_names_that_stand_for_no_protocol_are_refused(name, hint):
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    "name", ["fgsm-kl", "mim20-kl", "transfer-mim-kl", "pgd20-kl:random_start=false"]
+)
+def test_kl_without_a_random_start_is_refused(name):
+    """KL(p(x) || p(x')) has its minimum, 0, at x' = x: nothing to ascend from there."""
+    with pytest.raises(InputError, match="starts at x, .*: take pgd20-kl, which"):
+        protocol(name)
+    with pytest.raises(InputError, match="take pgd20-kl"):
+        Protocol(PGD(0.1, random_start=False), "kl")
+    moved = Protocol(FGSM(0.1))(_network(), *map(tf.constant, _data()), None)
+    assert np.abs(moved - _data()[0]).max() > 0.09
+    assert protocol("mim20-kl:random_start=true").objective == "kl"
+
+
 def test_a_radius_in_grey_levels_is_refused():
     with pytest.raises(InputError, match="8/255"):
         evaluate(_network(), _data(), ("fgsm",), epsilon=8)
@@ -340,6 +382,37 @@ def test_two_attacks_of_a_kind_are_told_apart():
     result = evaluate(_network(), _data(), attacks, epsilon=EPSILON)
     assert len(result.robust) == len(result.attacks) == 3
     assert "epsilon=0.2" in str(result.attacks.values())
+
+
+@pytest.mark.parametrize(
+    "attack, epsilon, norm",
+    [
+        (PGD(steps=2), EPSILON, "linf"),
+        (Protocol(PGD(steps=2), "margin"), EPSILON, "linf"),
+        ((PGD(EPSILON, steps=2), FGSM(0.1)), EPSILON, "linf"),
+        (FGSM(EPSILON), EPSILON, "l2"),
+    ],
+)
+def test_a_radius_that_no_attack_takes_is_refused(attack, epsilon, norm):
+    with pytest.raises(InputError, match="of its own: leave out epsilon and norm"):
+        evaluate(_network(), _data(), attack, epsilon=epsilon, norm=norm)
+    if isinstance(attack, FGSM):
+        with pytest.raises(InputError, match="epsilon 0.05 in linf of its own"):
+            perturb(_network(), *_data(), attack, epsilon=epsilon, norm=norm)
+
+
+def test_objects_keep_their_threat_model_beside_names_and_where_none_is_given():
+    wide, same = FGSM(0.2), FGSM(EPSILON)
+    for plan, epsilon, threats in (
+        (["fgsm", wide], EPSILON, ["linf:0.05", "linf:0.2"]),
+        (["fgsm", same], EPSILON, ["linf:0.05"] * 2),
+        (same, EPSILON, ["linf:0.05"]),
+        ([FGSM(0.5, "l2"), wide], None, ["l2:0.5", "linf:0.2"]),
+        (FGSM(0.5, "l2"), 0.5, ["l2:0.5"]),
+        (FGSM, EPSILON, ["linf:0.05"]),
+    ):
+        result = evaluate(_network(), _data(n=4), plan, epsilon=epsilon)
+        assert list(result.threats.values()) == threats
 
 
 def test_verbose_prints_a_bar_and_changes_nothing(capsys):

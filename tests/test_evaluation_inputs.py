@@ -72,6 +72,20 @@ def test_a_surprise_in_a_later_window_is_refused(monkeypatch):
     assert any("range from" in warning for warning in lenient.warnings)
 
 
+def test_images_outside_the_bounds_leave_the_ball_and_it_is_said():
+    x, y = data()
+    x[0] += 2
+    y[0] = network().predict(x[:1], verbose=0).argmax()
+    with pytest.raises(InputError, match="range from") as refusal:
+        evaluate(network(), (x, y), [])
+    assert "mean nothing" not in str(refusal.value)  # there are none
+    found = evaluate(network(), (x, y), ["fgsm"], epsilon=0.1, strict=False, examples=True)
+    inside = np.abs(found.examples["fgsm"] - x).max((1, 2, 3)) < 0.1 + 1e-5
+    assert not inside[0] and inside[1:].all()
+    (text,) = [text for text in found.warnings if "range from" in text]
+    assert "robust accuracies mean nothing" in text
+
+
 def test_rounding_beyond_1_helps_no_image():
     x, y = data()
     off = x.copy()
@@ -184,4 +198,4 @@ def test_the_worst_of_bounded_attacks_leaves_the_unbounded_out():
     robust = {"pgd20": np.array([1, 1, 0, 1], bool), "cw": np.zeros(4, bool)}
     found = evaluation.EvaluationResult(clean, robust, {}, distances={"cw": np.ones(4)})
     rows = {row["attack"]: row["accuracy"] for row in found.rows()}
-    assert rows["worst"] == 0 and rows["worst of bounded"] == 75
+    assert rows == found.accuracies() == {"clean": 100, "pgd20": 75, "cw": 0, "worst": 75}

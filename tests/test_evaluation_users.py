@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import layers as L
 
 from vfd_tf import InputError
-from vfd_tf.evaluation import evaluate
+from vfd_tf.evaluation import evaluate, perturb, windows
 from vfd_tf.evaluation.batch_runner import bucket
 
 SHAPE, N = (6, 6, 1), 24
@@ -83,6 +83,13 @@ def test_the_referee_reads_what_the_attacks_read(kind):
     assert found.referee["pgd5"]["verdicts_that_differ"] == 0
 
 
+def test_a_referee_refuses_a_generator_before_it_is_read():
+    batches = iter([data()])
+    with pytest.raises(InputError, match="can be read only once"):
+        evaluate(network(), batches, "fgsm", epsilon=0.05, referees=True)
+    assert len(list(batches)) == 1
+
+
 def test_examples_are_in_the_range_of_the_model():
     inputs = keras.Input(SHAPE)
     centred = keras.Model(inputs, network()(L.Rescaling(0.5, 0.5)(inputs)))
@@ -93,6 +100,27 @@ def test_examples_are_in_the_range_of_the_model():
     assert np.abs(x_adv - own).max() == pytest.approx(0.1, rel=1e-4)
     right = centred.predict(x_adv, verbose=0).argmax(-1) == y
     np.testing.assert_array_equal(found.robust["pgd5"], right)
+
+
+@pytest.mark.parametrize("bounds", [(-1, 1), (0, 255)])
+def test_images_of_a_narrower_range_than_the_bounds_are_warned_of(bounds, monkeypatch):
+    """Of images in [0, 1] the radius would be 2 or 255 times epsilon."""
+    monkeypatch.setattr(windows, "_WINDOW_BYTES", 1)
+    low, high = bounds
+    (x, y), half = data(), N // 2
+
+    def said(images, bounds=bounds):
+        found = evaluate(network(), (images, y), [], bounds=bounds, batch_size=half)
+        return [text for text in found.warnings if "All images lie in [0, 1]" in text]
+
+    (text,) = said(x)
+    assert f"bounds are ({low}, {high})" in text and f"{high - low} times epsilon" in text
+    assert not said(x, (0, 1)) and not said(low + x * (high - low))
+    one = x.copy()
+    one[-1] = high if low == 0 else low  # in the last window alone
+    assert not said(one)
+    with pytest.warns(UserWarning, match="All images lie"):
+        perturb(network(), x, y, "fgsm", epsilon=0.01, bounds=bounds)
 
 
 def test_a_surrogate_sees_images_in_the_range_of_the_model():

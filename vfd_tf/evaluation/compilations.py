@@ -4,8 +4,11 @@ import collections
 import hashlib
 from typing import Any
 
+import keras
+import numpy as np
+
 from vfd_tf.evaluation.engine import Engine
-from vfd_tf.models import network
+from vfd_tf.models import keras_graph, network
 
 _KEPT = 8  # architectures and settings; one of WideResNet-34-10 holds 185 MB of weights
 
@@ -51,6 +54,19 @@ def _architecture(model) -> str | None:
     if network.graph_of(model) is None:
         return None
     try:
-        return hashlib.sha256(model.to_json().encode()).hexdigest()
+        found = hashlib.sha256(model.to_json().encode())
     except (TypeError, ValueError, NotImplementedError):
         return None
+    for value in _adapted(model):
+        found.update(np.asarray(value).tobytes())
+    return found.hexdigest()
+
+
+def _adapted(model):
+    """Mean and variance of each `Normalization`: constants of what was compiled.
+
+    Those that `adapt` has found stand in no config, and `set_weights` doesn't reach them.
+    """
+    layers = keras_graph.layers_of(model)
+    own = [layer for layer in layers if isinstance(layer, keras.layers.Normalization)]
+    return [value for layer in own for value in (layer.mean, layer.variance)]

@@ -10,6 +10,8 @@ import numpy as np
 
 from vfd_tf import losses
 from vfd_tf.attacks import Attack, Composite
+from vfd_tf.attacks.attack import radius
+from vfd_tf.data.batching import check_readable_again
 from vfd_tf.evaluation import referee, sanity
 from vfd_tf.evaluation.compilations import Compilations
 from vfd_tf.evaluation.engine import Engine
@@ -54,11 +56,13 @@ def evaluate(
         model: Classifier with logits (or a dict with "logits"): a Keras model, the path of
             one or of a run directory, a SavedModel, a function images -> logits.
         data: (x, y) float32 images and labels (class indices, or one-hot), a tf.data set
-            of batches, a `PyDataset`, or anything else that yields batches once.
+            of batches, a `PyDataset`, or anything else that yields batches once; with
+            referees, twice.
         attacks: Protocol names ("fgsm", "pgd20", "cw", "autoattack", ...) or attacks, or
             one of them.
         epsilon, norm: Threat model of the named attacks, images in [0, 1]; default
-            L-inf 8/255. Another norm needs an epsilon of its own.
+            L-inf 8/255. Another norm needs an epsilon of its own. Attacks given as objects
+            keep theirs.
         seed: With an image's position, decides the draws of every attack on it.
         batch_size: Images that go through the model at once; sets the memory.
         verbose: 1 for progress bars.
@@ -72,7 +76,8 @@ def evaluate(
         referees: Repeat FGSM, PGD and MIM with cleverhans and report differences.
         craft_precision: None, or "mixed_bfloat16" or "mixed_float16" to make the examples
             in; what counts is always a float32 forward of them.
-        strict: Refuse probabilities and images outside the bounds, instead of a warning.
+        strict: Refuse probabilities and images outside the bounds, instead of a warning;
+            robust accuracies of such images mean nothing.
         journal: A `Journal` to go on from and to write to.
         devices: Names of devices that share the batches, such as those of a strategy in
             whose scope the model was loaded; default: what TensorFlow chooses.
@@ -84,14 +89,17 @@ def evaluate(
         attack `result.robust[name]`; `result.table()`, `result.warnings`.
 
     Raises:
-        InputError: Another norm without epsilon, probabilities instead of logits, images
-            outside the bounds, labels outside the classes, an unknown attack, logits that
-            are not finite.
+        InputError: Another norm without epsilon, an epsilon that no attack takes,
+            probabilities instead of logits, images outside the bounds, labels outside the
+            classes, an unknown attack, logits that are not finite.
     """
-    epsilon = default_radius(epsilon, norm)
+    attacks = _listed(attacks)
+    given, epsilon = epsilon, default_radius(epsilon, norm)
+    check_radius(attacks, given, norm)
     _check_seed(seed)
     plan = _plan(attacks, epsilon, norm)
     if referees:
+        check_readable_again(data)
         referee.check()
     model = precision.in_float32(classifiers.as_model(model))
     options = {"batch_size": batch_size, "bounds": bounds, "strict": strict}
@@ -117,8 +125,8 @@ def evaluate(
     return result
 
 
-def _plan(attacks, epsilon, norm) -> dict[str, Protocol]:
-    """Column -> protocol of names, attacks and protocols, or of one of them."""
+def _listed(attacks) -> list:
+    """Names, attacks and protocols, or one of them, as a list."""
     if isinstance(attacks, (str, Attack, Protocol)) or inspect.isclass(attacks):
         attacks = [attacks]
     if not isinstance(attacks, collections.abc.Iterable):
@@ -126,7 +134,11 @@ def _plan(attacks, epsilon, norm) -> dict[str, Protocol]:
             f"attacks is {attacks!r}: pass names, such as ['pgd20'], or [] for the clean "
             "accuracy alone."
         )
-    attacks = list(attacks)
+    return list(attacks)
+
+
+def _plan(attacks, epsilon, norm) -> dict[str, Protocol]:
+    """Column -> protocol of a list of names, attacks and protocols."""
     protocols = [protocol(a, epsilon, norm) for a in attacks]
     return {_name(a, p): p for a, p in zip(attacks, protocols, strict=True)}
 
@@ -145,6 +157,25 @@ def _with_black_box(plan):
         for name, own in plan.items()
         if not isinstance(own.attack, Composite)
     }
+
+
+def check_radius(attacks: list, epsilon: float | None, norm: str) -> None:
+    """Refuses an epsilon or norm where every attack is an object with another of its own.
+
+    Beside names, for which epsilon and norm are, an object may have another radius.
+    """
+    objects = [a.attack if isinstance(a, Protocol) else a for a in attacks]
+    if epsilon is None or not all(isinstance(a, Attack) for a in objects):
+        return
+    for own in objects:
+        same = own.norm == norm or norm == "linf"  # the default, which may not be meant
+        if own.epsilon is None or (same and np.isclose(own.epsilon, epsilon)):
+            continue
+        name, size = type(own).__name__, radius(own.epsilon)
+        raise InputError(
+            f"The attack {name} has epsilon {size} in {own.norm} of its own: leave out "
+            f"epsilon and norm, or write {name}(epsilon=..., norm=...)."
+        )
 
 
 def default_radius(epsilon: float | None, norm: str) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vfd_tf.evaluation.engine import Engine
-from vfd_tf.evaluation.evaluate import default_radius
+from vfd_tf.evaluation.evaluate import check_radius, default_radius
 from vfd_tf.evaluation.protocols import protocol
 from vfd_tf.models import classifiers, precision
 
@@ -40,11 +40,13 @@ def perturb(
         y: Labels: class indices [n], or one-hot [n, classes].
         attack: Name of a protocol ("fgsm", "pgd20", "cw", "autoattack", ...), or an attack.
         epsilon, norm: Threat model of a named attack, images in [0, 1]; default L-inf
-            8/255. Another norm needs an epsilon of its own.
+            8/255. Another norm needs an epsilon of its own. An attack given as an object
+            keeps its own.
         seed: With an image's position, decides its random draws.
         batch_size: Images that go through the model at once; sets the memory.
         bounds: Range of the images that the model takes.
-        strict: Refuse probabilities and images outside the bounds, instead of a warning.
+        strict: Refuse probabilities and images outside the bounds, instead of a warning;
+            x_adv of such images leaves the ball.
 
     Returns:
         Images like x: the same shape and range; float32, or float64 for a float64 model.
@@ -52,7 +54,9 @@ def perturb(
     Raises:
         InputError: What `evaluate` refuses.
     """
-    chosen = protocol(attack, default_radius(epsilon, norm), norm)
+    size = default_radius(epsilon, norm)
+    check_radius([attack], epsilon, norm)
+    chosen = protocol(attack, size, norm)
     whole = dataclasses.replace(chosen, transfer=True)  # to the end, as a transfer attack
     model = precision.in_float32(classifiers.as_model(model))
     engine = Engine(model, batch_size, False, bounds, strict=strict)

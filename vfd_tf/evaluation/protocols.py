@@ -8,6 +8,7 @@ from typing import Any
 from vfd_tf.attacks import (
     APGDT,
     ATTACKS,
+    FGSM,
     OBJECTIVES,
     PGD,
     Attack,
@@ -28,6 +29,15 @@ class Protocol:
     attack: Attack
     objective: str = "ce"
     transfer: bool = False  # made on a surrogate, scored on the model
+
+    def __post_init__(self):
+        starts_at_x = not getattr(self.attack, "random_start", True)
+        if self.objective == "kl" and (starts_at_x or isinstance(self.attack, FGSM)):
+            raise InputError(
+                f"{type(self.attack).__name__} on kl starts at x, where kl has no "
+                "gradient, and leaves every image as it is: take pgd20-kl, which starts at "
+                "random."
+            )
 
     def __call__(self, logits_fn, x, y, seeds):
         """x_adv [n, h, w, c] of images and labels, all of them attacked to the end."""
@@ -96,7 +106,8 @@ def protocol(attack: Any, epsilon: float = 8 / 255, norm: str = "linf") -> Proto
     as an object keeps its own threat model.
 
     Raises:
-        InputError: An unknown name, field or value; an attack that leaves the ball.
+        InputError: An unknown name, field or value; an attack that leaves the ball, or one
+            on kl without a random start.
     """
     if isinstance(attack, Protocol):
         return attack

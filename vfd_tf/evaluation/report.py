@@ -24,7 +24,6 @@ from vfd_tf.evaluation import tables
 from vfd_tf.evaluation.result import EvaluationResult
 from vfd_tf.hyperparameters import InputError
 
-WORST = ("worst", "worst of bounded")
 UNBOUNDED = ", unbounded"
 
 
@@ -104,10 +103,14 @@ class Report:
         }
         unbounded = [n for n in columns if rows[n]["threat"].endswith(UNBOUNDED)]
         whole = EvaluationResult(
-            columns.pop("clean"), columns, {}, distances=dict.fromkeys(unbounded, ())
+            columns.pop("clean"),
+            columns,
+            {},
+            threats={name: rows[name]["threat"] for name in columns},
+            distances=dict.fromkeys(unbounded, ()),
         )
-        worst = {row["attack"]: row for row in whole.rows() if row["attack"] in WORST}
-        rows = {n: row for n, row in rows.items() if n not in WORST} | worst
+        worst = {row["attack"]: row for row in whole.rows() if _is_worst(row)}
+        rows = {name: row for name, row in rows.items() if not _is_worst(row)} | worst
         return [{k: v for k, v in row.items() if k != "table"} for row in rows.values()]
 
     def markdown(self, title: str = "") -> str:
@@ -144,6 +147,11 @@ class Report:
             with files.replaced(path) as part, open(part, "w") as file:
                 file.write(content)
         return shown
+
+
+def _is_worst(row) -> bool:
+    """Whether a row is of several attacks: worst, or worst linf:8/255."""
+    return row["attack"].split(" ")[0] == "worst"
 
 
 def _are_tables(titles, rows) -> bool:

@@ -6,6 +6,7 @@ import numpy as np
 
 from vfd_tf import text
 from vfd_tf.evaluation import tables
+from vfd_tf.hyperparameters import InputError
 
 
 @dataclasses.dataclass
@@ -40,16 +41,54 @@ class EvaluationResult:
 
     @property
     def worst(self) -> np.ndarray:
-        """Correct on the clean image and under every attack: bool [n]."""
-        return worst(self.verdicts())
+        """Correct on the clean image and under every bounded attack: bool [n].
+
+        Where none is bounded, under every attack.
+
+        Raises:
+            InputError: Attacks of several threat models, which have no worst of all.
+        """
+        groups = self._groups()
+        if len(groups) > 1:
+            raise InputError(
+                f"The attacks are of several threat models, {' and '.join(groups)}: take "
+                "result.worsts() or result.robust."
+            )
+        (names,) = groups.values() or [self.robust]
+        return self._worst_of(names)
+
+    def worsts(self) -> dict[str, np.ndarray]:
+        """The worst of several attacks as columns: bool [n].
+
+        "worst"; of several threat models "worst <threat>", of those with several attacks.
+        """
+        groups = self._groups()
+        if len(groups) > 1:
+            several = {t: names for t, names in groups.items() if len(names) > 1}
+            return {f"worst {t}": self._worst_of(names) for t, names in several.items()}
+        return {"worst": self.worst} if len(self.robust) > 1 else {}
+
+    def _groups(self) -> dict[str, list[str]]:
+        """Threat model -> the bounded attacks under it."""
+        groups = {}
+        for name in self.robust:
+            if name not in self.distances:
+                groups.setdefault(self.threats.get(name, ""), []).append(name)
+        return groups
+
+    def _worst_of(self, names):
+        return worst({"clean": self.clean, **{name: self.robust[name] for name in names}})
 
     def verdicts(self) -> dict[str, np.ndarray]:
         """Column -> bool [n]: clean, and under each attack."""
         return {"clean": self.clean, **self.robust}
 
     def accuracies(self) -> dict[str, float]:
-        """Percent correct: clean, under each attack, and under the worst for each image."""
-        return accuracies(self.verdicts())
+        """Percent correct: clean, under each attack, and `worsts`."""
+        return {name: 100 * float(v.mean()) for name, v in self._columns().items()}
+
+    def _columns(self, more=()):
+        return {**self.verdicts(), **dict(more), **self.worsts()}
 
     def __str__(self):
         """The rows as a Markdown table, warnings below it."""
@@ -61,12 +100,7 @@ class EvaluationResult:
 
     def rows(self) -> list[dict]:
         """One row an attack: accuracy in percent, its 95 % interval, distances, seconds."""
-        columns = {**self.verdicts(), **self._stage_columns()}
-        if len(self.robust) > 1:
-            columns["worst"] = self.worst
-            bounded = [v for n, v in self.robust.items() if n not in self.distances]
-            if self.distances and bounded:
-                columns["worst of bounded"] = np.logical_and.reduce(bounded)
+        columns = self._columns(self._stage_columns())
         return [self._row(name, verdict) for name, verdict in columns.items()]
 
     def _stage_columns(self):

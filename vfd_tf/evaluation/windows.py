@@ -13,6 +13,10 @@ from vfd_tf.data.splits import Split
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import contract, network
 
+_UNBOUNDED = (
+    " As they are, robust accuracies mean nothing: attacks clip their images to [0, 1], "
+    "and so leave the ball around x."
+)
 _WINDOW_BYTES = 2**23  # of images; an attack's state is several times that
 
 
@@ -89,7 +93,7 @@ class Windows:
         Of what isn't in memory as a whole, that in a later window when it comes.
         """
         position, shape, model = 0, None, self.model
-        first = True
+        first, narrow = True, model.bounds[0] < 0 or model.bounds[1] > 1
         share = data if isinstance(data, Share) else Share(data, 0, 1)
         data, every = share.data, share.count
         if every > 1 and isinstance(data, Split):  # of which others needn't be read
@@ -108,8 +112,9 @@ class Windows:
                 x, y, places = x[own], y[own], places[own]
             if not len(x):
                 continue
+            narrow = narrow and x.min() >= 0 and x.max() <= 1
             x = model.channels_last(model.inside(x))
-            if self._holds(contract.check_images, x):
+            if self._holds(contract.check_images, x, but=_UNBOUNDED):
                 x = np.clip(x, 0, 1)  # rounding errors of a normalisation
             x = x.astype(model.dtype)
             if x.shape[1:] != shape:
@@ -125,6 +130,8 @@ class Windows:
             yield Window(x, y, logits, seeds)
         if first and share.count == 1:
             raise InputError("The data set is empty.")
+        if narrow and not first:
+            self._object(_narrow(*model.bounds))
 
     def check_source(self, window, logits) -> None:
         """Refuses a surrogate of other images or classes, or one with probabilities.
@@ -154,23 +161,39 @@ class Windows:
         """Holds all images and labels to the contract where they are in memory."""
         arrays = arrays_of(data)
         if arrays is not None:
-            self._holds(contract.check_images, self.model.inside(arrays[0]))
+            x = self.model.inside(arrays[0])
+            self._holds(contract.check_images, x, but=_UNBOUNDED)
             contract.class_indices(arrays[1], classes)
 
     def _per_window(self, x):
         count = _WINDOW_BYTES // max(x[:1].nbytes, 1) // self.batch_size
         return max(count, 1) * self.batch_size
 
-    def _holds(self, check, *values) -> bool:
-        """Whether a check of the input contract passes; raises if it is strict."""
+    def _holds(self, check, *values, but="") -> bool:
+        """Whether a check of the input contract passes; raises if it is strict.
+
+        Args:
+            but: What to say beside where it does not pass and is not strict.
+        """
         try:
             check(*values)
         except InputError as error:
             if self.strict:
                 raise
-            self.objections = [*self.objections, str(error)]
+            self._object(str(error) + but)
             return False
         return True
+
+    def _object(self, text):
+        self.objections = [*self.objections, text]
+
+
+def _narrow(low, high):
+    return (
+        f"All images lie in [0, 1] and bounds are ({low:g}, {high:g}), where a radius is "
+        f"{high - low:g} times epsilon: leave bounds out, or pass images of that range, "
+        "unless these are just dark."
+    )
 
 
 def regrouped(parts, size_of):
