@@ -28,7 +28,7 @@ from tensorboard.summary.writer import event_file_writer
 
 from vfd_tf import files
 from vfd_tf.cli import main
-from vfd_tf.training import dispatch
+from vfd_tf.training.devices import dispatch
 
 
 class Killer:

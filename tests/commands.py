@@ -113,8 +113,8 @@ VERBS = {function.__name__: function for function in OWN}
 
 def local_suite(folder):
     """Three commands, of which the first is stopped by a signal to this process."""
+    from vfd_tf.signals import Signals
     from vfd_tf.suites.engines import Command, LocalEngine
-    from vfd_tf.training.signals import Signals
 
     futures = {}
     try:
@@ -132,8 +132,8 @@ def local_suite(folder):
 
 def parsl_suite(folder):
     """Two workers; all ends but the last three commands, which a signal is to stop."""
+    from vfd_tf.signals import Signals
     from vfd_tf.suites.engines import Command, ParslEngine
-    from vfd_tf.training.signals import Signals
 
     futures, begun = {}, []
 

@@ -9,7 +9,7 @@ import pytest
 
 from vfd_tf import AdversarialTrainer, TrainingOptions, attacks
 from vfd_tf.callbacks import Checkpoint
-from vfd_tf.training import training_state
+from vfd_tf.training.saving import training_state
 
 STEPS, EPOCHS = 3, 2
 L = keras.layers

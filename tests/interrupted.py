@@ -14,7 +14,7 @@ import vfd_tf  # noqa: F401, before TensorFlow
 import numpy as np
 
 from vfd_tf.cli import main
-from vfd_tf.training import dispatch
+from vfd_tf.training.devices import dispatch
 
 
 class Moment:

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from vfd_tf.cli.strategies import make_strategy
-from vfd_tf.training.cluster import Cluster
+from vfd_tf.training.devices.cluster import Cluster
 from vfd_tf.training.optimizers import SGD
 
 BATCH, STEPS = 24, 21

@@ -7,8 +7,8 @@ import tensorflow as tf
 
 from vfd_tf import AdversarialTrainer, InputError, TrainingOptions
 from vfd_tf.attacks import PGD
-from vfd_tf.training.accumulation import check_divides, in_parts
 from vfd_tf.training.optimizers import SGD, OneCycle
+from vfd_tf.training.weights.accumulation import check_divides, in_parts
 
 PAIRS = [("trades", "vfd"), ("hat", "vfd"), ("mart", "lbgat")]
 OPTIONS = {

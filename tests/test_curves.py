@@ -7,8 +7,8 @@ from event_files import curves
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
-from vfd_tf.training.curves import Curves, tag_of, write_accuracies
-from vfd_tf.training.image_panel import ImagePanel
+from vfd_tf.training.callbacks.curves import Curves, tag_of, write_accuracies
+from vfd_tf.training.callbacks.image_panel import ImagePanel
 
 
 def model():

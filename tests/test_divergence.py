@@ -11,7 +11,7 @@ import pytest
 
 from vfd_tf import AdversarialTrainer, InputError, TrainingOptions, VFDCallback
 from vfd_tf.callbacks import Checkpoint, RobustOverfitting
-from vfd_tf.training.divergence import BEFORE, ROLLBACKS, Diverged, left_out
+from vfd_tf.training.saving.divergence import BEFORE, ROLLBACKS, Diverged, left_out
 
 L = keras.layers
 IMAGES, SIZE, STEPS = 64, 8, 8

@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from vfd_tf import AdversarialTrainer, InputError, attacks, evaluation
 from vfd_tf.data.datasets import Images
 from vfd_tf.models import network
-from vfd_tf.training.image_panel import ImagePanel, amplified, panel
+from vfd_tf.training.callbacks.image_panel import ImagePanel, amplified, panel
 
 
 def plain(make_network):

@@ -25,8 +25,8 @@ from fits import (
 
 from vfd_tf import InputError
 from vfd_tf.callbacks import Checkpoint
-from vfd_tf.training import training_state
-from vfd_tf.training.signals import Signals, Stopped, named
+from vfd_tf.signals import Signals, Stopped, named
+from vfd_tf.training.saving import training_state
 
 
 def stopped(folder, *place, **given):

@@ -18,7 +18,7 @@ from strangers import CANARY, refusal, rewritten, zeros
 from vfd_tf import InputError
 from vfd_tf.cli import main
 from vfd_tf.models import classifiers, initial, model_files, network
-from vfd_tf.training import saving
+from vfd_tf.training.saving import weights_file
 
 alive, bounded = strangers.alive, strangers.bounded
 finished, copy = strangers.finished, strangers.copy
@@ -308,7 +308,7 @@ def test_weights_are_numbers_in_the_file_itself(finished, change, bounded):
     with pytest.raises(InputError, match="b.weights.h5 can't be read"):
         initial.start(network.tap(tiny.model()), "b.weights.h5", "small")
     with pytest.raises(InputError, match="b.weights.h5 can't be read"):
-        saving.restore_state("b.weights.h5", [])
+        weights_file.restore_state("b.weights.h5", [])
 
 
 @pytest.mark.parametrize("place", np.linspace(0, 1, 25, endpoint=False))

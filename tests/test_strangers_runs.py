@@ -14,7 +14,7 @@ from strangers import again, refusal
 
 from vfd_tf import archives
 from vfd_tf.cli import main
-from vfd_tf.training import cluster
+from vfd_tf.training.devices import cluster
 
 alive = strangers.alive
 finished, copy = strangers.finished, strangers.copy

@@ -12,8 +12,8 @@ from vfd_tf import AdversarialTrainer, InputError, TrainingOptions, attacks, noi
 from vfd_tf.experiments.experiment import Recipe
 from vfd_tf.hyperparameters import component
 from vfd_tf.models import batch_norms, network
-from vfd_tf.training import replicas
 from vfd_tf.training.callbacks import StochasticWeightAverage
+from vfd_tf.training.devices import replicas
 from vfd_tf.training.methods import HAT
 
 L = keras.layers

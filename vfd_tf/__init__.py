@@ -27,7 +27,7 @@ from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import architectures, mixture
 from vfd_tf.training import callbacks, distillation, methods, optimizers
 from vfd_tf.training.callbacks import RobustAccuracy, VFDCallback
-from vfd_tf.training.image_panel import ImagePanel
+from vfd_tf.training.callbacks.image_panel import ImagePanel
 from vfd_tf.training.options import TrainingOptions
 from vfd_tf.training.trainer import AdversarialTrainer
 from vfd_tf.versions import __version__ as __version__

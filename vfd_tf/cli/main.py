@@ -19,7 +19,7 @@ import warnings
 import keras
 import tensorflow as tf
 
-from vfd_tf import files
+from vfd_tf import files, signals
 from vfd_tf.cli import (
     evaluate,
     features,
@@ -35,8 +35,7 @@ from vfd_tf.cli import (
     train,
 )
 from vfd_tf.hyperparameters import InputError, choose
-from vfd_tf.training import signals
-from vfd_tf.training.cluster import is_lost_worker
+from vfd_tf.training.devices.cluster import is_lost_worker
 from vfd_tf.versions import __version__
 
 USAGE = """Adversarial training with Vanilla Feature Distillation.

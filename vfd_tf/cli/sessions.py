@@ -15,7 +15,7 @@ from vfd_tf.experiments.provenance import provenance
 from vfd_tf.experiments.runner import Runner
 from vfd_tf.experiments.session import Session
 from vfd_tf.progress import labelled
-from vfd_tf.training.cluster import Cluster
+from vfd_tf.training.devices.cluster import Cluster
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import shlex
 
 import tensorflow as tf
 
-from vfd_tf import files, text
+from vfd_tf import files, signals, text
 from vfd_tf.cli import flags, report, suite_checks, suite_file, suite_plan
 from vfd_tf.cli.commands import log_of, shell, words_of
 from vfd_tf.cli.suite_plan import PlannedSuite
@@ -21,7 +21,6 @@ from vfd_tf.suites.engines import ENGINES, Command, CommandStopped
 from vfd_tf.suites.graph import Graph
 from vfd_tf.suites.overview import Overview
 from vfd_tf.suites.suite import ALL, Suite, names, read
-from vfd_tf.training import signals
 
 _DEAR = 0.1  # share of all hours from which C&W is worth a word
 

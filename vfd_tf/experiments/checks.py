@@ -6,8 +6,8 @@ from vfd_tf.experiments.session import Session
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import contract
 from vfd_tf.training import choices
-from vfd_tf.training.accumulation import check_divides
 from vfd_tf.training.optimizers import learning_rate
+from vfd_tf.training.weights.accumulation import check_divides
 
 
 def check_recipe(experiment: Experiment, session: Session) -> None:

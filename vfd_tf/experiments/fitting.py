@@ -10,9 +10,10 @@ from vfd_tf.experiments.experiment import Experiment
 from vfd_tf.experiments.session import Session
 from vfd_tf.models import architectures, initial, network
 from vfd_tf.progress import ProgressBar
-from vfd_tf.training import callbacks, curves
+from vfd_tf.training import callbacks
+from vfd_tf.training.callbacks import curves
+from vfd_tf.training.callbacks.image_panel import ImagePanel
 from vfd_tf.training.distillation import VFD
-from vfd_tf.training.image_panel import ImagePanel
 from vfd_tf.training.optimizers import SGD, learning_rate
 from vfd_tf.training.trainer import AdversarialTrainer
 

@@ -17,7 +17,7 @@ from vfd_tf import evaluation
 from vfd_tf.evaluation import is_transfer
 from vfd_tf.models.keras_graph import layers_of
 from vfd_tf.progress import duration, wrapped
-from vfd_tf.training import roles, views
+from vfd_tf.training import roles, view_norms
 from vfd_tf.training.distillation import Distillation
 
 IMAGE_GRADIENT, WEIGHT_GRADIENT = 2, 3  # in forwards
@@ -41,7 +41,7 @@ def step_forwards(experiment) -> tuple[int, dict[str, int]]:
     method, distillation = experiment.method, experiment.distillation
     recipe = experiment.recipe
     terms = ("clean",) if recipe.add_clean_ce else ()
-    gradient = WEIGHT_GRADIENT * len(views.reads(method, distillation, terms))
+    gradient = WEIGHT_GRADIENT * len(view_norms.reads(method, distillation, terms))
     attack, in_attack = 0, {}
     if method.adversarial:
         attack = _attack_forwards(experiment.attack)

@@ -11,7 +11,7 @@ from vfd_tf.experiments.verdicts import Verdicts
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import network
 from vfd_tf.models.mixture import OtherArchitecture, interpolation
-from vfd_tf.training import roles, views
+from vfd_tf.training import roles, view_norms
 
 
 class Runner:
@@ -93,7 +93,7 @@ class Runner:
         student = cluster.in_turn(lambda: fitting.network_of(experiment, data, start))
         pair = experiment.method, experiment.distillation
         networks = roles.assemble(student, stand_ins, *pair)
-        views.siblings(networks["student"], *pair, experiment.recipe)
+        view_norms.siblings(networks["student"], *pair, experiment.recipe)
         self._check_mixtures(student)
         for runner in self.before.values():
             runner._check_directories()

@@ -2,7 +2,7 @@
 
 import keras
 
-from vfd_tf.training.checkpoint import Checkpoint
+from vfd_tf.training.saving.checkpoint import Checkpoint
 
 _CLOCK = ("images_per_second",)  # no part of the history: it depends on the machine
 

@@ -13,7 +13,7 @@ from vfd_tf.experiments import forecast
 from vfd_tf.experiments.evaluation_plan import EvaluationPlan
 from vfd_tf.experiments.experiment import Experiment
 from vfd_tf.experiments.run_directory import RunDirectory
-from vfd_tf.training.cluster import Cluster
+from vfd_tf.training.devices.cluster import Cluster
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from vfd_tf.experiments.session import Session
 from vfd_tf.models import network
 from vfd_tf.models.mixed_nuts import NothingToFit
 from vfd_tf.models.mixture import Nuts, fit_nuts
-from vfd_tf.training import curves
+from vfd_tf.training.callbacks import curves
 
 
 class Verdicts:

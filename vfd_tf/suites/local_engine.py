@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 
+from vfd_tf import signals
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.suites.command import (
     RUN,
@@ -23,7 +24,6 @@ from vfd_tf.suites.command import (
     last_words,
     passed_on,
 )
-from vfd_tf.training import signals
 
 _WORKER = str(pathlib.Path(__file__).with_name("worker.py"))
 _THREADS = "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"

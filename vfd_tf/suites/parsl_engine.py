@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
+from vfd_tf import signals
 from vfd_tf.hyperparameters import InputError, reason
 from vfd_tf.suites import worker
 from vfd_tf.suites.command import (
@@ -23,7 +24,6 @@ from vfd_tf.suites.command import (
     last_words,
     passed_on,
 )
-from vfd_tf.training import signals
 
 _EVERY = 0.5  # seconds between two looks at the files that workers leave
 _STOP = "stop"

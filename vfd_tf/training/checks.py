@@ -10,8 +10,8 @@ import tensorflow as tf
 from vfd_tf import losses
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import contract
-from vfd_tf.training.checkpoint import Checkpoint
-from vfd_tf.training.divergence import StopOnDivergence
+from vfd_tf.training.saving.checkpoint import Checkpoint
+from vfd_tf.training.saving.divergence import StopOnDivergence
 
 _ENOUGH = 16  # images that tell a network from chance
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vfd_tf.training import replicas
+from vfd_tf.training.devices import replicas
 from vfd_tf.types import Tensor, Terms
 
 State = dict[str, Tensor]

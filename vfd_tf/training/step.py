@@ -15,13 +15,13 @@ from vfd_tf import losses
 from vfd_tf.attacks import Attack, cross_entropy
 from vfd_tf.models import folding, precision
 from vfd_tf.models.network import Forward
-from vfd_tf.training import awp
-from vfd_tf.training import views as view_sets
-from vfd_tf.training.accumulation import in_parts, joined, mean_gradients
+from vfd_tf.training import view_norms
 from vfd_tf.training.distillation import Distillation
 from vfd_tf.training.methods import Method
 from vfd_tf.training.options import TrainingOptions
-from vfd_tf.training.scopes import Apart
+from vfd_tf.training.weights import awp
+from vfd_tf.training.weights.accumulation import in_parts, joined, mean_gradients
+from vfd_tf.training.weights.scopes import Apart
 
 
 @dataclasses.dataclass(eq=False)
@@ -171,7 +171,7 @@ class Step:
         """The student's outputs on the views, and all terms, those to watch included."""
         others = {view: self._student_of(view) for view in views}
         student = Forward(self.networks["student"], views, training=True, others=others)
-        reads = view_sets.reads(self.method, self.distillation, self.term_weights)
+        reads = view_norms.reads(self.method, self.distillation, self.term_weights)
         for view in views:  # the order in which BatchNorm sees them: clean first
             if view in reads:
                 student[view]

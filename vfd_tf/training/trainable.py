@@ -10,14 +10,15 @@ from vfd_tf.data import batching, fit_data
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import contract, network
 from vfd_tf.progress import with_progress
-from vfd_tf.training import checks, saving
-from vfd_tf.training.accumulation import check_divides
-from vfd_tf.training.checkpoint import Checkpoint
-from vfd_tf.training.cluster import Cluster
-from vfd_tf.training.dispatch import Dispatch, shares
-from vfd_tf.training.distributed_data import by_worker, distributed
-from vfd_tf.training.divergence import RolledBack, StopOnDivergence
+from vfd_tf.training import checks
+from vfd_tf.training.devices.cluster import Cluster
+from vfd_tf.training.devices.dispatch import Dispatch, shares
+from vfd_tf.training.devices.distributed_data import by_worker, distributed
 from vfd_tf.training.own_schedules import OwnSchedules
+from vfd_tf.training.saving import weights_file
+from vfd_tf.training.saving.checkpoint import Checkpoint
+from vfd_tf.training.saving.divergence import RolledBack, StopOnDivergence
+from vfd_tf.training.weights.accumulation import check_divides
 
 _DATA_SETS = tf.data.Dataset, tf.distribute.DistributedDataset
 
@@ -210,12 +211,12 @@ class Trainable(keras.Model):
         for `load_weights` of a trainer.
         """
         self.student.save_weights(filepath, overwrite=overwrite, **kwargs)
-        saving.add_state(filepath, self._others())
+        weights_file.add_state(filepath, self._others())
 
     def load_weights(self, filepath, skip_mismatch=False, **kwargs):
         """Loads the student's weights, and what `save_weights` of a trainer added."""
         self.student.load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
-        saving.restore_state(filepath, self._others())
+        weights_file.restore_state(filepath, self._others())
 
     def _others(self):
         """All variables of training but the student's weights."""

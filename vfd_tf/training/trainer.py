@@ -11,17 +11,18 @@ from vfd_tf import losses
 from vfd_tf.attacks import PGD
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import contract, network, precision, projection
-from vfd_tf.training import checks, choices, replicas, roles, views
-from vfd_tf.training.averaging import WeightAverage
+from vfd_tf.training import checks, choices, roles, view_norms
+from vfd_tf.training.devices import replicas
 from vfd_tf.training.distillation import DISTILLATIONS, Distillation
-from vfd_tf.training.divergence import Watch
 from vfd_tf.training.learned import Learning
-from vfd_tf.training.loss_scaling import LossScaling
 from vfd_tf.training.methods import METHODS, Method
 from vfd_tf.training.optimizers import SGD
 from vfd_tf.training.options import TrainingOptions
+from vfd_tf.training.saving.divergence import Watch
 from vfd_tf.training.step import Step, weighted
 from vfd_tf.training.trainable import Trainable
+from vfd_tf.training.weights.averaging import WeightAverage
+from vfd_tf.training.weights.loss_scaling import LossScaling
 from vfd_tf.types import Tensor, Terms
 
 
@@ -83,7 +84,7 @@ class AdversarialTrainer(Trainable):
         # checkpoints, optimiser or `trainable_variables`, and no flag of theirs changed.
         networks = roles.assemble(student, given, self.method, self.distillation)
         parts = self.method, self.distillation
-        siblings, norms = views.siblings(networks["student"], *parts, self.options)
+        siblings, norms = view_norms.siblings(networks["student"], *parts, self.options)
         self._untracked = SimpleNamespace(networks=networks, siblings=siblings, trackers={})
         self.student = network.classifier(student)
         self.num_classes = contract.classes_of(self.student)

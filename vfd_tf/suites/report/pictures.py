@@ -7,7 +7,7 @@ from vfd_tf.experiments.features import EXAMPLES, FEATURES
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.suites.report import drawing
 from vfd_tf.suites.report.suite_record import SuiteRecord
-from vfd_tf.training.image_panel import show
+from vfd_tf.training.callbacks.image_panel import show
 
 _REMEDY = "remove it, and its `python run.py suite` makes it again"
 _MOST = 8  # examples on a sheet

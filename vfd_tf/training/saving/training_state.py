@@ -7,7 +7,7 @@ import numpy as np
 
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models.keras_graph import random_states
-from vfd_tf.training.cluster import Cluster
+from vfd_tf.training.devices.cluster import Cluster
 
 # What Keras's callbacks learn from epoch to epoch, and forget when a fit begins.
 _LEARNED = {

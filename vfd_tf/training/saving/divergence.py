@@ -19,8 +19,8 @@ import tensorflow as tf
 
 from vfd_tf import files
 from vfd_tf.hyperparameters import InputError
-from vfd_tf.training import replicas
-from vfd_tf.training.cluster import Cluster
+from vfd_tf.training.devices import replicas
+from vfd_tf.training.devices.cluster import Cluster
 from vfd_tf.types import Tensor
 
 FILE = "not_finite.json"

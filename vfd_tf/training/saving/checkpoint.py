@@ -17,9 +17,10 @@ import numpy as np
 from vfd_tf import files
 from vfd_tf.checkpoints import Checkpoints, State
 from vfd_tf.hyperparameters import InputError
-from vfd_tf.training import training_state
-from vfd_tf.training.cluster import Cluster
-from vfd_tf.training.divergence import (
+from vfd_tf.signals import NAMES, Signals, Stopped
+from vfd_tf.training.devices.cluster import Cluster
+from vfd_tf.training.saving import training_state
+from vfd_tf.training.saving.divergence import (
     BEFORE,
     ROLLBACKS,
     Diverged,
@@ -27,7 +28,6 @@ from vfd_tf.training.divergence import (
     StopOnDivergence,
     left_out,
 )
-from vfd_tf.training.signals import NAMES, Signals, Stopped
 
 _TALK = 1.0  # seconds between two agreements of workers
 _FURTHEST = 1000  # steps, at most

@@ -7,8 +7,8 @@ import tensorflow as tf
 
 from vfd_tf.data.splits import untuned
 from vfd_tf.hyperparameters import InputError
-from vfd_tf.training.accumulation import check_divides
-from vfd_tf.training.cluster import Cluster
+from vfd_tf.training.devices.cluster import Cluster
+from vfd_tf.training.weights.accumulation import check_divides
 
 # Batches are fetched by the host: iterators that fetch to devices are tuned by tf.data, and
 # the end of one, at any time, waits up to a minute for the tuning thread.

@@ -6,7 +6,7 @@ of the student, one step of ascent; the update is w <- w - learning_rate * grad 
 
 import tensorflow as tf
 
-from vfd_tf.training.scopes import Apart
+from vfd_tf.training.weights.scopes import Apart
 
 
 def worst_shifts(gradients, variables, gamma, model):

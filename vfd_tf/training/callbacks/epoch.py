@@ -1,7 +1,4 @@
-"""Callbacks for training: VFD, robust accuracy after every epoch, schedules, alarms.
-
-What writes into the epoch's logs stands before TensorBoard and ModelCheckpoint.
-"""
+"""Callbacks of an epoch: robust accuracy, schedules, averages, alarms, throughput."""
 
 import functools
 import time
@@ -14,28 +11,10 @@ from vfd_tf import evaluation
 from vfd_tf.data import batching, fit_data
 from vfd_tf.hyperparameters import InputError, choose
 from vfd_tf.models import contract, precision
-from vfd_tf.training import views
-from vfd_tf.training.checkpoint import Checkpoint
-from vfd_tf.training.cluster import Cluster
-from vfd_tf.training.divergence import StopOnDivergence
-from vfd_tf.training.schedules import Delay, LambdaSchedule
+from vfd_tf.training import view_norms
+from vfd_tf.training.callbacks.vfd_callback import shares
+from vfd_tf.training.devices.cluster import Cluster
 from vfd_tf.training.trainer import AdversarialTrainer
-from vfd_tf.training.vfd_callback import VFDCallback, shares
-
-__all__ = [
-    "Anneal",
-    "CatastrophicOverfitting",
-    "Checkpoint",
-    "Delay",
-    "LambdaSchedule",
-    "RobustAccuracy",
-    "RobustOverfitting",
-    "StochasticWeightAverage",
-    "StopOnDivergence",
-    "TermShares",
-    "Throughput",
-    "VFDCallback",
-]
 
 
 def _need_trainer(callback, model):
@@ -106,7 +85,7 @@ class StochasticWeightAverage(keras.callbacks.Callback):
             return
         average = self.model.average
         average.update()
-        view = functools.partial(views.shipped, self.model)
+        view = functools.partial(view_norms.shipped, self.model)
         own = self.model.student, self.data, self.batches
         average.recompute_statistics(*own, view)
 

@@ -9,8 +9,8 @@ import keras
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.training import checks
 from vfd_tf.training.distillation import VFD
-from vfd_tf.training.divergence import StopOnDivergence
 from vfd_tf.training.own_schedules import OwnSchedules
+from vfd_tf.training.saving.divergence import StopOnDivergence
 from vfd_tf.training.schedules import LambdaSchedule
 from vfd_tf.training.trainer import AdversarialTrainer
 

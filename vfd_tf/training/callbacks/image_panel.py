@@ -11,7 +11,7 @@ import tensorflow as tf
 from vfd_tf import evaluation, losses, noise
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import contract, network
-from vfd_tf.training import curves
+from vfd_tf.training.callbacks import curves
 
 _ROWS = ("clean", "perturbation", "adversarial")
 _BATCH = 128
