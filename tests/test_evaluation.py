@@ -411,7 +411,7 @@ def test_objects_keep_their_threat_model_beside_names_and_where_none_is_given():
         (FGSM(0.5, "l2"), 0.5, ["l2:0.5"]),
         (FGSM, EPSILON, ["linf:0.05"]),
     ):
-        result = evaluate(_network(), _data(n=4), plan, epsilon=epsilon)
+        result = evaluate(_network(), _data(), plan, epsilon=epsilon)
         assert list(result.threats.values()) == threats
 
 
