@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from vfd_tf.evaluation.engine import Engine
-from vfd_tf.evaluation.evaluate import default_radius
+from vfd_tf.evaluation.evaluate import checked_norm, default_radius
 from vfd_tf.evaluation.protocols import protocol
+from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import classifiers, precision
 
 
@@ -52,9 +53,15 @@ def perturb(
     Raises:
         InputError: What `evaluate` refuses.
     """
+    norm = checked_norm(norm)
     chosen = protocol(attack, default_radius(epsilon, norm), norm)
+    if chosen.transfer:
+        raise InputError(
+            f"{attack!r} needs a surrogate, which perturb has none of: call it with the "
+            "surrogate as the model and the attack's name without 'transfer-'."
+        )
     whole = dataclasses.replace(chosen, transfer=True)  # to the end, as a transfer attack
-    model = precision.in_float32(classifiers.as_model(model))
+    model = precision.in_float32(classifiers.as_model(model), bounds)
     engine = Engine(model, batch_size, False, bounds, strict=strict)
     with precision.exact_float32():
         found = [

@@ -109,7 +109,7 @@ class Windows:
             if not len(x):
                 continue
             x = model.channels_last(model.inside(x))
-            if self._holds(contract.check_images, x):
+            if self._holds(contract.check_images, x, model.bounds):
                 x = np.clip(x, 0, 1)  # rounding errors of a normalisation
             x = x.astype(model.dtype)
             if x.shape[1:] != shape:
@@ -154,7 +154,8 @@ class Windows:
         """Holds all images and labels to the contract where they are in memory."""
         arrays = arrays_of(data)
         if arrays is not None:
-            self._holds(contract.check_images, self.model.inside(arrays[0]))
+            x = self.model.inside(arrays[0])
+            self._holds(contract.check_images, x, self.model.bounds)
             contract.class_indices(arrays[1], classes)
 
     def _per_window(self, x):
