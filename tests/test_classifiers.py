@@ -89,7 +89,31 @@ def signature_alone(model, path):
     return str(path / "own")
 
 
+def called_alone(model, path):
+    """A SavedModel of a module that is called itself, without any signature."""
+
+    class Module(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((None, *SHAPE), tf.float32)])
+        def __call__(self, x):
+            return model(x)
+
+    module = Module()
+    module.weights = [v.value for v in model.weights]
+    tf.saved_model.save(module, str(path / "called"))
+    return str(path / "called")
+
+
+def in_a(pack):
+    """A model with its output in a container."""
+    return lambda model, path: keras.Model(model.inputs, pack(model.outputs[0]))
+
+
 CLASSIFIERS = {
+    "a list of one output": in_a(lambda z: [z]),
+    "a dict of one output": in_a(lambda z: {"scores": z}),
+    "a function with a tuple": lambda model, path: lambda x: (model(x),),
+    "a SavedModel that is called": called_alone,
+    "a loaded one that is called": lambda m, p: tf.saved_model.load(called_alone(m, p)),
     "a model": lambda model, path: model,
     "a subclassed model": subclassed,
     "an eager model": eager,

@@ -21,7 +21,8 @@ from mistakes import (
 )
 
 from vfd_tf.attacks import PGD, Square, cross_entropy
-from vfd_tf.evaluation import evaluate
+from vfd_tf.evaluation import evaluate, perturb
+from vfd_tf.models.mixture import mixture
 
 CASES = Cases()
 case = told = CASES.case
@@ -110,14 +111,113 @@ told(
 told("maps instead of logits", r"The model 'net' must return logits \[n, classes\] as .*")(
     lambda: judged(network(L.Dense(4), L.Reshape((2, 2))))
 )
+ANOTHER = (
+    r"keras\.Model\(model\.inputs, model\.outputs\[0\]\), or with another of its outputs"
+)
+
+
+def several_outputs(pack):
+    net = network()
+    return keras.Model(net.inputs, pack(net.output, 2 * net.output), name="net")
+
+
 told(
-    "outputs without logits", r"The model 'net' returns \['a'\]; name one output 'logits'\."
-)(lambda: judged(keras.Model((n := network()).inputs, {"a": n.output}, name="net")))
+    "outputs without logits",
+    rf"The model 'net' returns \['a', 'b'\]; name one output 'logits', or pass {ANOTHER}\.",
+)(lambda: judged(several_outputs(lambda a, b: {"a": a, "b": b})))
+told(
+    "a list of outputs",
+    rf"The model 'net' must return logits \[n, classes\] as its only .*: pass {ANOTHER}\.",
+)(lambda: judged(several_outputs(lambda a, b: [a, b])))
+for pack in (lambda p: [p], lambda p: {"probs": p}):
+    told(
+        f"probabilities in a {type(pack(0)).__name__}",
+        r"The model 'net' returns probabilities; remove its final softmax or sigmoid .*",
+    )(
+        lambda pack=pack: judged(
+            keras.Model(
+                (n := network(L.Dense(3, "softmax"))).inputs, pack(n.output), name="net"
+            )
+        )
+    )
+    told(
+        f"probabilities in a function's {type(pack(0)).__name__}",
+        r"The model 'lambda' returns probabilities; remove its final softmax or .*",
+    )(
+        lambda pack=pack: judged(
+            (lambda model: lambda x: pack(model(x)))(network(L.Dense(3, "softmax")))
+        )
+    )
 told("NaN on clean images", r"The model 'net' returns logits that are not finite\.")(
     lambda: judged(network(L.Dense(3), lambda z: keras.ops.log(z - 1e9)))
 )
-told("integer images as input", r"The model '.*' takes uint8 images, which have no grad.*")(
-    lambda: judged(integer_model())
+told(
+    "integer images as input",
+    r"The model '.*' takes uint8 images: pass these and their range, bounds=\(0, 255\) .*",
+)(lambda: judged(integer_model()))
+
+
+@told(
+    "integers computed with as such",
+    r"The model '.*' computes with uint8 numbers, which have no gradient: build it with .*",
+)
+def _():
+    inputs = keras.Input((4, 4, 1), dtype="uint8")
+    odd = L.Flatten()(inputs * np.uint8(2))
+    judged(keras.Model(inputs, L.Dense(3)(odd / 255)), bounds=(0, 255))
+
+
+# Functions that TensorFlow can't trace, and models of other images without a graph.
+LEAVES = r"The model '.*' leaves TensorFlow, as model\.predict, np\.asarray and .*\(x\)\."
+told("a function of predictions", LEAVES)(
+    lambda: judged((lambda m: lambda x: m.predict(x, verbose=0))(network()))
+)
+told("a function of NumPy arrays", LEAVES)(
+    lambda: judged((lambda m: lambda x: m(np.asarray(x)))(network()))
+)
+told(
+    "a function with Python's if",
+    r"The model 'lambda' has Python's if, for or while on the values of tensors: .*",
+)(
+    lambda: judged(
+        (lambda m: lambda x: m(x) if tf.reduce_max(x) > 2 else m(1 - x))(network())
+    )
+)
+
+
+def built():
+    class Built(keras.Model):
+        def __init__(self):
+            super().__init__(name="built")
+            self.stack = [L.Conv2D(2, 3), L.Flatten(), L.Dense(3)]
+
+        def call(self, x):
+            for layer in self.stack:
+                x = layer(x)
+            return x
+
+    model = Built()
+    model(X[:1])
+    return model
+
+
+told(
+    "images without channels",
+    r"The model 'built' doesn't take images \(4, 4\): pass x\[\.\.\., None\], images .*",
+)(lambda: judged(built(), (X[..., 0], Y)))
+told(
+    "other channels",
+    r"The model 'built' doesn't take images \(4, 4, 3\): pass images of the shape that .*",
+)(lambda: judged(built(), (np.repeat(X, 3, -1), Y)))
+told(
+    "a path in a mixture",
+    r"'a\.keras' is no Keras model: load it with keras\.saving\.load.*",
+)(lambda: mixture("a.keras", network(), 0.3))
+told("Keras's order", r"attacks is an array: pass images and labels as one argument, .*")(
+    lambda: evaluate(network(), X, Y)
+)
+told("a path as journal", r"journal is the path 'j': pass vfd_tf\.evaluation\.Journal\(.*")(
+    lambda: judged(journal="j")
 )
 told("two inputs", r"The model '.*' has 2 inputs; an image classifier has one\.")(
     lambda: judged(two_inputs())
@@ -147,9 +247,29 @@ def two_inputs():
 
 
 # The data and the threat model.
-told("grey levels to evaluate on", r"The images range from 0 to 255; .*")(
-    lambda: judged(data=(GREY, Y))
-)
+told(
+    "grey levels to evaluate on",
+    r"The images range from 0 to 255; .* needs bounds=\(0, 255\) \(--bounds=0,255\)\.",
+)(lambda: judged(data=(GREY, Y)))
+told(
+    "images around 0",
+    r"The images range from -\S+ to \S+; .* needs bounds=\(-1, 1\) \(--bounds=-1,1\)\.",
+)(lambda: judged(data=(2 * X - 1, Y)))
+told(
+    "integer images",
+    r"The images are uint8; pass bounds=\(0, 255\) \(--bounds=0,255\) for a .* x / 255\.",
+)(lambda: judged(data=(GREY.astype("uint8"), Y)))
+told(
+    "colour images",
+    r"The model 'net' takes images \(4, 4, 1\), .*: make them grey, x\.mean\(-1, .*",
+)(lambda: judged(data=(np.repeat(X, 3, -1), Y)))
+told(
+    "grey images",
+    r"The model 'net' takes images \(4, 4, 3\), .*: repeat the channel, np\.repeat\(.*",
+)(lambda: judged(network(shape=(4, 4, 3))))
+told(
+    "a single image", r"The data is a single image of shape \(4, 4, 1\): pass a batch of .*"
+)(lambda: judged(data=(X[0], Y[0])))
 told(
     "images of another size", r"The model 'net' takes images \(4, 4, 1\), the data has .*"
 )(lambda: judged(data=(X[:, :3], Y)))
@@ -171,6 +291,21 @@ told(
 )(lambda: judged(epsilon=[0.1, 0.2]))
 told("no L2 radius", r"Name the radius of the l2 ball, such as epsilon=0\.5\.")(
     lambda: evaluate(network(), (X, Y), ("fgsm",), norm="l2")
+)
+told("no L2 radius of L2", r"Name the radius of the l2 ball, such as epsilon=0\.5\.")(
+    lambda: evaluate(network(), (X, Y), ("fgsm",), norm="L2")
+)
+told("an unknown norm", r"Unknown norm 'l1'\. .*Choose one of: linf, l2\.")(
+    lambda: evaluate(network(), (X, Y), ("fgsm",), norm="l1")
+)
+told("a norm in a name", r"'l2-pgd20' names a norm: pass norm='l2' and .* as 'pgd20'\.")(
+    lambda: judged(attacks=("L2-PGD20",))
+)
+told("eps", r"'eps' in 'pgd20:eps=0\.3' is called epsilon: epsilon=0\.3\.")(
+    lambda: judged(attacks=("pgd20:eps=0.3",))
+)
+told("perturb on a surrogate", r"'transfer-pgd20' needs a surrogate, which perturb has .*")(
+    lambda: perturb(network(), X, Y, "transfer-pgd20")
 )
 told("bounds by channel", r"bounds must be two numbers, \(low, high\): put a normal.*")(
     lambda: judged(bounds=([0, 0, 0], [1, 1, 2]))
@@ -231,6 +366,31 @@ warned(
     "an objective that few classes lack",
     r"apgd-t.*: targeted-dlr is not defined on 3 classes; \S+ stands in for it\.",
 )(lambda: judged(attacks=("apgd-t",)))
+
+
+warned(
+    "labels of other classes",
+    r"The model classifies 0% of 24 clean images correctly, near chance: .*",
+)(lambda: judged(model := network(), (X, (with_labels(model)[1] + 1) % 3)))
+warned(
+    "an L2 radius in grey levels",
+    r"fgsm: an L2 ball of radius 127\.5 holds every image of this size .* by 255\.",
+)(lambda: judged(norm="l2", epsilon=127.5))
+
+
+@pytest.mark.parametrize(
+    "attacks, arguments, data",
+    [
+        (["PGD3"], {"norm": "Linf"}, (X, Y)),
+        (["PGD3"], {"norm": "l-inf"}, (X.tolist(), Y.tolist())),
+        (["pgd3"], {}, (list(X), Y)),
+    ],
+)
+def test_names_and_lists_are_taken_however_they_are_written(attacks, arguments, data):
+    model = network()
+    expected = judged(model, attacks=["pgd3"]).robust["pgd3"]
+    (found,) = judged(model, data, attacks, **arguments).robust.values()
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("mistake, message, warning", CASES)

@@ -65,7 +65,8 @@ def _two_outputs():
 
 def _dict_without_logits():
     inputs = keras.Input(SHAPE)
-    return keras.Model(inputs, {"scores": head(inputs)})
+    scores = head(inputs)
+    return keras.Model(inputs, {"scores": scores, "twice": 2 * scores})
 
 
 def _feature_map_output():

@@ -238,17 +238,25 @@ def test_one_number_is_refused_before_training():
         AdversarialTrainer(_binary(L.Dense(1)), methods.PGDAT())
 
 
+@pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("dtype", ["uint8", "int32"])
-def test_integer_images_are_refused_with_the_lines_that_rebuild_the_model(dtype):
+def test_a_model_of_integer_images_is_judged_with_gradients_on_what_it_predicts(
+    dtype, nested
+):
     inputs = keras.Input(SHAPE, dtype=dtype)
-    x = L.Rescaling(1 / 255)(inputs)
-    model = keras.Model(inputs, L.Dense(2)(L.Flatten()(x)))
-    with pytest.raises(InputError) as refusal:
-        evaluate(model, (X, Y), ("fgsm",))
-    scope = {"keras": keras, "model": model}
-    take, copy = str(refusal.value).split(": take ")[1].rstrip(".").split(" and ")
-    exec(f"{take}\n{copy}", scope)
+    adapted = L.Normalization(axis=-1)
+    adapted.adapt(np.float32([[90.0], [200.0]]) * np.ones(SHAPE[-1], "float32"))
+    model = keras.Model(inputs, L.Dense(2)(L.Flatten()(adapted(inputs))))
+    if nested:
+        outer = keras.Input(SHAPE, dtype=dtype)
+        model = keras.Model(outer, model(outer))
     grey = (255 * X).astype("uint8")
-    result = evaluate(scope["new"], (grey.astype("float32"), Y), (), bounds=(0, 255))
     expected = model.predict(grey, verbose=0).argmax(-1) == Y
+    result = evaluate(model, (grey, Y), "fgsm", epsilon=0.2, bounds=(0, 255))
     np.testing.assert_array_equal(result.clean, expected)
+    assert result.robust["fgsm"].sum() < expected.sum()
+    with pytest.raises(InputError) as refusal:
+        AdversarialTrainer(model, methods.PGDAT())
+    taken = str(refusal.value).split(": take ")[1].split(", which has")[0]
+    again = evaluate(eval(taken), (grey, Y), (), bounds=(0, 255)) if not nested else result
+    np.testing.assert_array_equal(again.clean, expected)

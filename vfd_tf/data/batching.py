@@ -183,6 +183,11 @@ def checked_arrays(x, y, weight=None) -> tuple:
     if y is None:
         raise InputError("There are no labels: pass y, one label an image.")
     arrays = [_array(x), _array(y)]
+    if not arrays[1].ndim and arrays[0].ndim in (2, 3):
+        raise InputError(
+            f"The data is a single image of shape {arrays[0].shape}: pass a batch of one, "
+            "(x[0:1], y[0:1])."
+        )
     if weight is not None:
         arrays.append(_array(weight))
     counts = [len(array) if array.ndim else 0 for array in arrays]
@@ -227,7 +232,27 @@ def _is_arrays_of_a_set(data) -> bool:
     """Whether the data is (x, y) or (x, y, weight) arrays, rather than batches."""
     if isinstance(data, collections.abc.Mapping):
         return True
-    return isinstance(data, (tuple, list)) and bool(data) and is_arrays(data[0])
+    if not isinstance(data, (tuple, list)) or not data:
+        return False
+    return is_arrays(data[0]) or _is_lists_of_a_set(data)
+
+
+def _is_lists_of_a_set(data) -> bool:
+    """Whether the data is (x, y) or (x, y, weight) where x is a list, rather than batches.
+
+    Images have an axis for each of n, h, w and perhaps c, labels one or two.
+    """
+    if len(data) not in (2, 3) or not isinstance(data[0], (tuple, list)):
+        return False
+    return _depth(data[0]) in (3, 4) and _depth(data[1]) in (1, 2)
+
+
+def _depth(value) -> int:
+    """How many axes a nested list has, by its first elements."""
+    axes = 0
+    while isinstance(value, (tuple, list)) and value:
+        value, axes = value[0], axes + 1
+    return axes + np.ndim(value)
 
 
 def is_endless(data) -> bool:

@@ -3,15 +3,16 @@
 import collections.abc
 import dataclasses
 import inspect
+import os
 import time
 from typing import Any
 
 import numpy as np
 
 from vfd_tf import losses
-from vfd_tf.attacks import Attack, Composite
+from vfd_tf.attacks import BALLS, Attack, Composite
 from vfd_tf.attacks.attack import radius
-from vfd_tf.data.batching import check_readable_again
+from vfd_tf.data.batching import check_readable_again, is_arrays
 from vfd_tf.evaluation import referee, sanity
 from vfd_tf.evaluation.compilations import Compilations
 from vfd_tf.evaluation.engine import Engine
@@ -19,7 +20,7 @@ from vfd_tf.evaluation.journal import Journal
 from vfd_tf.evaluation.protocols import TRANSFER, Protocol, is_transfer, protocol
 from vfd_tf.evaluation.result import EvaluationResult
 from vfd_tf.evaluation.screen import Screen
-from vfd_tf.hyperparameters import InputError
+from vfd_tf.hyperparameters import InputError, choose
 from vfd_tf.models import classifiers, precision
 
 
@@ -93,15 +94,20 @@ def evaluate(
             probabilities instead of logits, images outside the bounds, labels outside the
             classes, an unknown attack, logits that are not finite.
     """
-    attacks = _listed(attacks)
+    attacks, norm = _listed(attacks), checked_norm(norm)
     given, epsilon = epsilon, default_radius(epsilon, norm)
     check_radius(attacks, given, norm)
     _check_seed(seed)
+    if isinstance(journal, (str, os.PathLike)):
+        raise InputError(
+            f"journal is the path {os.fspath(journal)!r}: pass vfd_tf.evaluation.Journal("
+            "folder, {'model': its file}, {'pgd20': 'what it depends on'})."
+        )
     plan = _plan(attacks, epsilon, norm)
     if referees:
         check_readable_again(data)
         referee.check()
-    model = precision.in_float32(classifiers.as_model(model))
+    model = precision.in_float32(classifiers.as_model(model), bounds)
     options = {"batch_size": batch_size, "bounds": bounds, "strict": strict}
     options["devices"] = tuple(devices)
     craft = craft_precision or "float32"
@@ -110,7 +116,7 @@ def evaluate(
     engine = make(model, early_stop=early_stop, craft=craft, **options)
     engines, other = dict.fromkeys(plan, engine), None
     if surrogate is not None:
-        surrogate = precision.in_float32(classifiers.as_model(surrogate))
+        surrogate = precision.in_float32(classifiers.as_model(surrogate), bounds)
         other = make(model, early_stop=False, source=surrogate, **options)
         plan = _with_black_box(plan)
         engines = {name: other if own.transfer else engine for name, own in plan.items()}
@@ -129,6 +135,11 @@ def _listed(attacks) -> list:
     """Names, attacks and protocols, or one of them, as a list."""
     if isinstance(attacks, (str, Attack, Protocol)) or inspect.isclass(attacks):
         attacks = [attacks]
+    if is_arrays(attacks):
+        raise InputError(
+            "attacks is an array: pass images and labels as one argument, "
+            "evaluate(model, (x, y), ['pgd20'])."
+        )
     if not isinstance(attacks, collections.abc.Iterable):
         raise InputError(
             f"attacks is {attacks!r}: pass names, such as ['pgd20'], or [] for the clean "
@@ -178,6 +189,13 @@ def check_radius(attacks: list, epsilon: float | None, norm: str) -> None:
         )
 
 
+def checked_norm(norm: str) -> str:
+    """ "linf" or "l2", however it is written: Linf, L-inf, L2; or an `InputError`."""
+    name = str(norm).lower().replace("-", "").replace("_", "")
+    choose(BALLS, name if name in BALLS else norm, "norm")
+    return name
+
+
 def default_radius(epsilon: float | None, norm: str) -> float:
     """The radius: 8/255 where none is given for L-inf; L2 has no default."""
     if isinstance(epsilon, str):
@@ -217,6 +235,7 @@ class _Job:
             self.screen.say("clean", self.clean)
             if number == 0:
                 warnings += sanity.of_model(self.engine, window)
+                warnings += sanity.of_whole_box(window, self.plan)
             self.dead.append(sanity.dead_gradients(self.engine, window))
             if self.other is not None:
                 self.surrogate.append(self._of_surrogate(window, number == 0))
@@ -239,6 +258,7 @@ class _Job:
         found = found + sanity.of_gradients(np.concatenate(self.dead))
         found += sanity.of_undefined(self.engine.undefined)
         found += sanity.of_few_classes(self.plan, self.classes)
+        found += sanity.of_chance(result.clean, self.classes)
         images = sum(map(len, self.clean))
         found += sanity.of_many_logits(self.labels, images, self.classes)
         found += sanity.of_verdicts(result, self.plan)

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from vfd_tf.evaluation.engine import Engine
-from vfd_tf.evaluation.evaluate import check_radius, default_radius
+from vfd_tf.evaluation.evaluate import check_radius, checked_norm, default_radius
 from vfd_tf.evaluation.protocols import protocol
+from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import classifiers, precision
 
 
@@ -54,11 +55,17 @@ def perturb(
     Raises:
         InputError: What `evaluate` refuses.
     """
+    norm = checked_norm(norm)
     size = default_radius(epsilon, norm)
     check_radius([attack], epsilon, norm)
     chosen = protocol(attack, size, norm)
+    if chosen.transfer:
+        raise InputError(
+            f"{attack!r} needs a surrogate, which perturb has none of: call it with the "
+            "surrogate as the model and the attack's name without 'transfer-'."
+        )
     whole = dataclasses.replace(chosen, transfer=True)  # to the end, as a transfer attack
-    model = precision.in_float32(classifiers.as_model(model))
+    model = precision.in_float32(classifiers.as_model(model), bounds)
     engine = Engine(model, batch_size, False, bounds, strict=strict)
     with precision.exact_float32():
         found = [

@@ -121,9 +121,9 @@ def protocol(attack: Any, epsilon: float = 8 / 255, norm: str = "linf") -> Proto
             f"{attack!r} is not an attack: pass a name such as 'pgd20', or an attack."
         )
     if is_transfer(attack):
-        return _on_surrogate(protocol(attack.removeprefix(TRANSFER), epsilon, norm), attack)
+        return _on_surrogate(protocol(attack[len(TRANSFER) :], epsilon, norm), attack)
     head, *settings = attack.split(":")
-    cls, options, objective = _parse(head.replace("_", "-"))
+    cls, options, objective = _parse(head.replace("_", "-").lower())
     own = _fields(cls, settings, attack)
     options = {**options, **own}
     if options.get("norm", norm) != norm and "epsilon" not in options:
@@ -138,7 +138,7 @@ def protocol(attack: Any, epsilon: float = 8 / 255, norm: str = "linf") -> Proto
 
 def is_transfer(attack: Any) -> bool:
     """Whether this names an attack that is made on a surrogate."""
-    return isinstance(attack, str) and attack.startswith(TRANSFER)
+    return isinstance(attack, str) and attack.lower().startswith(TRANSFER)
 
 
 def _on_surrogate(own, name):
@@ -183,6 +183,12 @@ def _parse(head):
     """(class, fields, objective) of a name without settings."""
     if head in PRESETS:
         return PRESETS[head]
+    if own := re.match(r"(l2|linf|l-inf)-(.*)", head):
+        norm, name = own[1].replace("-", ""), own[2]
+        raise InputError(
+            f"{head!r} names a norm: pass norm={norm!r} and an epsilon, and the attack as "
+            f"{name!r}."
+        )
     parts = re.fullmatch(r"([a-z]*)(\d*)(?:-([a-z]+))?", head)
     name, steps, objective = parts.groups() if parts else (head, "", None)
     if head in ATTACKS and name != "pgd" or name not in _OPEN or steps and not _OPEN[name]:
@@ -202,6 +208,8 @@ def _fields(cls, settings, text):
         name, equals, value = setting.partition("=")
         if not equals:
             raise InputError(f"{setting!r} in {text!r} is no setting: write name=value.")
+        if name == "eps" and "epsilon" in fields:
+            raise InputError(f"'eps' in {text!r} is called epsilon: epsilon={value}.")
         field = choose(fields, name, f"field of {cls.__name__}")
         try:
             values[name] = read(field.type, value)

@@ -10,6 +10,7 @@ import tensorflow as tf
 from vfd_tf.attacks import PGD, Square, cross_entropy, objectives
 from vfd_tf.evaluation.protocols import Protocol
 
+_ENOUGH = 16  # images that tell a model from chance
 _SOME = 128  # images of a window that a check looks at
 
 
@@ -27,6 +28,31 @@ def of_model(engine, window) -> list[str]:
             "attacks."
         ]
     return []
+
+
+def of_chance(correct, classes: int) -> list[str]:
+    """A warning where so few images are classified correctly, bool [n], as by chance."""
+    count, chance = len(correct), 1 / classes
+    noise = np.sqrt(chance * (1 - chance) / count)
+    if count < _ENOUGH or correct.mean() >= chance + 2 * noise:
+        return []
+    return [
+        f"The model classifies {correct.mean():.0%} of {count} clean images correctly, "
+        "near chance: it takes other pixel values, such as bounds=(0, 255) or (-1, 1) "
+        "(--bounds=0,255), or was trained on other data or labels."
+    ]
+
+
+def of_whole_box(window, protocols) -> list[str]:
+    """A warning for every attack whose L2 ball holds all images of this size."""
+    diagonal = float(np.sqrt(window.x[0].size))
+    radii = {n: p.attack.epsilon for n, p in protocols.items() if p.attack.norm == "l2"}
+    return [
+        f"{name}: an L2 ball of radius {radius:g} holds every image of this size in "
+        f"[0, 1], {diagonal:.3g} across; divide a radius in grey levels by 255."
+        for name, radius in radii.items()
+        if radius is not None and radius >= diagonal
+    ]
 
 
 def of_undefined(count: int) -> list[str]:

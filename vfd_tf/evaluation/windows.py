@@ -114,7 +114,7 @@ class Windows:
                 continue
             narrow = narrow and x.min() >= 0 and x.max() <= 1
             x = model.channels_last(model.inside(x))
-            if self._holds(contract.check_images, x, but=_UNBOUNDED):
+            if self._holds(contract.check_images, x, model.bounds, but=_UNBOUNDED):
                 x = np.clip(x, 0, 1)  # rounding errors of a normalisation
             x = x.astype(model.dtype)
             if x.shape[1:] != shape:
@@ -162,7 +162,7 @@ class Windows:
         arrays = arrays_of(data)
         if arrays is not None:
             x = self.model.inside(arrays[0])
-            self._holds(contract.check_images, x, but=_UNBOUNDED)
+            self._holds(contract.check_images, x, self.model.bounds, but=_UNBOUNDED)
             contract.class_indices(arrays[1], classes)
 
     def _per_window(self, x):

@@ -93,14 +93,20 @@ def student_of_run(path: str) -> str | None:
 
 
 def _of_saved_model(loaded, name):
-    """The model of `keras.Model.export`'s endpoint `serve`, or of the default signature."""
+    """The model of `keras.Model.export`'s endpoint `serve`, or of the default signature.
+
+    Without these, what the loaded object does when it is called.
+    """
     serve = getattr(loaded, "serve", None)
-    if serve is None:
-        if "serving_default" not in loaded.signatures:
+    if serve is None and "serving_default" not in loaded.signatures:
+        if not callable(loaded):
             raise InputError(
-                f"The SavedModel {name} has no endpoint 'serve' or 'serving_default': make "
-                "one with model.export(path)."
+                f"The SavedModel {name} has no endpoint 'serve' or 'serving_default', nor "
+                "is it called itself: make one with model.export(path), or pass lambda x: "
+                "loaded.method(x)."
             )
+        serve = loaded
+    if serve is None:
         signature = loaded.signatures["serving_default"]
         key = next(iter(signature.structured_input_signature[1]))
 

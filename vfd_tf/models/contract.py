@@ -18,13 +18,28 @@ from vfd_tf.models import network, outputs
 from vfd_tf.models.keras_graph import layers_of
 
 _ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
+_CHANNELS = {  # (channels of the data, of the model) -> what to do
+    (1, 3): "repeat the channel, np.repeat(x, 3, -1)",
+    (3, 1): "make them grey, x.mean(-1, keepdims=True)",
+    (4, 3): "leave out the fourth channel, x[..., :3]",
+}
 _ROUNDING = 1e-4  # a normalised image may leave [0, 1] by float rounding, not by more
 
 
-def check_images(x) -> None:
-    """Raises `InputError` unless `x` is a batch of float images in [0, 1]."""
+def check_images(x, bounds=None) -> None:
+    """Raises `InputError` unless `x` is a batch of float images in [0, 1].
+
+    Args:
+        bounds: The range of images that was named, where another one could have been.
+    """
     x = np.asarray(x)
     if not np.issubdtype(x.dtype, np.floating):
+        if bounds is not None:
+            raise InputError(
+                f"The images are {x.dtype}; pass bounds=(0, 255) (--bounds=0,255) for a "
+                "model that takes these, as one that begins with Rescaling(1 / 255) does, "
+                "and for any other one float32 in [0, 1], for example x / 255."
+            )
         raise InputError(
             f"The images are {x.dtype}; pass float32 in [0, 1], for example x / 255."
         )
@@ -34,8 +49,17 @@ def check_images(x) -> None:
         raise InputError(
             f"The images range from {x.min():.4g} to {x.max():.4g}; attacks need float32 "
             "in [0, 1]: divide by 255 and put any normalisation into the model as its "
-            "first layer."
+            f"first layer{_or_bounds(x, bounds)}."
         )
+
+
+def _or_bounds(x, bounds):
+    """The other way, where the range of images can be named and none was."""
+    if bounds != (0.0, 1.0):
+        return ""
+    own = "-1, 1" if x.min() < 0 else "0, 255"
+    flag = own.replace(" ", "")
+    return f"; a model that takes such images needs bounds=({own}) (--bounds={flag})"
 
 
 def labels(y) -> tf.Tensor:
@@ -190,9 +214,12 @@ def check_shape(model, x) -> None:
             ".batch(100) to the data set."
         )
     if not takes(own, given):
+        remedy = "resize the images, or put layers.Resizing before it"
+        if takes((*own[:-1], None), given):
+            remedy = _CHANNELS.get((given[-1], own[-1]), remedy)
         raise InputError(
             f"The model {model.name!r} takes images {shapes[0]}, the data has "
-            f"{shapes[1]}: resize the images, or put layers.Resizing before it."
+            f"{shapes[1]}: {remedy}."
         )
 
 

@@ -23,8 +23,9 @@ from vfd_tf.models.keras_graph import (
     nodes,
     own_weights,
 )
-from vfd_tf.models.outputs import is_single, refusal_of_single
+from vfd_tf.models.outputs import bare, is_single, refusal_of_single
 
+_FIRST = "keras.Model(model.inputs, model.outputs[0]), or with another of its outputs"
 _NUMBERED = re.compile(r"layer(\d+)")
 
 
@@ -50,16 +51,45 @@ class LogitsNetwork(keras.Model):
         self.model = model
 
     def call(self, x, training=None):
-        outputs = self.model(x, training=training)
+        outputs = bare(self.model(x, training=training))
         return outputs if isinstance(outputs, dict) else {"logits": outputs}
 
     def __call__(self, x, training=None):
-        outputs = super().__call__(x, training=training)
         # Not in `call`: Keras would put its own lines around an error there.
+        try:
+            outputs = super().__call__(x, training=training)
+        except Exception as error:
+            told = None if isinstance(error, InputError) else _of_call(self.model, x, error)
+            if told is None:
+                raise
+            raise told from error
         if "logits" not in outputs:
             raise InputError(_nameless(self.model, outputs))
         _refuse_shape(self.model, outputs["logits"])
         return outputs
+
+
+def _of_call(model, x, error) -> InputError | None:
+    """What to do about an error in the call of a model whose graph can't be seen."""
+    text, shape = str(error), tuple(x.shape[1:])
+    what = f"The model {model.name!r}"
+    if isinstance(error, tf.errors.OperatorNotAllowedInGraphError):
+        return InputError(
+            f"{what} has Python's if, for or while on the values of tensors: pass "
+            "tf.function(f) of the function f, or write it with tf.where or tf.cond."
+        )
+    if "symbolic" in text.lower():
+        return InputError(
+            f"{what} leaves TensorFlow, as model.predict, np.asarray and .numpy() do, and "
+            "so has no gradient: make it of TensorFlow or Keras operations, such as "
+            "lambda x: model(x)."
+        )
+    if "incompatible with the layer" not in text and "must be equal" not in text:
+        return None
+    remedy = "pass images of the shape that it was built for"
+    if len(shape) == 2:
+        remedy = "pass x[..., None], images with a channel"
+    return InputError(f"{what} doesn't take images {shape}: {remedy}.")
 
 
 def tap(model: keras.Model, layers=()) -> keras.Model:
@@ -86,7 +116,7 @@ def tap(model: keras.Model, layers=()) -> keras.Model:
     model = functional(model)
     outputs = _outputs(model)
     missing = [name for name in layers if name not in outputs]
-    if isinstance(model.output, dict) and not missing:
+    if isinstance(model.output, dict) and "logits" in model.output and not missing:
         return model
     sources = {name: last(model) if name == "last" else name for name in missing}
     wanted = {source for source in sources.values() if source not in outputs}
@@ -105,7 +135,7 @@ def classifier(model: keras.Model) -> keras.Model:
     """The logits-only model of a network, which shares its graph and weights."""
     if isinstance(model, LogitsNetwork):
         return model.model
-    if has_graph(model) and isinstance(functional(model).output, dict):
+    if has_graph(model) and isinstance(functional(model).output, (dict, list, tuple)):
         logits = _outputs(model)["logits"]
         return keras.Model(model.inputs[0], logits, name=model.name)
     return model
@@ -250,7 +280,7 @@ def _outputs(model) -> dict:
             "an image classifier has one."
         )
     _refuse_integers(model)
-    output = model.output
+    output = bare(model.output)
     if isinstance(output, dict):
         if "logits" not in output:
             raise InputError(_nameless(model, output))
@@ -261,7 +291,8 @@ def _outputs(model) -> dict:
 
 
 def _nameless(model, outputs) -> str:
-    return f"The model {model.name!r} returns {sorted(outputs)}; name one output 'logits'."
+    text = f"The model {model.name!r} returns {sorted(outputs)}; name one output 'logits'"
+    return f"{text}, or pass {_FIRST}." if has_graph(model) else f"{text}."
 
 
 def _refuse_shape(model, logits):
@@ -272,18 +303,29 @@ def _refuse_shape(model, logits):
     known = isinstance(shape, tuple) or shape.rank is not None
     if not known or len(shape) != 2:
         raise InputError(
-            f"The model {model.name!r} must return logits [n, classes] as its only output."
+            f"The model {model.name!r} must return logits [n, classes] as its only output"
+            + (
+                f": pass {_FIRST}."
+                if isinstance(logits, (list, tuple)) and has_graph(model)
+                else "."
+            )
         )
 
 
+def takes_integers(model: keras.Model) -> bool:
+    """Whether the input of a functional model is integers: no gradient leads there."""
+    dtype = model.inputs[0].dtype
+    return "int" in dtype or dtype == "bool"
+
+
 def _refuse_integers(model):
-    """Raises `InputError` for a model whose input is integers: no gradient leads there."""
-    image = model.inputs[0]
-    if "int" in image.dtype or image.dtype == "bool":
+    if takes_integers(model):
+        image = model.inputs[0]
         raise InputError(
             f"The model {model.name!r} takes {image.dtype} images, which have no gradient: "
-            "take new = keras.models.clone_model(model, input_tensors=keras.Input("
-            f"{tuple(image.shape[1:])})) and new.set_weights(model.get_weights())."
+            "take keras.models.clone_model(model, input_tensors=keras.Input("
+            f"{tuple(image.shape[1:])}), clone_function=lambda layer: layer), which has "
+            "its layers, and, where it begins with Rescaling(1 / 255), leave that out."
         )
 
 

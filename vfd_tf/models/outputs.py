@@ -70,7 +70,17 @@ def refusal_of_single(model: keras.Model) -> str:
     )
 
 
+def bare(outputs):
+    """A single output, taken out of the list or dict that holds it alone."""
+    if isinstance(outputs, (list, tuple)) and len(outputs) == 1:
+        return outputs[0]
+    if isinstance(outputs, dict) and len(outputs) == 1 and "logits" not in outputs:
+        return next(iter(outputs.values()))
+    return outputs
+
+
 def _logits(outputs):
+    outputs = bare(outputs)
     return outputs.get("logits") if isinstance(outputs, dict) else outputs
 
 

@@ -44,6 +44,10 @@ def pair(
 
 
 def _checked(model):
+    if not isinstance(model, keras.Model):
+        raise InputError(
+            f"{model!r} is no Keras model: load it with keras.saving.load_model(path)."
+        )
     if graph_of(model) is None:
         raise InputError(
             f"The subclassed model {model.name!r} can't be copied into another one: write "

@@ -3,13 +3,15 @@
 import contextlib
 import threading
 import warnings
+from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from vfd_tf import startup
 from vfd_tf.hyperparameters import InputError
-from vfd_tf.models import network
+from vfd_tf.models import contract, network
 from vfd_tf.models.keras_graph import finalize, layers_of, nodes
 
 _HALF = "float16", "bfloat16"
@@ -147,12 +149,26 @@ def warn_of_hardware(policy: str) -> None:
         )
 
 
-def in_float32(model: keras.Model) -> keras.Model:
+def in_float32(model: keras.Model, bounds: Any = None) -> keras.Model:
     """The model, or where it computes in 16 bits a copy that computes in float32.
 
+    One of integer images takes floats of the same range, by the same layers.
+
+    Args:
+        bounds: The range of images that was named, where one could have been.
+
     Raises:
-        InputError: It computes in 16 bits, and no copy in float32 can be made.
+        InputError: It computes in 16 bits, and no copy in float32 can be made; it takes
+            integers, and the bounds are (0, 1), or no copy that takes floats can be made.
     """
+    plain = network.graph_of(network.classifier(model))
+    if plain is not None and network.takes_integers(plain):
+        if bounds is not None and contract.checked_bounds(bounds) == (0.0, 1.0):
+            raise InputError(
+                f"The model {model.name!r} takes {plain.inputs[0].dtype} images: pass "
+                "these and their range, bounds=(0, 255) (--bounds=0,255)."
+            )
+        model = _of_floats(plain)
     if not _computes_in_half(model):
         return model
     plain = network.graph_of(network.classifier(model))
@@ -169,6 +185,43 @@ def in_float32(model: keras.Model) -> keras.Model:
             "verdicts need float32: build it without casts to float16 or bfloat16."
         )
     return copy
+
+
+def _of_floats(plain):
+    """A model of integer images as one of floats, with the same layers.
+
+    Raises:
+        InputError: It computes with integers as such.
+    """
+
+    def same(layer):
+        inner = network.graph_of(layer) if isinstance(layer, keras.Model) else None
+        integers = inner is not None and network.takes_integers(inner)
+        return with_floats(inner) if integers else layer
+
+    def with_floats(graph):
+        image = graph.inputs[0]
+        floats = keras.Input(batch_shape=image.shape, dtype="float32", name=image.name)
+        return keras.models.clone_model(graph, floats, clone_function=same)
+
+    # Some integers, which both must take for the same: of uint8, 2 * 128 is 0.
+    shape = [2 if side is None else side for side in plain.inputs[0].shape]
+    some = np.random.default_rng(0).integers(0, 256, shape).astype(plain.inputs[0].dtype)
+    try:
+        model = with_floats(plain)
+        if None not in plain.inputs[0].shape[1:]:
+            pair = (
+                m(tf.cast(some, m.inputs[0].dtype), training=False) for m in (plain, model)
+            )
+            one, other = (np.asarray(tf.nest.flatten(z)[0], "float64") for z in pair)
+            if not np.allclose(one, other, 1e-3, 1e-3, equal_nan=True):
+                raise ValueError("other outputs")
+    except (TypeError, ValueError, tf.errors.OpError) as error:
+        raise InputError(
+            f"The model {plain.name!r} computes with {plain.inputs[0].dtype} numbers, "
+            "which have no gradient: build it with a float32 input."
+        ) from error
+    return model
 
 
 def _copy_in_float32(plain):
