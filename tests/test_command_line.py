@@ -307,6 +307,7 @@ def test_the_learning_rate_goes_on_along_the_new_schedule():
         ("--method=natural --attack=mim --mim_decay=0.5", {"attack", "mim_decay"}),
         ("--method=natural --attack_warmup=2", {"attack_warmup"}),
         ("--method=natural --distill=none --teacher_seed=4", {"teacher_seed"}),
+        ("--method=natural --distill=none --teacher_seed=4 --surrogate=auto", set()),
         ("--method=natural --epsilon=0.1", set()),
         ("--method=natural --epsilon=0.1 --eval_epsilon=0.2 --eval_norm=linf", {"epsilon"}),
         ("--distill=none --method=trades --teacher=a.keras", {"teacher"}),

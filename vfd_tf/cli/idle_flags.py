@@ -21,6 +21,8 @@ def warn(values, argv: list[str], mode: str, experiments=()) -> None:
     if not experiments:
         return
     counting = set().union(*(_counting(e, values.mixtures) for e in experiments))
+    if values.surrogate == "auto":
+        counting |= {"teacher_seed"}  # the surrogate's, too
     if None in (values.eval_epsilon, values.eval_norm):
         counting |= {"epsilon", "norm"}  # the evaluation's defaults
     settable = _settable(values)
