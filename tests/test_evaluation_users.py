@@ -217,7 +217,10 @@ def test_slips_are_refused_in_one_sentence(case):
 
 @pytest.mark.parametrize(
     "end, hint",
-    [(lambda z: {"scores": z}, "name one output 'logits'"), (lambda z: (z, z), "only")],
+    [
+        (lambda z: {"scores": z, "twice": 2 * z}, "name one output 'logits'"),
+        (lambda z: (z, z), "only"),
+    ],
 )
 def test_outputs_that_are_no_logits_are_refused(end, hint):
     inputs = keras.Input(SHAPE)
