@@ -6,8 +6,8 @@ What is left out are weights, checkpoints, logs and events. `python run.py repor
 docs/results/measured/cpu` makes the report anew from what is here.
 
 On another machine a suite goes on from what is published, after `cp -r
-docs/results/measured/cifar10-* runs/`: these runs count as complete, and what others need of
-them, such as the vanilla teacher, is trained anew.
+docs/results/measured/cifar10-* runs/`: these runs count as complete, and what others need
+of them, such as the vanilla teacher, is trained anew.
 """
 
 import json
