@@ -51,6 +51,12 @@ class Component:
     """Base of everything whose fields are hyper-parameters."""
 
     def __post_init__(self):
+        own = vars(type(self))
+        if own.get("__annotations__") and "__dataclass_fields__" not in own:
+            raise InputError(
+                f"{type(self).__name__} has fields of its own, which count for nothing "
+                "yet: put @component on the class."
+            )
         for field in dataclasses.fields(self):
             check_range(f"{type(self).__name__}.{field.name}", field, self[field.name])
 

@@ -272,6 +272,11 @@ def check_batch(model, x, y, soft=False, weight=None) -> int:
     some = x if network.batch_size_of(model) else x[:16]
     with _kept(model):
         logits = model(tf.convert_to_tensor(some), training=False)
+    if isinstance(logits, (dict, list, tuple)):
+        raise InputError(
+            f"The subclassed model {model.name!r} returns a {type(logits).__name__}: let "
+            "its call return the logits alone."
+        )
     check_logits(model, logits, tf.convert_to_tensor(some))
     check_labels(y, logits.shape[-1], soft)
     if weight is not None and tuple(weight.shape) not in ((len(x),), (len(x), 1)):

@@ -5,11 +5,12 @@ import math
 import warnings
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from vfd_tf import losses
 from vfd_tf.hyperparameters import InputError
-from vfd_tf.models import contract
+from vfd_tf.models import contract, keras_graph
 from vfd_tf.training.saving.checkpoint import Checkpoint
 from vfd_tf.training.saving.divergence import StopOnDivergence
 
@@ -26,6 +27,17 @@ def is_cross_entropy_from_logits(loss) -> bool:
     mean = config.get("reduction") in ("sum_over_batch_size", "mean", None)
     same = all(config[name] == value for name, value in plain.items())
     return mean and same and config["from_logits"] is True
+
+
+def check_terms(method, distillation) -> None:
+    """Raises `InputError` where a method and a distillation have terms of one name."""
+    both = sorted(method.weights.keys() & distillation.weights.keys())
+    if both:
+        names = f"{type(method).__name__} and {type(distillation).__name__}"
+        raise InputError(
+            f"{names} both have a term {both[0]!r}, of which one would replace the other: "
+            "give the distillation's another name."
+        )
 
 
 def check_weights(weights: dict[str, float], *components) -> None:
@@ -142,3 +154,21 @@ def warn_of_chance(model, role: str, x, y) -> None:
             "other pixel values than [0, 1].",
             stacklevel=2,
         )
+
+
+def warn_of_rescaling(model) -> None:
+    """Warns of a model whose first layer scales images of 0 to 255 down to [0, 1]."""
+    graph = keras_graph.graph_of(model)
+    for node in keras_graph.nodes(graph) if graph is not None else ():
+        layer, first = node.operation, node.input_tensors[0] is graph.inputs[0]
+        if first and isinstance(layer, keras.layers.Rescaling) and _is_small(layer.scale):
+            warnings.warn(
+                f"The model {model.name!r} begins with {layer.name}, times "
+                f"{float(np.max(layer.scale)):.2g}, and images are in [0, 1]: leave that "
+                "layer out.",
+                stacklevel=4,
+            )
+
+
+def _is_small(scale):
+    return np.max(np.abs(scale)) < 1 / 100

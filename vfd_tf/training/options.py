@@ -20,9 +20,9 @@ class TrainingOptions(Component):
     BatchNorm by view: clean and adversarial images share kernels alone. The attack and the
     shipped student have the adversarial set, unless `ship_view` says otherwise.
 
-    Averages of the student's weights, beside the student: "ema", after every step, with
-    decay min(ema_decay, (1 + t) / (10 + t)); "swa", the mean of the epochs from swa_start
-    on, by the callback `StochasticWeightAverage`, https://arxiv.org/abs/1803.05407
+    Averages of the student's weights, beside the student: "ema", from the weights after the
+    first step on, t steps later with decay min(ema_decay, (1 + t) / (10 + t)); "swa", the
+    mean of the epochs from swa_start on, by the callback `StochasticWeightAverage`, https://arxiv.org/abs/1803.05407
     """
 
     attack_bn_mode: str = hyper(

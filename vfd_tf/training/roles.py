@@ -5,6 +5,7 @@ import warnings
 
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import contract, feature_layer, network, projection
+from vfd_tf.training import checks
 
 TRAINED = ("student", "partner")
 WANTED = {
@@ -34,6 +35,7 @@ def assemble(student, given, method, distillation):
     networks = {"student": network.tap(student, taps)}
     contract.refuse_probabilities(student)
     contract.warn_of_onednn(student)
+    checks.warn_of_rescaling(student)
     if not student.built:
         raise InputError(
             f"The model {student.name!r} has no weights yet: call it once on a batch."

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from vfd_tf import losses
 from vfd_tf.attacks import Attack, cross_entropy
+from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import folding, precision
 from vfd_tf.models.network import Forward
 from vfd_tf.training import view_norms
@@ -187,7 +188,14 @@ class Step:
         }
         if "clean" in self.term_weights and "clean" not in terms:
             terms["clean"] = losses.cross_entropy(y, student["clean"]["logits"])
-        kept = *self.term_weights, *self.distillation.watches
+        kept = *self.term_weights, *self.method.watches, *self.distillation.watches
+        missing = [name for name in kept if name not in terms]
+        if missing:
+            both = f"{type(self.method).__name__} and {type(self.distillation).__name__}"
+            raise InputError(
+                f"{both} name a term {missing[0]!r} in `weights` or `watches` that their "
+                "`terms` don't return."
+            )
         terms = {name: terms[name] for name in kept}
         return student, {**terms, **self.distillation.report(student, frozen["teacher"])}
 

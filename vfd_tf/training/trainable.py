@@ -20,6 +20,8 @@ from vfd_tf.training.saving.checkpoint import Checkpoint
 from vfd_tf.training.saving.divergence import RolledBack, StopOnDivergence
 from vfd_tf.training.weights.accumulation import check_divides
 
+# A step of the user's own decides what it logs.
+_STOCK_STEPS = ("AdversarialTrainer.train_step",)
 _DATA_SETS = tf.data.Dataset, tf.distribute.DistributedDataset
 
 
@@ -298,6 +300,7 @@ class Trainable(keras.Model):
                 self._check_training,
                 self.computing,
                 one_size=True,
+                own_logs=type(self).train_step.__qualname__ not in _STOCK_STEPS,
             )
         self.train_function.restart(self._steps)
         return self.train_function
@@ -310,11 +313,9 @@ class Trainable(keras.Model):
         self.test_function.restart()
         return self.test_function
 
-    def _distributed(
-        self, step, results, check, scope=contextlib.nullcontext, one_size=False
-    ):
+    def _distributed(self, step, results, check, scope=contextlib.nullcontext, **options):
         own = self.distribute_strategy, self.fitted
-        return Dispatch(step, results, *own, check, scope, one_size)
+        return Dispatch(step, results, *own, check, scope, **options)
 
     def _check_training(self, data):
         own, replicas = shares(self.distribute_strategy, data), self._replicas

@@ -97,6 +97,7 @@ class AdversarialTrainer(Trainable):
         self.built = True
 
     def _create_state(self):
+        checks.check_terms(self.method, self.distillation)
         weights = self.distillation.reweigh(self.method.weights, self.method.hard_label)
         if self.options.add_clean_ce:
             weights = {"clean": 1.0, **weights}
@@ -256,7 +257,8 @@ class AdversarialTrainer(Trainable):
         finite, scaling = None, self.loss_scaling
         state = scaling.state_of(self._trained()) if scaling else []
         gradients, terms, clean_logits = step(x, y, weight, seeds)
-        watched = {name: terms.pop(name) for name in self.distillation.watches}
+        watches = *self.method.watches, *self.distillation.watches
+        watched = {name: terms.pop(name) for name in dict.fromkeys(watches)}
         gradients, terms["gradient_norm"] = self._clipped(gradients)
         if self.watch:
             sound = self.watch.look(self.iteration.value, terms, terms["gradient_norm"])
@@ -355,14 +357,17 @@ class AdversarialTrainer(Trainable):
             self.average.update(self.optimizer.iterations > updates)
 
     def _track(self, terms, weight, finite=None):
-        """Updates loss and <term>_loss unweighted, unless the step was skipped."""
+        """Updates the loss and its terms, and what is no part of it; not in skipped steps.
+
+        `sample_weight` weighs a term as it weighs the loss, a mean over images.
+        """
         for name, values in terms.items():
-            # The total is weighted already: a mean over images, not over weights.
-            own = None if name in ("total", "gradient_norm") else weight
+            own = None
+            if name in self.term_weights:
+                values = weighted(values, weight)
             if finite is not None:
                 values = tf.where(finite, values, tf.zeros_like(values))
-                own = tf.ones_like(values) if own is None else tf.cast(own, values.dtype)
-                own = tf.where(finite, own, tf.zeros_like(own))
+                own = tf.where(finite, tf.ones_like(values), tf.zeros_like(values))
             self._untracked.trackers[name].update_state(values, own)
 
     def _training_logs(self):

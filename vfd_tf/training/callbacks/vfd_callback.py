@@ -11,7 +11,6 @@ from vfd_tf.training import checks
 from vfd_tf.training.distillation import VFD
 from vfd_tf.training.own_schedules import OwnSchedules
 from vfd_tf.training.saving.divergence import StopOnDivergence
-from vfd_tf.training.schedules import LambdaSchedule
 from vfd_tf.training.trainer import AdversarialTrainer
 
 
@@ -94,7 +93,7 @@ class VFDCallback(keras.callbacks.Callback):
         vfd = {name: own.pop(name) for name in ("layer", "lambda_") if name in own}
         self.distillation = VFD(**vfd)
         self.options = {"method": "trades", **own, "seed": seed}
-        self.teacher, self.schedule = teacher, schedule or LambdaSchedule()
+        self.teacher, self.schedule = teacher, schedule
         self.trainer = None
         self.companions = StopOnDivergence(), OwnSchedules()  # as of a trainer's own fit
 
@@ -169,13 +168,16 @@ class VFDCallback(keras.callbacks.Callback):
         self._tell("set_model", self.trainer)
         self._tell("set_params", self.params)
         self._tell("on_train_begin", logs)
+        if self.schedule is None:
+            self.trainer.term_weights["vfd"].assign(self.full_lambda)
         if self.trainer is not self.model and self.params.get("verbose"):
             self.trainer.say_layers()
 
     def on_epoch_begin(self, epoch: int, logs=None) -> None:
         self._tell("on_epoch_begin", epoch, logs)
-        value = self.full_lambda * float(self.schedule(epoch))
-        self.trainer.term_weights["vfd"].assign(value)
+        if self.schedule is not None:  # else an `Anneal` of the user may set it
+            value = self.full_lambda * float(self.schedule(epoch))
+            self.trainer.term_weights["vfd"].assign(value)
         if self.trainer is not self.model:
             self.trainer.reset_metrics()
 

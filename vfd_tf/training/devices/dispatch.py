@@ -26,11 +26,14 @@ class Dispatch:
         model: Whose `run_eagerly` and `steps_per_execution` count.
         check: Called with the first batch that is run after each `restart`.
         scope: () -> the context in which steps are traced and run.
+        own_logs: What the step returns counts where a result has the same name.
         one_size: Passes over batches of another size than the usual one, so that nothing
             is traced again and every replica always has the same share.
     """
 
-    def __init__(self, step, results, strategy, model, check, scope, one_size=False):
+    def __init__(
+        self, step, results, strategy, model, check, scope, one_size=False, own_logs=False
+    ):
         self.strategy, self.model = strategy, model
         self.check, self.one_size, self.results = check, one_size, results
 
@@ -38,9 +41,9 @@ class Dispatch:
             with scope():  # around all replicas, which are traced in threads of their own
                 logs = strategy.run(step, args=(data,))
             found = results()
-            own = {k: v for k, v in logs.items() if k not in found}
+            own = {k: v for k, v in logs.items() if own_logs or k not in found}
             own = {k: strategy.reduce("MEAN", v, axis=None) for k, v in own.items()}
-            return {**own, **found}
+            return {**found, **own} if own_logs else {**own, **found}
 
         if not model.run_eagerly:
             # Images of another size get a trace of their own: attacks need static shapes.

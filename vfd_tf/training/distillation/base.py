@@ -8,7 +8,7 @@ of the method stays. Each class says what it does; `reweigh` does it.
 from collections.abc import Callable
 
 from vfd_tf.attacks import Objective
-from vfd_tf.hyperparameters import Component, component
+from vfd_tf.hyperparameters import Component, InputError, component
 from vfd_tf.training.learned import Learner
 from vfd_tf.types import Outputs, Tensor, Terms
 
@@ -107,9 +107,24 @@ def in_place_of_labels(
         hard_label: Its terms that learn from labels, cross-entropy first.
         own: The distillation's term -> weight.
     """
-    replaced = weights[hard_label[0]]
+    replaced = label_weight(weights, hard_label)
     kept = {k: w / replaced for k, w in weights.items() if k not in hard_label}
     return {**kept, **own}
+
+
+def label_weight(weights: dict[str, float], hard_label: tuple[str, ...]) -> float:
+    """The weight of a method's first term that learns from labels.
+
+    Raises:
+        InputError: The method has no such term, or names another one.
+    """
+    if not hard_label or hard_label[0] not in weights:
+        raise InputError(
+            f"The method has terms {', '.join(weights)} and hard_label={hard_label!r}: "
+            "name there its terms that learn from labels, for distillations that replace "
+            "them."
+        )
+    return weights[hard_label[0]]
 
 
 @component

@@ -2,7 +2,11 @@
 
 from vfd_tf import losses
 from vfd_tf.hyperparameters import component, hyper
-from vfd_tf.training.distillation.base import Distillation, in_place_of_labels
+from vfd_tf.training.distillation.base import (
+    Distillation,
+    in_place_of_labels,
+    label_weight,
+)
 from vfd_tf.types import Outputs, Tensor, Terms
 
 TEACHERS = {"both": ("teacher", "robust_teacher"), "vanilla": ("teacher",)}
@@ -47,7 +51,7 @@ class KD(Distillation):
     def reweigh(
         self, weights: dict[str, float], hard_label: tuple[str, ...]
     ) -> dict[str, float]:
-        replaced = weights[hard_label[0]]
+        replaced = label_weight(weights, hard_label)
         hard = self.hard if "robust_teacher" in self.needs else 1 - self.rho
         own = {name: replaced * share for name, share in self.weights.items()}
         return {**weights, hard_label[0]: replaced * hard, **own}

@@ -102,6 +102,9 @@ class Method(Component, Learner):
     def terms(self, y: Tensor, student: Outputs, teacher: Outputs | None) -> Terms:
         """Per-example terms {name: [n]}.
 
+        The images are a replica's share of the batch, or a part of it where gradients are
+        accumulated: what is normalised over a batch takes `state`.
+
         Args:
             y: Labels, integers [n] or distributions [n, c].
             student: Mapping view -> {"logits": [n, c], layer: features}, training mode.
