@@ -106,7 +106,7 @@ def test_files_of_layers_that_keras_does_not_have_say_where_to_go(tmp_path, caps
 def test_files_without_logits_are_refused(tmp_path, capsys, outputs):
     model, path = linear(), tmp_path / "odd.keras"
     z = model.output
-    odd = {"two": [z, z], "nameless": {"scores": z}}[outputs]
+    odd = {"two": [z, z], "nameless": {"scores": z, "again": z}}[outputs]
     keras.Model(model.inputs, odd).save(path)
     assert run(path, "--eval_attacks=fgsm") == 2
     assert "logits" in capsys.readouterr().err
