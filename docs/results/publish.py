@@ -7,7 +7,8 @@ docs/results/measured/cpu` makes the report anew from what is here.
 
 On another machine a suite goes on from what is published, after `cp -r
 docs/results/measured/cifar10-* runs/`: these runs count as complete, and what others need
-of them, such as the vanilla teacher, is trained anew.
+of them, such as the vanilla teacher, is trained anew. Leave out a run whose mixtures are
+missing: they need its weights.
 """
 
 import json

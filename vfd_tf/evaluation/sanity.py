@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from vfd_tf.attacks import PGD, Square, cross_entropy, objectives
 from vfd_tf.evaluation.protocols import Protocol
+from vfd_tf.models import contract
 
-_ENOUGH = 16  # images that tell a model from chance
 _SOME = 128  # images of a window that a check looks at
 
 
@@ -32,9 +32,8 @@ def of_model(engine, window) -> list[str]:
 
 def of_chance(correct, classes: int) -> list[str]:
     """A warning where so few images are classified correctly, bool [n], as by chance."""
-    count, chance = len(correct), 1 / classes
-    noise = np.sqrt(chance * (1 - chance) / count)
-    if count < _ENOUGH or correct.mean() >= chance + 2 * noise:
+    count = len(correct)
+    if not contract.is_near_chance(correct.mean(), count, classes):
         return []
     return [
         f"The model classifies {correct.mean():.0%} of {count} clean images correctly, "

@@ -5,6 +5,7 @@ logits. Everything else is refused in one sentence that names the fix.
 """
 
 import contextlib
+import math
 import os
 import re
 import warnings
@@ -23,6 +24,7 @@ _CHANNELS = {  # (channels of the data, of the model) -> what to do
     (3, 1): "make them grey, x.mean(-1, keepdims=True)",
     (4, 3): "leave out the fourth channel, x[..., :3]",
 }
+_ENOUGH = 16  # images that tell a model from chance
 _ROUNDING = 1e-4  # a normalised image may leave [0, 1] by float rounding, not by more
 
 
@@ -146,6 +148,14 @@ def class_indices(y, num_classes: int) -> np.ndarray:
 def predicts(logits) -> np.ndarray:
     """Which rows name a class: no NaN, no +inf, not -inf throughout: bool [n]."""
     return ~np.isnan(logits).any(-1) & np.isfinite(logits.max(-1))
+
+
+def is_near_chance(share: float, count: int, classes: int) -> bool:
+    """Whether so few of some images are right as by chance, within two standard errors."""
+    if count < _ENOUGH:
+        return False
+    chance = 1 / classes
+    return share < chance + 2 * math.sqrt(chance * (1 - chance) / count)
 
 
 def check_logits(model, logits, images=None) -> None:

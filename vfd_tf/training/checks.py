@@ -1,7 +1,6 @@
 """What training refuses or warns of before its first step, beside `models.contract`."""
 
 import importlib.util
-import math
 import warnings
 
 import keras
@@ -13,8 +12,6 @@ from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import contract, keras_graph
 from vfd_tf.training.saving.checkpoint import Checkpoint
 from vfd_tf.training.saving.divergence import StopOnDivergence
-
-_ENOUGH = 16  # images that tell a network from chance
 
 
 def is_cross_entropy_from_logits(loss) -> bool:
@@ -144,10 +141,8 @@ def warn_of_chance(model, role: str, x, y) -> None:
     logits = model(x, training=False)["logits"]
     right = tf.argmax(logits, -1, output_type=tf.int32) == losses.hard(contract.labels(y))
     count, classes = len(x), logits.shape[-1]
-    chance = 1 / classes
-    noise = math.sqrt(chance * (1 - chance) / count)
     share = float(tf.reduce_mean(tf.cast(right, tf.float32)))
-    if count >= _ENOUGH and share < chance + 2 * noise:
+    if contract.is_near_chance(share, count, classes):
         warnings.warn(
             f"The {role.replace('_', ' ')} classifies {share:.0%} of the first {count} "
             "training images correctly, near chance: it was trained on other data, or on "
