@@ -135,7 +135,8 @@ def _define_run(values):
     help_ = "what to do; also the first word: vfd info PATH"
     text("mode", "train", help_, **of("all modes"))
     _define_runs(of("runs"))
-    text("data_dir", None, "folder of tensorflow-datasets", **of("data"))
+    help_ = "folder where tensorflow-datasets finds or prepares its sets"
+    text("data_dir", None, help_, **of("data"))
     _define_evaluation(values, of("evaluation"))
     mode_flags.evaluation_of_runs(of("evaluation of runs"))
     mode_flags.suite(of("suite"))
@@ -165,9 +166,8 @@ def _define_evaluation(values, own):
     integer = flags.DEFINE_integer
     for name in _THREAT_MODEL:
         _define_parameter(values, *_parameter(PGD, name), "evaluation")
-    flags.DEFINE_list(
-        "eval_attacks", "fgsm,pgd20", "protocols on the test split, in order", **own
-    )
+    help_ = "attacks on the test split, in order: fgsm, pgd20, cw, autoattack, ..."
+    flags.DEFINE_list("eval_attacks", "fgsm,pgd20", help_, **own)
     flags.DEFINE_string("eval_norm", None, "norm of the evaluation; default: --norm", **own)
     flags.DEFINE(
         Value("--eval_epsilon", _parameter(PGD, "epsilon")[1]),

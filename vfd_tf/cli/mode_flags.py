@@ -27,7 +27,7 @@ def runs(own) -> None:
     flags.DEFINE_enum("strategy", "auto", list(STRATEGIES), help_, **own)
     help_ = "XLA: auto compiles on a single GPU alone"
     flags.DEFINE_enum("jit_compile", "auto", ["auto", "true", "false"], help_, **own)
-    help_ = "steps between two looks of the progress bar and other callbacks"
+    help_ = "training steps per call, between updates of the progress bar and callbacks"
     integer("steps_per_execution", 1, help_, 1, _LARGEST, **own)
     help_ = "minutes between two checkpoints in the middle of an epoch"
     flags.DEFINE_float("checkpoint_minutes", 10.0, help_, 0.01, **own)
@@ -66,7 +66,7 @@ def suite(own) -> None:
     """What runs, how large, where."""
     text, enum, integer = flags.DEFINE_string, flags.DEFINE_enum, flags.DEFINE_integer
     boolean = flags.DEFINE_boolean
-    help_ = "how large the runs are: the paper's, a short recipe, or one for a CPU"
+    help_ = "how large the runs are: the full recipe (paper), a short one, one for a CPU"
     enum("scale", "paper", list(SCALES), help_, **own)
     integer("seeds", 1, "runs of every row, from --seed on", 1, 100, **own)
     help_ = "what runs the commands: this machine's devices, or Parsl on any others"
@@ -86,7 +86,7 @@ def suite(own) -> None:
 def evaluate(own) -> None:
     """Which model, and how it is attacked."""
     text, enum, boolean = flags.DEFINE_string, flags.DEFINE_enum, flags.DEFINE_boolean
-    text("model", None, "the .keras file to evaluate", **own)
+    text("model", None, ".keras or .h5 file, SavedModel or run directory", **own)
     text("eval_dir", None, "folder of the results; default: beside the model", **own)
     flags.DEFINE_integer("eval_seed", 0, "seed of all attacks", 0, _LARGEST, **own)
     text("bounds", "0,1", "lowest and highest pixel value of the model's images", **own)
@@ -94,7 +94,8 @@ def evaluate(own) -> None:
         "eval_early_stop", True, "stop attacking an image once it is misclassified", **own
     )
     text("save_adversarial", None, "file.npz for the adversarial examples", **own)
-    text("surrogate", None, "black box: a .keras file to attack instead, or auto", **own)
+    help_ = "network that black-box attacks see: a .keras file, a run directory, or auto"
+    text("surrogate", None, help_, **own)
     help_ = "architecture of --surrogate=auto, as --arch"
     text("surrogate_arch", "wide_resnet_34_10", help_, **own)
     enum("referee", None, ["cleverhans"], "repeat FGSM, PGD and MIM with it", **own)
@@ -103,7 +104,7 @@ def evaluate(own) -> None:
         "precision of the attack",
     )
     enum("craft_precision", None, policies, f"{help_}; verdicts are float32", **own)
-    boolean("strict", True, "refuse probabilities and images outside [0, 1]", **own)
+    boolean("strict", True, "refuse probabilities and images outside --bounds", **own)
 
 
 def plot(own) -> None:
