@@ -281,3 +281,6 @@ def test_two_replicas_go_on_to_the_same_bits_and_metrics(tmp_path):
     assert parts.files == whole.files and "accuracy" in whole
     for name in whole.files:
         np.testing.assert_array_equal(parts[name], whole[name], err_msg=name)
+    # An average of decay 0 is the last student, statistics of all replicas included.
+    apart = np.load(tmp_path / "apart.npz")
+    np.testing.assert_allclose(apart["average"], apart["last"], rtol=1e-5, atol=1e-7)

@@ -168,3 +168,19 @@ def test_the_teacher_takes_no_gradient(make_network, toy):
         g is None for g in tape.gradient(total, [v.value for v in teacher.variables])
     )
     assert all(g is not None for g in gradients)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_natural_training_has_one_pass_however_it_is_compiled(
+    make_network, toy, jit_compile
+):
+    """BatchNorm moves once a step: by a tenth of the way to the mean of the batch."""
+    x, y = toy
+    student, teacher = make_network(), make_network()
+    conv = keras.Model(student.inputs[0], student.layers[1].output)
+    mean = conv.predict(x, verbose=0).mean((0, 1, 2))
+    made = AdversarialTrainer(student, "natural", distillation="bgat", teacher=teacher)
+    made.compile(keras.optimizers.SGD(0.0), jit_compile=jit_compile)
+    made.fit(x, y, batch_size=len(x), verbose=0)
+    (moving,) = (v for v in made.student.variables if "moving_mean" in v.path)
+    np.testing.assert_allclose(moving.numpy(), 0.1 * mean, rtol=1e-4, atol=1e-6)

@@ -173,6 +173,16 @@ def test_a_plain_model_stops_too():
     assert str(lost.value).endswith("not finite; lower the learning rate.")  # no options
 
 
+def test_a_fit_after_a_divergence_begins_anew():
+    made = trainer()
+    good = made.get_weights()
+    with pytest.raises(Diverged):
+        fit(made, weights(BROKEN))
+    made.set_weights(good)
+    made.compile(keras.optimizers.SGD(0.1))
+    fit(made, weights())
+
+
 # --- skip -------------------------------------------------------------------------------
 
 
@@ -205,6 +215,16 @@ class NoAlarm(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self.model.optimizer.dynamic_scale.assign(1.0)
+
+
+def test_the_accuracy_of_an_epoch_is_that_of_the_steps_that_count():
+    """The images of one class in order, learned by heart, but for those of one step."""
+    made = trainer("skip")
+    made.student.layers[-1].set_weights([np.zeros((8, 3), "f"), np.array([0.0, 9, 0], "f")])
+    made.optimizer.learning_rate = 0.0
+    own = {"sample_weight": weights(BROKEN), "batch_size": SIZE, "verbose": 0}
+    history = made.fit(X, np.ones(IMAGES, int), shuffle=False, **own).history
+    assert history["skipped_steps"] == [1] and history["accuracy"] == [1.0]
 
 
 def test_losses_of_an_epoch_are_those_of_the_steps_that_count():

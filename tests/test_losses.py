@@ -200,3 +200,32 @@ def test_labels_may_be_of_any_integer_type(name, integer):
     ours = LABELLED[name][0]
     z = tf.constant(A)
     np.testing.assert_array_equal(ours(Y.astype(integer), z), ours(Y, z))
+
+
+def _masked(z):
+    """Logits with one class more, which can't be."""
+    return np.concatenate([z, np.full((N, 1), -np.inf)], 1)
+
+
+@pytest.mark.parametrize("name", ["squared_error", "soft_cross_entropy", "kl_divergence"])
+def test_masked_classes_count_as_if_they_were_not_there(name):
+    """But in the mean over classes of `squared_error`, where they are equal."""
+    share = C / (C + 1) if name == "squared_error" else 1.0
+    function, masked = getattr(losses, name), _masked(A)
+    found, (slope,) = _value_and_gradients(lambda z: function(masked, z), _masked(B))
+    expected, (own,) = _value_and_gradients(lambda z: function(A, z), B)
+    np.testing.assert_allclose(found, share * expected)
+    np.testing.assert_allclose(slope[:, :C], share * own, atol=1e-12)
+    np.testing.assert_array_equal(slope[:, C], 0)
+
+
+def test_masked_classes_weigh_nothing_in_mart_and_dkl():
+    p = tf.nn.softmax(A), tf.nn.softmax(_masked(A))
+    for function, own, other in (
+        (losses.half_variance, (p[0], A, B), (p[1], _masked(A), _masked(B))),
+        (losses.misclassification_weighted_kl, (Y, A, B), (Y, _masked(A), _masked(B))),
+    ):
+        np.testing.assert_allclose(function(*other), function(*own))
+        given, last = other[:-1], other[-1]
+        _, (slope,) = _value_and_gradients(lambda z, f=function, g=given: f(*g, z), last)
+        assert np.isfinite(slope).all()

@@ -283,3 +283,42 @@ def test_bfloat16_reaches_the_accuracy_of_float32_within_noise(digits, vanilla, 
     assert full.mean(0).min() > 0.7 and not np.array_equal(full, half)
     noise = 2 * np.sqrt((full.var(0, ddof=1) + half.var(0, ddof=1)) / 3)
     assert (np.abs(full.mean(0) - half.mean(0)) <= np.maximum(noise, 0.02)).all(), found
+
+
+def in_float16():
+    """A student whose own policy is float16, as Keras's global policy makes it."""
+    own = {"dtype": "mixed_float16"}
+    inputs = keras.Input(SHAPE)
+    x = L.Flatten()(L.Conv2D(4, 3, activation="relu", **own)(inputs))
+    return keras.Model(inputs, L.Dense(10, dtype="float32")(L.Dense(8, **own)(x)))
+
+
+def test_a_student_in_float16_is_trained_as_one(toy):
+    x, y = toy
+    made = AdversarialTrainer(in_float16(), "pgd-at", PGD(0.1, steps=1, random_start=False))
+    made.compile(keras.optimizers.SGD(1e-3))
+    made.optimizer.dynamic_scale.assign(1e9)
+    logs = made.fit(x, y, batch_size=8, verbose=0).history
+    assert logs["skipped_steps"] == [3] and logs["loss_scale"] == [1e9 / 8]
+    # Where images are classified with confidence their gradients vanish in float16.
+    last = made.student.layers[-1]
+    last.set_weights([v * 1e3 for v in last.get_weights()])
+    labels = np.argmax(made.student.predict(x, verbose=0), -1)
+    seeds = tf.zeros([len(x), 2], tf.int32)
+    x_adv = made._make_step().adversarial(tf.constant(x), labels, seeds).numpy()
+    assert (np.abs(x_adv - x).max((1, 2, 3)) > 0.02).all()
+
+
+def test_loss_scaling_and_float16_go_together():
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())
+    with pytest.raises(InputError, match="LossScaleOptimizer is for float16"):
+        AdversarialTrainer(plain(), "pgd-at").compile(scaled)
+    options = TrainingOptions(on_nan="rollback")
+    with pytest.raises(InputError, match="leave out on_nan='rollback'"):
+        AdversarialTrainer(in_float16(), "pgd-at", options=options)
+    model = in_float16()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss)
+    guest = vfd_tf.VFDCallback(in_float16(), layer="logits", method="pgd-at")
+    with pytest.raises(InputError, match="compile it with keras.optimizers.LossScale"):
+        model.fit(np.zeros((8, *SHAPE)), np.zeros(8, int), verbose=0, callbacks=[guest])

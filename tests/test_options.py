@@ -117,6 +117,25 @@ def test_awp_keeps_the_regularisers_of_the_model_s_own_layers(toy):
     assert losses_of[0] == pytest.approx(losses_of[1])
 
 
+def test_what_layers_add_in_their_forward_counts_in_every_pass(toy):
+    """PGD-AT has a pass on x', ALP one on x and one on x': here the same images."""
+    x, y = (v[:8] for v in toy)
+    inputs = keras.Input((8, 8, 3))
+    own = {"activity_regularizer": "l2", "kernel_regularizer": "l2"}
+    h = keras.layers.Conv2D(4, 3, **own)(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(h)))
+    model(x)
+    activities, weights = (float(value) for value in model.losses)
+    for method, passes in (("pgd-at", 1), (METHODS["alp"](pairing=0.0), 2)):
+        attack = attacks.PGD(1e-9, steps=1, random_start=False)
+        trainer = AdversarialTrainer(model, method, attack)
+        trainer.compile(keras.optimizers.SGD(0.0))
+        logs = trainer.fit(x, y, batch_size=8, verbose=0).history
+        terms = trainer.term_weights.items()
+        own = sum(float(w.numpy()) * logs[f"{term}_loss"][0] for term, w in terms)
+        assert logs["loss"][0] - own == pytest.approx(passes * activities + weights, 1e-4)
+
+
 def test_awp_before_its_warm_up_is_over_changes_nothing(make_network, toy):
     x, y = toy
     weights = []

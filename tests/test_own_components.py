@@ -180,3 +180,69 @@ def test_a_subclassed_model_of_several_outputs_is_told_what_to_return():
     made.compile("sgd")
     with pytest.raises(InputError, match="return the logits alone"):
         fit(made)
+
+
+@component
+class RobustFeatures(VFD):
+    """The features of a robust teacher in place of the vanilla one's."""
+
+    needs = ("robust_teacher",)
+
+    def terms(self, y, student, teacher, robust_teacher=None, partner=None):
+        return super().terms(y, student, robust_teacher)
+
+    def report(self, student, teacher, robust_teacher=None, partner=None):
+        return super().report(student, robust_teacher)
+
+    def heads(self, channels):
+        assert channels == {"layer1": 4}
+        return {}
+
+
+def test_a_distillation_may_have_the_features_of_a_robust_teacher():
+    made = trainer_of(Own(), RobustFeatures(layer="layer1"), robust_teacher=network(1))
+    logs, same = fit(made, epochs=1), network(1)
+    assert logs["clean_distance_layer1"][0] > 0.01
+    made = AdversarialTrainer(
+        same, Own(), PGD, RobustFeatures(layer="layer1"), robust_teacher=network(1)
+    )
+    made.compile(keras.optimizers.SGD(0.0))
+    assert fit(made)["clean_distance_layer1"][0] < 1e-5
+
+
+def test_a_method_whose_terms_would_need_a_robust_teacher_is_refused():
+    @component
+    class Needy(Own):
+        needs = ("robust_teacher",)
+
+    with pytest.raises(InputError, match="write a distillation, which sees all networks"):
+        trainer_of(Needy(), robust_teacher=network(1))
+
+
+def test_a_method_may_change_its_attack_by_the_epoch():
+    @component
+    class Rising(Own):
+        name = "attack_scale"
+
+        def schedules(self, epochs):
+            return {self.name: lambda epoch: (epoch + 1) / epochs}
+
+    assert fit(trainer_of(Rising()), epochs=4)["attack_scale"] == [0.25, 0.5, 0.75, 1.0]
+    Rising.name = "attackscale"
+    with pytest.raises(InputError, match="Rising.schedules names 'attackscale': name a te"):
+        fit(trainer_of(Rising()))
+
+
+def test_a_method_may_read_other_views_than_the_usual_ones():
+    @component
+    class Halfway(Own):
+        reads = ("half",)
+
+        def views(self, x, x_adv):
+            return {"clean": x, "adv": x_adv, "half": (x + x_adv) / 2}
+
+        def terms(self, y, student, teacher):
+            return {"adv": losses.cross_entropy(y, student["half"]["logits"])}
+
+    logs = fit(trainer_of(Halfway()))
+    assert 0 <= logs["adv_accuracy"][0] <= logs["accuracy"][0] <= 1

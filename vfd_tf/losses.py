@@ -74,7 +74,8 @@ def soft_cross_entropy(
     """
     target = tf.nn.softmax(teacher_logits / temperature)
     log_q = tf.nn.log_softmax(logits / temperature)
-    return -(temperature**2) * tf.reduce_sum(target * log_q, axis=-1)
+    products = tf.math.multiply_no_nan(log_q, target)  # 0 for classes masked with -inf
+    return -(temperature**2) * tf.reduce_sum(products, axis=-1)
 
 
 def true_logit(y: Tensor, logits: Tensor) -> Tensor:
@@ -128,7 +129,8 @@ def misclassification_weighted_kl(
     p = tf.exp(log_p)
     # The original adds 1e-12 to the probabilities of x' before the logarithm.
     log_q = tf.math.log(tf.exp(log_q) + 1e-12)
-    kl = tf.reduce_sum(p * (log_p - log_q), axis=-1)
+    ratio = tf.where(p > 0, log_p - log_q, tf.zeros_like(p))
+    kl = tf.reduce_sum(p * ratio, axis=-1)
     return kl * (1.0000001 - true_logit(y, p))
 
 
@@ -157,7 +159,7 @@ def half_variance(weights: Tensor, a: Tensor, b: Tensor) -> Tensor:
     Equal to 1/4 sum_jk w_j w_k ((a_j - a_k) - (b_j - b_k))^2, DKL's weighted squared
     error, without its [c, c] differences. https://arxiv.org/abs/2305.13948
     """
-    difference = a - b
+    difference = _difference(a, b)
     mean = tf.reduce_sum(weights * difference, axis=-1, keepdims=True)
     return 0.5 * tf.reduce_sum(weights * tf.square(difference - mean), axis=-1)
 
@@ -173,7 +175,14 @@ def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
 
 def squared_error(a: Tensor, b: Tensor) -> Tensor:
     """Mean over classes of the squared difference: [n, c], [n, c] -> [n]."""
-    return tf.reduce_mean(tf.square(a - b), axis=-1)
+    return tf.reduce_mean(tf.square(_difference(a, b)), axis=-1)
+
+
+def _difference(a, b):
+    """a - b of logits, 0 for classes that are masked with -inf in both."""
+    masked = tf.math.is_inf(a) & (a == b)
+    a, b = (tf.where(masked, tf.zeros_like(v), v) for v in (a, b))
+    return a - b
 
 
 def squared_euclidean(a: Tensor, b: Tensor) -> Tensor:

@@ -53,7 +53,10 @@ class Attack(Component):
         return self
 
     def scaled(self, factor: Any) -> "Attack":
-        """This attack with epsilon and step size times a number, or a scalar tensor."""
+        """This attack with epsilon and step size times a number, or a tensor.
+
+        A scalar, or one of shape [n, 1, 1, 1], a factor an image.
+        """
         attack = copy.copy(self)
         for name in ("epsilon", "step_size"):
             value = getattr(self, name, None)

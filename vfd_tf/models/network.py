@@ -154,13 +154,14 @@ class Forward(dict):
 
     Views that are the same tensor share one pass (natural training: x' is x). Frozen
     networks run in inference mode and off the tape. `others`: view -> network that it goes
-    through instead.
+    through instead. `losses` are what layers have added in the passes so far.
     """
 
     def __init__(self, model, views, training=False, tape=None, others=None):
         super().__init__()
         self.model, self.views, self.others = model, views, others or {}
         self.training, self.tape = training, tape
+        self.losses = []
 
     def __missing__(self, view):
         model = self.others.get(view, self.model)
@@ -170,12 +171,29 @@ class Forward(dict):
                 return outputs
         if self.tape is None:
             outputs = model(self.views[view], training=self.training)
+            self.losses += added_losses(model)
         else:
             with self.tape.stop_recording():
                 outputs = model(self.views[view], training=False)
             outputs = tf.nest.map_structure(tf.stop_gradient, outputs)
         self[view] = in_float32(outputs)
         return self[view]
+
+
+def regularisers(model: keras.Model) -> list:
+    """The losses of a model's weights, which its layers name."""
+    weights = [v for v in model.trainable_weights if v.regularizer is not None]
+    return [v.regularizer(v) for v in weights]
+
+
+def added_losses(model: keras.Model) -> list:
+    """What layers added in the last call: `add_loss`, regularisers of activities.
+
+    Keras lists these in front of the losses of weights, and forgets them in the next call.
+    """
+    weights = sum(v.regularizer is not None for v in model.trainable_weights)
+    found = model.losses
+    return found[: len(found) - weights]
 
 
 def load(path: str) -> keras.Model:

@@ -169,7 +169,7 @@ def in_float32(model: keras.Model, bounds: Any = None) -> keras.Model:
                 "these and their range, bounds=(0, 255) (--bounds=0,255)."
             )
         model = _of_floats(plain)
-    if not _computes_in_half(model):
+    if not computes_in(model, *_HALF):
         return model
     plain = network.graph_of(network.classifier(model))
     if plain is None:
@@ -179,7 +179,7 @@ def in_float32(model: keras.Model, bounds: Any = None) -> keras.Model:
             "give it these weights."
         )
     copy = _copy_in_float32(plain)
-    if _computes_in_half(copy):
+    if computes_in(copy, *_HALF):
         raise InputError(
             f"The model {model.name!r} computes in 16 bits whatever its policy is; "
             "verdicts need float32: build it without casts to float16 or bfloat16."
@@ -266,14 +266,15 @@ def dtype_of(model: keras.Model) -> str:
     return "float64" if getattr(output, "dtype", None) == "float64" else "float32"
 
 
-def _computes_in_half(model) -> bool:
+def computes_in(model: keras.Model, *dtypes: str) -> bool:
+    """Whether any layer or operation of a model computes in one of these dtypes."""
     graph = network.graph_of(model)
     layers = layers_of(graph or model, itself=True)
-    dtypes = [layer.compute_dtype for layer in layers]
+    own = [layer.compute_dtype for layer in layers]
     if graph is not None:
         calls = nodes(graph, inputs=True)
-        dtypes += [tensor.dtype for node in calls for tensor in node.output_tensors]
-    return any(dtype in _HALF for dtype in dtypes)
+        own += [tensor.dtype for node in calls for tensor in node.output_tensors]
+    return any(dtype in dtypes for dtype in own)
 
 
 @contextlib.contextmanager

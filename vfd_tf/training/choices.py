@@ -5,6 +5,10 @@ import inspect
 from vfd_tf.attacks import ATTACKS, Attack
 from vfd_tf.evaluation.protocols import protocol
 from vfd_tf.hyperparameters import InputError, choose
+from vfd_tf.models import precision
+from vfd_tf.training import checks
+
+_RUNNING = "attack_scale", "awp_gamma"  # what schedules change beside weights of terms
 
 
 def chosen(table, value, kind, axis):
@@ -52,3 +56,61 @@ def refuse_no_attack(attack) -> None:
             "An attack with step_size=0 takes no step: leave it out for the attack's own, "
             "or name one such as 2 / 255."
         )
+
+
+def weights(method, distillation, options) -> dict[str, float]:
+    """Term -> its weight in eq. 6 of a pair.
+
+    Raises:
+        InputError: Terms of one name, or none of a weight above 0.
+    """
+    checks.check_terms(method, distillation)
+    found = distillation.reweigh(method.weights, method.hard_label)
+    if options.add_clean_ce:
+        found = {"clean": 1.0, **found}
+    checks.check_weights(found, method, distillation)
+    return found
+
+
+def schedules(method, distillation, epochs: int, known) -> dict:
+    """Running value -> schedule that method or distillation have for it.
+
+    Those of terms that the other one has replaced are left out.
+
+    Args:
+        epochs: Of the whole training.
+        known: The names of running values.
+
+    Raises:
+        InputError: A schedule of something else than a term or a running value.
+    """
+    found = {}
+    for part in (method, distillation):
+        for name, schedule in part.schedules(epochs).items():
+            running = name if name in _RUNNING else f"{name}_weight"
+            if running in known:
+                found[running] = schedule
+            elif name not in part.weights:
+                kind = type(part).__name__
+                terms = ", ".join([*part.weights, *_RUNNING])
+                raise InputError(
+                    f"{kind}.schedules names {name!r}: name a term or a running value, "
+                    f"{terms}."
+                )
+    return found
+
+
+def trains_in_float16(student, options) -> bool:
+    """Whether a student computes in float16, by the option or by its own policy.
+
+    Raises:
+        InputError: It does, and nothing of float16 can be rolled back.
+    """
+    float16 = options.precision == "mixed_float16"
+    float16 = float16 or precision.computes_in(student, "float16")
+    if float16 and options.on_nan == "rollback":
+        raise InputError(
+            "The student computes in float16, where steps that are not finite are skipped: "
+            "leave out on_nan='rollback', or build it in float32 or mixed_bfloat16."
+        )
+    return float16

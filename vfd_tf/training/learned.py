@@ -46,7 +46,8 @@ class Learner:
         """Name -> network.
 
         Args:
-            channels: Of the student's layers that `taps` names.
+            channels: Of the student's layers that a method's `taps` or a distillation's
+                `layers` name.
         """
         return {}
 
@@ -87,7 +88,7 @@ class Learning:
 
     Args:
         parts: The method and the distillation.
-        channels: Of the student's layers that the method taps.
+        channels: Of the student's layers that these read.
         add_weight: `add_weight` of the trainer, so that they are saved with it.
         classes: Of the student, or None where its graph doesn't tell.
     """

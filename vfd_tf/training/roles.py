@@ -27,6 +27,11 @@ def assemble(student, given, method, distillation):
         InputError: A network that is missing, doesn't fit, or is the student itself.
     """
     pair = f"{type(method).__name__} with {type(distillation).__name__}"
+    if set(method.needs) - {"teacher"}:
+        raise InputError(
+            f"{type(method).__name__}.needs is {method.needs!r}: the terms of a method see "
+            "the vanilla teacher alone; write a distillation, which sees all networks."
+        )
     # A trainer stands for what it trains.
     given = {role: getattr(model, "student", model) for role, model in given.items()}
     layers = distillation.layers
@@ -41,6 +46,7 @@ def assemble(student, given, method, distillation):
             f"The model {student.name!r} has no weights yet: call it once on a batch."
         )
     needs = dict.fromkeys((*method.needs, *distillation.needs))
+    frozen = [role for role in distillation.needs if role not in TRAINED]
     for role, model in given.items():
         if model is not None and role not in needs:
             warnings.warn(f"{role}=... is not used by {pair}.", stacklevel=3)
@@ -50,7 +56,7 @@ def assemble(student, given, method, distillation):
         contract.refuse_probabilities(given[role])
         network.refuse_augmentation(given[role])
         networks[role] = network.tap(given[role], layers)
-        if role == "teacher" and distillation.projects:
+        if distillation.projects and role == frozen[0]:
             networks["student"] = _projected(networks["student"], networks[role], layers)
         contract.check_fit(networks["student"], networks[role], role, ("logits", *layers))
     if hasattr(networks["student"], "output"):

@@ -15,7 +15,7 @@ from vfd_tf import losses
 from vfd_tf.attacks import Attack, cross_entropy
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.models import folding, precision
-from vfd_tf.models.network import Forward
+from vfd_tf.models.network import Forward, regularisers
 from vfd_tf.training import view_norms
 from vfd_tf.training.distillation import Distillation
 from vfd_tf.training.methods import Method
@@ -39,6 +39,7 @@ class Step:
         scheduled: Variables that schedules change, read at every step: "attack_scale",
             the factor on the attack's epsilon and step size, and "awp_gamma".
         term_weights: Term -> variable, its weight in eq. 6, read at every step.
+        float16: Whether the student computes in float16, whose gradients vanish.
         scale_loss: The loss before its gradient is taken: 1 / replicas, float16 scaling.
         compiled_attack: A function of tensors -> the same, compiled by XLA where wanted.
         compiled: The same for functions in which BatchNorm may ask other replicas.
@@ -57,6 +58,7 @@ class Step:
     variables: list[keras.Variable]
     scheduled: dict[str, keras.Variable]
     term_weights: dict[str, keras.Variable]
+    float16: bool
     scale_loss: Callable
     compiled_attack: Callable
     compiled: Callable
@@ -101,7 +103,7 @@ class Step:
             with Apart():  # layers may count or draw in inference mode, too
                 return tf.cast(outputs(images)["logits"], images.dtype)
 
-        if self.options.precision == "mixed_float16":
+        if self.float16:
             logits_fn = precision.without_underflow(logits_fn)
         attack, options = self.attack, {"seeds": seeds}
         if isinstance(attack, Attack):
@@ -145,26 +147,30 @@ class Step:
 
     def _differentiated(self, tape, values, x, x_adv, y, weight):
         """Eqs. 3 to 6 and their gradient with respect to all values of each variable."""
+        if not self.method.adversarial:
+            x_adv = x  # a compiled function has made two tensors of it
         with tape:
             tape.watch(values)
             views = self.distillation.views(self.method.views(x, x_adv))
             student, terms = self.terms(y, views, tape)  # eqs. 3-5
-            terms["total"] = self.equation_6(terms, weight)
+            terms["total"] = self.equation_6(terms, weight, student.losses)
             loss = self.scale_loss(tf.reduce_mean(terms["total"]))
         gradients = [_summed(parts) for parts in tape.gradient(loss, values)]
         if self.method.adversarial:
             terms["adv_accuracy"] = self._adv_accuracy(y, student, x.dtype)
         return gradients, terms, student["clean"]["logits"]
 
-    def equation_6(self, terms, weight):
+    def equation_6(self, terms, weight, added=()):
         """Eq. 6: the sum of all terms with their weights, [n].
 
         lambda is the weight of VFD's term, beta that of a method's own. Regularisers of
-        the user's layers join the loss as they do in Keras.
+        the user's layers join the loss as they do in Keras: those of weights once, what
+        layers have `added` in their forward once for each.
         """
         total = sum(self.term_weights[name] * terms[name] for name in self.term_weights)
-        partner = self.networks.get("partner")
-        own = [*self.model.losses, *(partner.losses if partner else ())]
+        own = [*added, *regularisers(self.model)]
+        if "partner" in self.networks:
+            own += regularisers(self.networks["partner"])
         own += [loss for norm in self.norms for loss in norm.losses]
         return weighted(total, weight) + sum(own)
 
@@ -197,14 +203,17 @@ class Step:
                 "`terms` don't return."
             )
         terms = {name: terms[name] for name in kept}
-        return student, {**terms, **self.distillation.report(student, frozen["teacher"])}
+        terms |= self.distillation.report(student, partner=partner, **frozen)
+        student.losses += partner.losses
+        return student, terms
 
     def _adv_accuracy(self, y, student, dtype):
         """Which adversarial images are classified correctly [n], for the log."""
-        if "clean" not in student:  # clean logits, too, for metrics alone
-            network = self.networks["student"]
-            with Apart((v, v.value) for v in network.variables):
-                student["clean"] = network(student.views["clean"], training=False)
+        for view in ("clean", "adv"):
+            if view not in student:  # logits for metrics alone
+                network = self._student_of(view)
+                with Apart((v, v.value) for v in network.variables):
+                    student[view] = network(student.views[view], training=False)
         hit = tf.argmax(student["adv"]["logits"], -1, output_type=tf.int32)
         return tf.cast(hit == losses.hard(y), dtype)
 

@@ -22,7 +22,7 @@ from vfd_tf.training.saving.divergence import Watch
 from vfd_tf.training.step import Step, weighted
 from vfd_tf.training.trainable import Trainable
 from vfd_tf.training.weights.averaging import WeightAverage
-from vfd_tf.training.weights.loss_scaling import LossScaling
+from vfd_tf.training.weights.loss_scaling import LossScaling, put_back, unless
 from vfd_tf.types import Tensor, Terms
 
 
@@ -75,11 +75,7 @@ class AdversarialTrainer(Trainable):
             choices.refuse_no_attack(self.attack)
         self.options, self.seed = options or TrainingOptions(), int(seed)
         precision.warn_of_hardware(self.options.precision)
-        given = {
-            "teacher": teacher,
-            "robust_teacher": robust_teacher,
-            "partner": partner,
-        }
+        given = {"teacher": teacher, "robust_teacher": robust_teacher, "partner": partner}
         # Frozen networks are kept out of Keras's tracking: no weights of theirs in
         # checkpoints, optimiser or `trainable_variables`, and no flag of theirs changed.
         networks = roles.assemble(student, given, self.method, self.distillation)
@@ -97,11 +93,7 @@ class AdversarialTrainer(Trainable):
         self.built = True
 
     def _create_state(self):
-        checks.check_terms(self.method, self.distillation)
-        weights = self.distillation.reweigh(self.method.weights, self.method.hard_label)
-        if self.options.add_clean_ce:
-            weights = {"clean": 1.0, **weights}
-        checks.check_weights(weights, self.method, self.distillation)
+        weights = choices.weights(self.method, self.distillation, self.options)
         # What a schedule may change from epoch to epoch, without tracing the step again.
         self.full_values = {f"{term}_weight": weight for term, weight in weights.items()}
         self.full_values |= {"attack_scale": 1.0, "awp_gamma": self.options.awp_gamma}
@@ -125,14 +117,17 @@ class AdversarialTrainer(Trainable):
         )
         parts = self.method, self.distillation
         outputs = getattr(self.network, "output", {})  # of a graph
-        channels = {k: outputs[k].shape[-1] for k in self.method.taps(self.student)}
+        taps = *self.method.taps(self.student), *self.distillation.layers
+        channels = {k: outputs[k].shape[-1] for k in taps if k in outputs}
         self.learning = Learning(parts, self.add_weight, self.num_classes, channels)
         self.heads = [head for own in self.learning.heads for head in own.values()]
-        half = self.options.precision == "mixed_float16"
-        skips = self.options.on_nan == "skip"
-        self.loss_scaling = LossScaling(self.add_weight, half) if half or skips else None
+        self.float16 = choices.trains_in_float16(self.student, self.options)
+        skips, scales = self.options.on_nan == "skip", self.float16
+        self.loss_scaling = None
+        if scales or skips:
+            self.loss_scaling = LossScaling(self.add_weight, scales)
         # In float16 gradients overflow all the time.
-        self.watch = None if half else Watch(self.add_weight, [*weights, "total"])
+        self.watch = None if scales else Watch(self.add_weight, [*weights, "total"])
         self.average = None
         if self.options.average != "none":
             decay = self.options.ema_decay if self.options.average == "ema" else None
@@ -152,12 +147,10 @@ class AdversarialTrainer(Trainable):
         Returns:
             Running value -> what it is in this epoch.
         """
-        own = self.method.schedules(epochs) | self.distillation.schedules(epochs)
-        factors = {f"{term}_weight": schedule(epoch) for term, schedule in own.items()}
-        known = {name: f for name, f in factors.items() if name in self.scheduled}
-        for name, factor in known.items():
-            self.scheduled[name].assign(self.full_values[name] * factor)
-        return {name: float(self.scheduled[name].numpy()) for name in known}
+        own = choices.schedules(self.method, self.distillation, epochs, self.scheduled)
+        for name, schedule in own.items():
+            self.scheduled[name].assign(self.full_values[name] * schedule(epoch))
+        return {name: float(self.scheduled[name].numpy()) for name in own}
 
     @property
     def fitted(self) -> keras.Model:
@@ -220,6 +213,8 @@ class AdversarialTrainer(Trainable):
         optimizer = keras.optimizers.get(optimizer or SGD(0.1, 0.9, weight_decay=5e-4))
         if self.loss_scaling:
             optimizer = self.loss_scaling.around(optimizer)
+        checks.check_scales(optimizer, self.loss_scaling)
+        kwargs.setdefault("auto_scale_loss", False)  # the student decides, see `float16`
         super().compile(optimizer=optimizer, metrics=metrics, **kwargs)
         self._label_kind = None
         self._build_optimizer()
@@ -263,16 +258,18 @@ class AdversarialTrainer(Trainable):
         if self.watch:
             sound = self.watch.look(self.iteration.value, terms, terms["gradient_norm"])
             if scaling:  # skips the step, too, where only a term is not finite
-                gradients = _unless(sound, gradients)
+                gradients = unless(sound, gradients)
+        replicas.average_statistics(self._trained())  # before averages take them
         self._apply(gradients)
-        replicas.average_statistics(self._trained())
         if scaling:
             finite = scaling.settle(gradients, state)
         self.learning.after_step(y, clean_logits, {**terms, **watched}, finite)
         if scaling:
             clean_logits = tf.where(finite, clean_logits, tf.zeros_like(clean_logits))
         self.iteration.assign_add(1)
+        counts = scaling.counts_of(self.fitted) if scaling else []
         self.fitted.compute_metrics(x, given, clean_logits, weight)
+        put_back(counts, finite)
         self._track(terms, weight, finite)
         return self._training_logs()
 
@@ -314,6 +311,7 @@ class AdversarialTrainer(Trainable):
             variables=self.trainable_variables,
             scheduled=self.scheduled,
             term_weights=self.term_weights,
+            float16=self.float16,
             # Gradients are summed over replicas.
             scale_loss=lambda loss: self.optimizer.scale_loss(loss / count),
             compiled_attack=xla,
@@ -393,12 +391,6 @@ class AdversarialTrainer(Trainable):
         super().reset_metrics()
         for tracker in self._untracked.trackers.values():
             tracker.reset_state()
-
-
-def _unless(sound, gradients):
-    """Gradients, or those of a step that is skipped."""
-    factor = tf.where(sound, 1.0, float("nan"))
-    return [None if g is None else g * tf.cast(factor, g.dtype) for g in gradients]
 
 
 def _in_xla(function):

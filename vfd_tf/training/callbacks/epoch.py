@@ -27,6 +27,8 @@ def _need_trainer(callback, model):
 class Anneal(keras.callbacks.Callback):
     """Multiplies a running value of an `AdversarialTrainer` by a schedule, and logs it.
 
+    After the fit it stays as the last epoch had it.
+
     Args:
         name: "<term>_weight", a weight of eq. 6; "attack_scale", the factor on the
             attack's epsilon and step size; or "awp_gamma".

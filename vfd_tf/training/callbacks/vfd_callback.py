@@ -33,6 +33,7 @@ class GuestTrainer(AdversarialTrainer):
     def enter(self, model: keras.Model) -> None:
         """Prepares for the `fit` of a model whose weights are the student's."""
         self._refuse_optimizer(model)
+        checks.check_scales(model.optimizer, self.loss_scaling)
         names = "optimizer", "_compile_metrics", "run_eagerly", "jit_compile"
         now = tuple(getattr(model, name) for name in names)
         same = zip(self._host.compiled_with, now, strict=False)

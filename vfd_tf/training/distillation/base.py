@@ -20,8 +20,8 @@ class Distillation(Component, Learner):
         reads: the views whose student outputs `terms` uses.
         needs: networks it asks for: "teacher" (vanilla, frozen), "robust_teacher"
             (frozen), "partner" (trained jointly with the student, from scratch).
-        projects: whether the student's tapped layers may differ in shape from the
-            teacher's and go through a learned 1x1 projection first.
+        projects: whether the student's tapped layers may differ in shape from those of
+            the first teacher of `needs` and go through a learned 1x1 projection first.
     """
 
     reads = ()
@@ -64,7 +64,10 @@ class Distillation(Component, Learner):
         return views
 
     def schedules(self, epochs: int) -> dict[str, Callable]:
-        """Term -> factor on its weight by the epoch, from 0, of a training of `epochs`."""
+        """Term -> factor on its weight by the epoch, from 0, of a training of `epochs`.
+
+        Beside terms, "attack_scale" and "awp_gamma": epsilon with step size, and AWP's.
+        """
         return {}
 
     def reweigh(
@@ -89,7 +92,13 @@ class Distillation(Component, Learner):
         """Per-example terms {name: [n]}; networks are mappings view -> outputs."""
         return {}
 
-    def report(self, student: Outputs, teacher: Outputs) -> Terms:
+    def report(
+        self,
+        student: Outputs,
+        teacher: Outputs | None,
+        robust_teacher: Outputs | None = None,
+        partner: Outputs | None = None,
+    ) -> Terms:
         """Per-example values {name: [n]} to watch in training that enter no loss."""
         return {}
 

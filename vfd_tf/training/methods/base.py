@@ -71,7 +71,10 @@ class Method(Component, Learner):
         return objectives.cross_entropy(y)
 
     def schedules(self, epochs: int) -> dict[str, Callable]:
-        """Term -> factor on its weight by the epoch, from 0, of a training of `epochs`."""
+        """Term -> factor on its weight by the epoch, from 0, of a training of `epochs`.
+
+        Beside terms, "attack_scale" and "awp_gamma": epsilon with step size, and AWP's.
+        """
         return {}
 
     def adversary(

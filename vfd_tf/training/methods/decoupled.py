@@ -76,7 +76,8 @@ class IKL(DKL):
 
     `power` is gamma of GKL, https://arxiv.org/abs/2503.08038: w^power / sum w^power, with
     0.2 to 0.4 at temperature 1 (its code divides by the sum over the batch instead, and
-    has power 1 in the attack's score).
+    has power 1 in the attack's score). With label smoothing the loss has the weights of the
+    smoothed label, the attack those of the class.
     """
 
     temperature: float = hyper(4.0, "softmax temperature of the class means", minimum=1e-3)

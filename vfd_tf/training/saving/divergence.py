@@ -121,6 +121,8 @@ class StopOnDivergence(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None) -> None:
         self._looked, self._batches, self._since = time.time(), 0, None
+        if self.model.watch:
+            self.model.watch.clear()  # of a fit that ended there
         self._cluster = Cluster(self.model.distribute_strategy)
         # Weights that never were, such as masks, say nothing.
         self._weights = [v for v in self.model.weights if _is_finite(v)]
@@ -150,7 +152,7 @@ class StopOnDivergence(keras.callbacks.Callback):
         skipped = logs.get("skipped_steps", 0) - self._skipped
         if self._steps and skipped >= self._steps and self._scale <= 1:
             remedy = "lower the learning rate"
-            if self.model.options.precision == "mixed_float16":
+            if self.model.float16:
                 remedy = "train in mixed_bfloat16 or float32"
             raise Diverged(
                 f"All {self._steps} steps of epoch {epoch + 1} were skipped; none had a "
@@ -206,7 +208,7 @@ class StopOnDivergence(keras.callbacks.Callback):
         options, values = self.model.options, []
         if skips and options.on_nan != "skip":
             values.append("skip")
-        if options.precision != "mixed_float16":
+        if not self.model.float16:
             values.append("rollback")
         advice = "lower the learning rate"
         if values and self.model.fitted is self.model:  # a guest is given no options

@@ -1,6 +1,6 @@
 """Loss scaling: training in float16, whose gradients would vanish or overflow."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import keras
 import tensorflow as tf
@@ -52,8 +52,7 @@ class LossScaling:
 
     def state_of(self, models: list[keras.Model]) -> list[tuple]:
         """(variable, value) of what layers change in their forward."""
-        variables = [v for model in models for v in model.non_trainable_variables]
-        return [(v, tf.identity(v.value)) for v in variables]
+        return _values(v for model in models for v in model.non_trainable_variables)
 
     def settle(self, gradients: list, state: list[tuple]) -> Tensor:
         """Puts the state back if any gradient, summed over replicas, is not finite.
@@ -63,10 +62,13 @@ class LossScaling:
         """
         known = [g for g in gradients if g is not None]
         finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in known])
-        for variable, value in state:
-            variable.assign(tf.where(finite, variable.value, value))
+        put_back(state, finite)
         self.skipped.assign_add(tf.cast(~finite, self.skipped.dtype))
         return finite
+
+    def counts_of(self, model: keras.Model) -> list[tuple]:
+        """(variable, value) of its metrics, which count nothing of a skipped step."""
+        return _values(v for metric in model.metrics for v in metric.variables)
 
     def logs(self, optimizer: keras.optimizers.Optimizer) -> dict[str, Tensor]:
         """What is shown beside the losses."""
@@ -74,3 +76,20 @@ class LossScaling:
         if self.scales:
             logs["loss_scale"] = tf.convert_to_tensor(optimizer.dynamic_scale)
         return logs
+
+
+def unless(sound: Tensor, gradients: list) -> list:
+    """Gradients, or NaN where the step is to be skipped."""
+    factor = tf.where(sound, 1.0, float("nan"))
+    return [None if g is None else g * tf.cast(factor, g.dtype) for g in gradients]
+
+
+def _values(variables: Iterable[keras.Variable]) -> list[tuple]:
+    """(variable, value) of each, as they are now."""
+    return [(v, tf.identity(v.value)) for v in variables]
+
+
+def put_back(state: list[tuple], finite: Tensor | None) -> None:
+    """Gives variables these values again, unless the step was finite."""
+    for variable, value in state:
+        variable.assign(tf.where(finite, variable.value, value))
