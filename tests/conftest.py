@@ -1,5 +1,11 @@
 """What the tests share: vfd_tf before TensorFlow, and a network and data small enough."""
 
+import os
+
+# Operations of a few thousand numbers: threads would wait for each other.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import vfd_tf  # noqa: F401
 
 import gc
