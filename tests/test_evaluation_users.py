@@ -83,6 +83,12 @@ def test_the_referee_reads_what_the_attacks_read(kind):
     assert found.referee["pgd5"]["verdicts_that_differ"] == 0
 
 
+def test_the_referee_repeats_one_run_of_an_attack_with_restarts():
+    name = "pgd5:restarts=3"
+    found = evaluate(network(), data(), name, epsilon=0.05, referees=True)
+    assert found.referee[name]["verdicts_that_differ"] == 0
+
+
 def test_a_referee_refuses_a_generator_before_it_is_read():
     batches = iter([data()])
     with pytest.raises(InputError, match="can be read only once"):

@@ -100,7 +100,7 @@ def protocol(attack: Any, epsilon: float = 8 / 255, norm: str = "linf") -> Proto
 
     An attack of `ATTACKS` or a preset; PGD and MIM with their number of steps, PGD also
     with its objective (ce where none is named, kl, margin, dlr, pm). Fields follow colons:
-    "pgd50:restarts=10". PGD: uniform start, step epsilon / 4, one run. `cw` is
+    "pgd50:restarts=10". PGD: random start, step epsilon / 4, one run. `cw` is
     C&W with c = 1, kappa 0, 1,000 steps of 0.01; `cw-search` searches c; `cw-linf` is
     PGD-100 on the margin. "transfer-pgd20" is PGD-20 made on a surrogate. An attack given
     as an object keeps its own threat model.
