@@ -301,7 +301,7 @@ def test_protocols_stand_for_their_attack(name, attack):
 def test_protocols_say_what_they_run():
     assert protocol("cw").attack.c == 1 and protocol("cw").threat == "l2, unbounded"
     assert protocol("cw_search").attack.search_steps == 9
-    assert protocol("cw_linf", 0.1).objective == "margin"
+    assert protocol("cw_linf", 0.1) == protocol("pgd100-margin", 0.1)
     assert protocol("mim").attack.steps == 20 and protocol("mim7").attack.steps == 7
     assert protocol("pgd20-kl").objective == "kl"
     settings = protocol("pgd20:restarts=3:step_size=1/255", 0.1).attack
@@ -317,6 +317,13 @@ def test_protocols_say_what_they_run():
     }  # fmt: skip
     rand = protocol("autoattack-rand").stages(10)
     assert all(run.attack.eot == 20 for runs in rand.values() for run in runs)
+
+
+def test_cw_linf_is_an_attack_in_linf_whatever_the_norm():
+    with pytest.raises(InputError, match="norm of its own.*cw-linf:epsilon=8/255"):
+        protocol("cw-linf", 0.5, "l2")
+    own = protocol("cw-linf:epsilon=0.1", 0.5, "l2")
+    assert own == protocol("cw-linf", 0.1) and own.threat == "linf:0.1"
 
 
 @pytest.mark.parametrize("objective", ["ce", "margin", "dlr"])

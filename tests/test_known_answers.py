@@ -60,7 +60,7 @@ def half_way(distance, slack):
 
 @threats
 @pytest.mark.parametrize("classes", [2, 5])
-@pytest.mark.parametrize("name", [*GRADIENT, "pgd40-margin", "pgd40-kl", "cw_linf"])
+@pytest.mark.parametrize("name", [*GRADIENT, "pgd40-margin", "pgd40-kl", "pgd100-margin"])
 def test_attacks_reach_the_closed_form_of_a_linear_classifier(name, classes, norm, dual):
     model, w, b = linear(classes)
     x, y = data(classes)
