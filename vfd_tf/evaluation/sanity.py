@@ -70,9 +70,11 @@ def of_gradients(dead) -> list[str]:
     if dead.mean() <= 0.01:
         return []
     return [
-        "The input gradient of the cross-entropy is zero or not finite for "
-        f"{dead.mean():.0%} of {len(dead)} images: gradient attacks are blind there; trust "
-        "margin objectives, DLR and square instead."
+        "The input gradient of the cross-entropy, which no confidence rounds to 0 here, is "
+        f"zero or not finite for {dead.mean():.0%} of {len(dead)} images: no gradient "
+        "reaches them, and no gradient attack counts there, whatever its objective; trust "
+        "square and transfer attacks, or give the step that can't be differentiated a "
+        "gradient of its own."
     ]
 
 
@@ -82,7 +84,11 @@ def _some(window):
 
 
 def dead_gradients(engine, window) -> np.ndarray:
-    """For which of some images of a window cross-entropy has no gradient: bool."""
+    """For which of some images of a window cross-entropy has no gradient: bool.
+
+    Its slope at the logits is lifted into the range of floats, so that what is 0 at an
+    image was stopped inside the model.
+    """
     index = _some(window)
 
     def gradient(x, y):
