@@ -137,6 +137,18 @@ def protocol(attack: Any, epsilon: float = 8 / 255, norm: str = "linf") -> Proto
     return Protocol(_refuse_training(chosen), objective)
 
 
+def is_under(attack: str, threat: str) -> bool:
+    """Whether the attack of a column of verdicts has the threat model linf:8/255.
+
+    One that can't be named any more, of an earlier version, is taken to have it.
+    """
+    norm, _, size = threat.partition(":")
+    try:
+        return protocol(attack, read(float, size), norm).threat == threat
+    except (ArithmeticError, ValueError):
+        return True
+
+
 def is_transfer(attack: Any) -> bool:
     """Whether this names an attack that is made on a surrogate."""
     return isinstance(attack, str) and attack.lower().startswith(TRANSFER)
