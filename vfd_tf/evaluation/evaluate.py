@@ -16,7 +16,7 @@ from vfd_tf.data.batching import check_readable_again, is_arrays
 from vfd_tf.evaluation import referee, sanity
 from vfd_tf.evaluation.compilations import Compilations
 from vfd_tf.evaluation.engine import Engine
-from vfd_tf.evaluation.journal import Journal
+from vfd_tf.evaluation.journal import Journal, settings
 from vfd_tf.evaluation.protocols import TRANSFER, Protocol, is_transfer, protocol
 from vfd_tf.evaluation.result import EvaluationResult
 from vfd_tf.evaluation.screen import Screen
@@ -101,7 +101,8 @@ def evaluate(
     if isinstance(journal, (str, os.PathLike)):
         raise InputError(
             f"journal is the path {os.fspath(journal)!r}: pass vfd_tf.evaluation.Journal("
-            "folder, {'model': its file}, {'pgd20': 'what it depends on'})."
+            "folder, {'model': the hash of the model's file}), which tells the verdicts of "
+            "this model from those of others."
         )
     plan = _plan(attacks, epsilon, norm)
     if referees:
@@ -221,6 +222,8 @@ class _Job:
         self.plan, self.engines, self.engine, self.other = plan, engines, engine, other
         self.seed, self.screen, self.journal = seed, screen, journal
         self.keep = examples
+        of = plan if journal else ()
+        self.settings = {name: settings(plan[name], engines[name]) for name in of}
         self.found = {name: [] for name in plan}
         self.clean, self.seconds = [], dict.fromkeys(plan, 0.0)
         self.surrogate, self.dead, self.labels = [], [], set()
@@ -283,7 +286,9 @@ class _Job:
 
     def _attack(self, name, number, window):
         """An attack on a window, from where the journal says."""
-        known = self.journal.read(name, number, window) if self.journal else None
+        known = None
+        if self.journal:
+            known = self.journal.read(name, number, window, self.settings[name])
         progress, sizes, seconds = known or (None, None, 0.0)
         if progress is not None and progress.x_adv is None and self.keep:
             progress, sizes, seconds = None, None, 0.0  # its examples were not kept
@@ -302,7 +307,8 @@ class _Job:
         def write(progress, *sizes):
             seconds = time.perf_counter() - start
             if self.journal:
-                self.journal.write(name, number, window, progress, seconds, *sizes)
+                own = {"settings": self.settings[name]}
+                self.journal.write(name, number, window, progress, seconds, *sizes, **own)
             return seconds
 
         def save(progress):
