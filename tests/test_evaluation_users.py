@@ -155,6 +155,24 @@ def test_a_surrogate_sees_images_in_the_range_of_the_model():
     np.testing.assert_array_equal(found.surrogate_clean, right)
 
 
+@pytest.mark.parametrize(
+    "names, told, fix",
+    [
+        (["autoattack-quick"], "autoattack-quick", True),
+        (["apgd-t:steps=2", "pgd2", "malt:steps=2"], "apgd-t:steps=2, malt:steps=2", False),
+        (["transfer-pgd2", "apgd-t:steps=2"], None, False),
+        (["pgd2"], None, False),
+    ],
+)
+def test_ensembles_without_a_black_box_column_are_told(names, told, fix):
+    found = evaluate(network(), data(), names, epsilon=0.05, surrogate=network())
+    warnings = [w for w in found.warnings if "black-box" in w]
+    assert len(warnings) == (told is not None)
+    for warning in warnings:
+        assert f"no black-box column for {told}, since" in warning
+        assert ("add pgd20" in warning) == fix
+
+
 def test_a_surrogate_with_a_softmax_is_refused():
     inputs = keras.Input(SHAPE)
     soft = keras.Model(inputs, L.Softmax()(network()(inputs)))

@@ -7,7 +7,7 @@ https://arxiv.org/abs/1902.06705, and the checks of AutoAttack.
 import numpy as np
 import tensorflow as tf
 
-from vfd_tf.attacks import PGD, Square, cross_entropy, objectives
+from vfd_tf.attacks import PGD, Composite, Square, cross_entropy, objectives
 from vfd_tf.evaluation.protocols import Protocol
 from vfd_tf.models import contract
 
@@ -28,6 +28,22 @@ def of_model(engine, window) -> list[str]:
             "attacks."
         ]
     return []
+
+
+def of_ensembles(plan) -> list[str]:
+    """A warning where attacks have no black-box column beside a surrogate, and none is
+    named.
+    """
+    if any(own.transfer for own in plan.values()):
+        return []
+    lacking = [n for n, own in plan.items() if isinstance(own.attack, Composite)]
+    if not lacking:
+        return []
+    fix = ": add pgd20, for one" if len(lacking) == len(plan) else ""
+    return [
+        f"The surrogate adds no black-box column for {', '.join(lacking)}, since ensembles "
+        f"of attacks go by the model's own answers{fix}."
+    ]
 
 
 def of_chance(correct, classes: int) -> list[str]:
