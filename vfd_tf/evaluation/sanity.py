@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from vfd_tf.attacks import PGD, Composite, Square, cross_entropy, objectives
 from vfd_tf.evaluation.protocols import Protocol
+from vfd_tf.evaluation.windows import SAME, changes
 from vfd_tf.models import contract
 
 _SOME = 128  # images of a window that a check looks at
@@ -17,11 +18,8 @@ _SOME = 128  # images of a window that a check looks at
 def of_model(engine, window) -> list[str]:
     """A warning of random outputs."""
     index = _some(window)
-    pair = engine.logits(window.x[index]), window.clean_logits[index]
-    again, first = (np.where(np.isfinite(z), z, 0.0) for z in pair)  # masked classes
-    change = np.linalg.norm(again - first, axis=-1)
-    change = change / np.maximum(np.linalg.norm(first, axis=-1), 1e-10)
-    if change.max() > 1e-4:
+    again = engine.logits(window.x[index])
+    if changes(window.clean_logits[index], again).max() > SAME:
         return [
             "The model's outputs change from call to call: gradients and verdicts of one "
             "pass say little about it; use autoattack-rand:passes=20, or eot=20 in the "
