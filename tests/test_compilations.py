@@ -2,8 +2,10 @@
 
 import keras
 import numpy as np
+import pytest
 
 from vfd_tf.evaluation import Compilations, evaluate
+from vfd_tf.mixture import mixture
 
 RNG = np.random.default_rng(0)
 X = RNG.random((24, 8, 8, 1)).astype("float32")
@@ -62,14 +64,93 @@ def test_black_box_columns_are_those_of_each_surrogate_alone():
         assert same(found(*pair, compilations=shared), expected)
 
 
+def test_models_that_are_handed_in_stay_as_they_are():
+    """One, another and the first again, which is its own surrogate, too."""
+    models = [network(0), network(1)]
+    before = [[v.numpy() for v in model.weights] for model in models]
+    alone = [verdicts(model, surrogate=model) for model in models]
+    assert not same(*alone)
+    shared = Compilations()
+    for seed in (0, 1, 0, 0):
+        its = {"surrogate": models[seed], "compilations": shared}
+        assert same(verdicts(models[seed], **its), alone[seed])
+    found = evaluate(
+        models[1], (X, Y), ["transfer-pgd3"], epsilon=0.1, surrogate=models[0],
+        compilations=shared,
+    )  # fmt: skip
+    other = evaluate(models[1], (X, Y), ["transfer-pgd3"], epsilon=0.1, surrogate=models[0])
+    assert same(found.verdicts(), other.verdicts())
+    for model, weights in zip(models, before, strict=True):
+        for variable, value in zip(model.weights, weights, strict=True):
+            np.testing.assert_array_equal(variable, value)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Shift(keras.layers.Layer):
+    """Adds a constant that neither its config nor its weights know."""
+
+    shift = 0.0
+
+    def call(self, x):
+        return x + self.shift
+
+
+def odd(kind, seed):
+    """A network with what a clone may lose."""
+    inputs, inner = keras.Input((8, 8, 1), name="image"), network(seed)
+    if kind == "constant":
+        layer = Shift(name="shift")
+        layer.shift = float(seed)
+        h = layer(inputs)
+    elif kind == "lambda":
+        h = keras.layers.Lambda(lambda x: x + float(seed), name="shift")(inputs)
+    elif kind == "shared":
+        half = keras.Sequential([keras.Input((8, 8, 1)), inner.layers[1]], name="half")
+        h = keras.layers.Flatten(name="flat")(half(inputs) + inner.layers[1](inputs))
+        return keras.Model(inputs, inner.layers[-1](h), name="network")
+    elif kind == "bfloat16":
+        half = keras.layers.Conv2D(1, 1, dtype="mixed_bfloat16", name="half")
+        h = half(inputs)
+        half.kernel.assign(np.full((1, 1, 1, 1), 1.0 + seed))
+    return keras.Model(inputs, inner(h), name="network")
+
+
+@pytest.mark.parametrize("kind", ["constant", "lambda", "shared", "bfloat16"])
+@pytest.mark.parametrize("order", [(0, 1, 0), (1, 0, 1)])
+def test_networks_without_a_faithful_clone_keep_their_verdicts(kind, order):
+    shared, models = Compilations(), [odd(kind, seed) for seed in (0, 1)]
+    alone = [verdicts(model) for model in models]
+    assert not same(*alone)
+    for seed in order:
+        assert same(verdicts(models[seed], compilations=shared), alone[seed])
+
+
+def test_mixtures_take_turns_as_networks_do():
+    shared, mixes = Compilations(), []
+    for seed in (0, 1):
+        keras.backend.clear_session()  # their operations have numbers in their names
+        mixes.append(mixture(network(seed), network(2), 0.5))
+    alone = [verdicts(model) for model in mixes]
+    for seed in (0, 1, 0):
+        assert same(verdicts(mixes[seed], compilations=shared), alone[seed])
+    assert len(shared._kept) == 1
+
+
+def test_clones_are_kept_as_long_as_what_was_compiled_for_them():
+    shared = Compilations()
+    for width in range(1, 12):
+        shared.engine(network(0, width), source=network(1, 2))
+    assert len(shared._kept) == 8 and len(shared._clones) == 9
+
+
 def test_the_second_network_compiles_nothing():
     shared = Compilations()
     verdicts(network(0), compilations=shared)
     (kept,) = shared._kept.values()
-    compiled = dict(kept[0].runner._compiled)
+    compiled = dict(kept.runner._compiled)
     traces = {key: each.experimental_get_tracing_count() for key, each in compiled.items()}
     verdicts(network(1), compilations=shared)
-    assert kept[0].runner._compiled == compiled
+    assert kept.runner._compiled == compiled
     for key, each in compiled.items():
         assert each.experimental_get_tracing_count() == traces[key]
 

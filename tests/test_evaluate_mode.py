@@ -11,6 +11,7 @@ import pytest
 from evaluations import columns, linear, run
 from keras import layers as L
 
+import vfd_tf
 from vfd_tf import datasets
 from vfd_tf.cli import main
 
@@ -270,6 +271,42 @@ def test_a_surrogate_adds_columns_of_examples_that_were_crafted_on_it(saved, tmp
     right = linear(1).predict(test.floats(), verbose=0).argmax(-1) == test.y
     assert surrogate["accuracy"] == pytest.approx(100 * right.mean())
     assert surrogate["sha256"] == hashlib.sha256(other.read_bytes()).hexdigest()
+
+
+def test_a_black_box_column_alone_is_made_on_the_surrogate_that_is_named(saved, tmp_path):
+    test, folder = datasets.load("digits").test[:48], tmp_path / "model.eval"
+    for seed in (1, 2):
+        other = tmp_path / f"{seed}.keras"
+        linear(seed).save(other)
+        words = "--eval_attacks=transfer-pgd5", f"--surrogate={other}"
+        for _ in range(2):
+            assert run(saved, *words) == 0
+        (title,) = [
+            name
+            for name in json.loads((folder / "results.json").read_text())["tables"]
+            if hashlib.sha256(other.read_bytes()).hexdigest()[:8] in name
+        ]
+        found = columns(folder, title)
+        # The same images by `perturb`, which has no surrogate: made on that network itself.
+        x_adv = vfd_tf.perturb(linear(seed), test.floats(), test.y, "pgd5", epsilon=0.1)
+        right = linear().predict(x_adv, verbose=0).argmax(-1) == test.y
+        assert set(found) == {"clean", "transfer-pgd5"}
+        np.testing.assert_array_equal(found["transfer-pgd5"], right & found["clean"])
+    assert len([*(folder / "journal").glob("*.npz")]) == 2
+
+
+def test_a_table_says_which_examples_a_precision_made(tmp_path):
+    layers = L.Flatten(), L.Dense(16), L.Dense(16), L.Dense(16), L.Dense(10)
+    keras.Sequential([keras.Input((8, 8, 1)), *layers]).save(tmp_path / "deep.keras")
+    linear().save(tmp_path / "other.keras")  # has no layer that could compute in bfloat16
+    words = "--eval_attacks=fgsm", "--craft_precision=mixed_bfloat16"
+    surrogate = f"--surrogate={tmp_path / 'other.keras'}"
+    for more in ((), (surrogate,)):
+        assert run(tmp_path / "deep.keras", *words, *more) == 0
+    folder = tmp_path / "deep.eval"
+    one, two = json.loads((folder / "results.json").read_text())["tables"]
+    assert one.endswith(", crafted in mixed_bfloat16")
+    assert ", crafted in mixed_bfloat16 but for transfer-, surrogate " in two
 
 
 @pytest.mark.slow

@@ -1,11 +1,14 @@
 """Evaluation: known answers, independence of batching, protocols and tables."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from evaluations import linear
 
 from vfd_tf import InputError, attacks, datasets, evaluation, noise, perturb
 from vfd_tf.attacks import FGSM, PGD
+from vfd_tf.attacks.attack import radius
 from vfd_tf.data.datasets import Images
 from vfd_tf.evaluation import Engine, Protocol, evaluate, protocol, tables, wilson
 from vfd_tf.evaluation.windows import Share
@@ -301,7 +304,7 @@ def test_protocols_stand_for_their_attack(name, attack):
 def test_protocols_say_what_they_run():
     assert protocol("cw").attack.c == 1 and protocol("cw").threat == "l2, unbounded"
     assert protocol("cw_search").attack.search_steps == 9
-    assert protocol("cw_linf", 0.1).objective == "margin"
+    assert protocol("cw_linf", 0.1) == protocol("pgd100-margin", 0.1)
     assert protocol("mim").attack.steps == 20 and protocol("mim7").attack.steps == 7
     assert protocol("pgd20-kl").objective == "kl"
     settings = protocol("pgd20:restarts=3:step_size=1/255", 0.1).attack
@@ -317,6 +320,30 @@ def test_protocols_say_what_they_run():
     }  # fmt: skip
     rand = protocol("autoattack-rand").stages(10)
     assert all(run.attack.eot == 20 for runs in rand.values() for run in runs)
+
+
+@pytest.mark.parametrize(
+    "text", ["1/255", "8/255", "16/255", "128/255", "0.031", "0.1", "0.2", "0.5", "1", "3"]
+)
+def test_a_radius_is_called_as_users_write_it(text):
+    value = float(Fraction(text))
+    assert radius(value) == text
+    assert "/" in text or radius(np.float32(value)) == text
+
+
+def test_radii_that_differ_in_the_fourth_digit_are_two_threat_models():
+    near = [PGD(size, steps=1, norm="l2") for size in (0.5, 0.5001)]
+    found = evaluate(_network(4), _data(), [*near, PGD(0.03137, steps=1)])
+    assert [*found.threats.values()] == ["l2:0.5", "l2:0.5001", "linf:0.03137"]
+    with pytest.raises(InputError, match="several threat models"):
+        _ = found.worst
+
+
+def test_cw_linf_is_an_attack_in_linf_whatever_the_norm():
+    with pytest.raises(InputError, match="norm of its own.*cw-linf:epsilon=8/255"):
+        protocol("cw-linf", 0.5, "l2")
+    own = protocol("cw-linf:epsilon=0.1", 0.5, "l2")
+    assert own == protocol("cw-linf", 0.1) and own.threat == "linf:0.1"
 
 
 @pytest.mark.parametrize("objective", ["ce", "margin", "dlr"])

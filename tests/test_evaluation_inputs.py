@@ -193,6 +193,48 @@ def test_a_journal_keeps_images_and_seeds_apart(tmp_path):
     assert len(list(tmp_path.glob("*.npz"))) == 3
 
 
+def test_a_journal_keeps_settings_apart_that_no_plan_names(tmp_path, monkeypatch):
+    """Whatever the caller wrote of a column, verdicts are those of a fresh evaluation."""
+    (x, y), crafted, make = data(), [], Engine.examples
+    monkeypatch.setattr(
+        Engine, "examples", lambda *a, **k: crafted.append(a[1]) or make(*a, **k)
+    )
+    runs = [
+        ((x, y), {"epsilon": 0.02}),
+        ((x, y), {"epsilon": 0.1}),
+        ((x, y), {"epsilon": 0.1, "norm": "l2"}),
+        ((2 * x, y), {"epsilon": 0.02, "bounds": (0, 2)}),
+        ((x, y), {"epsilon": 0.02, "early_stop": False}),
+    ]
+    fresh = []
+    for plan in ({"pgd3": "mine"}, {}):
+        for images, options in runs:
+            journal = Journal(str(tmp_path / str(len(plan))), {}, plan)
+            found = evaluate(network(), images, "pgd3", journal=journal, **options)
+            fresh.append(evaluate(network(), images, "pgd3", **options).robust["pgd3"])
+            np.testing.assert_array_equal(found.robust["pgd3"], fresh[-1])
+    assert len({verdict.tobytes() for verdict in fresh}) > 2
+    crafted.clear()
+    for images, options in runs:  # all of it was kept
+        journal = Journal(str(tmp_path / "0"), {})
+        evaluate(network(), images, "pgd3", journal=journal, **options)
+    assert not [run for run in crafted if run.attack.steps == 3]
+
+
+def test_a_journal_keeps_surrogates_apart(tmp_path):
+    x, y = data()
+    for scale in (1.0, -1.0, 1.0):
+        other, journal = network(), Journal(str(tmp_path), {}, {"pgd3": "mine"})
+        other.set_weights([scale * weight for weight in other.get_weights()])
+        judge = {"epsilon": 0.1, "surrogate": other}
+        found, fresh = (
+            evaluate(network(), (x, y), "pgd3", **judge, **more).robust["transfer-pgd3"]
+            for more in ({"journal": journal}, {})
+        )
+        np.testing.assert_array_equal(found, fresh)
+    assert len([*tmp_path.glob("*.npz")]) == 3
+
+
 def test_the_worst_of_bounded_attacks_leaves_the_unbounded_out():
     clean = np.ones(4, bool)
     robust = {"pgd20": np.array([1, 1, 0, 1], bool), "cw": np.zeros(4, bool)}

@@ -83,6 +83,12 @@ def test_the_referee_reads_what_the_attacks_read(kind):
     assert found.referee["pgd5"]["verdicts_that_differ"] == 0
 
 
+def test_the_referee_repeats_one_run_of_an_attack_with_restarts():
+    name = "pgd5:restarts=3"
+    found = evaluate(network(), data(), name, epsilon=0.05, referees=True)
+    assert found.referee[name]["verdicts_that_differ"] == 0
+
+
 def test_a_referee_refuses_a_generator_before_it_is_read():
     batches = iter([data()])
     with pytest.raises(InputError, match="can be read only once"):
@@ -147,6 +153,24 @@ def test_a_surrogate_sees_images_in_the_range_of_the_model():
     right = other.predict(x, verbose=0).argmax(-1) == y
     np.testing.assert_array_equal(plain.surrogate_clean, right)
     np.testing.assert_array_equal(found.surrogate_clean, right)
+
+
+@pytest.mark.parametrize(
+    "names, told, fix",
+    [
+        (["autoattack-quick"], "autoattack-quick", True),
+        (["apgd-t:steps=2", "pgd2", "malt:steps=2"], "apgd-t:steps=2, malt:steps=2", False),
+        (["transfer-pgd2", "apgd-t:steps=2"], None, False),
+        (["pgd2"], None, False),
+    ],
+)
+def test_ensembles_without_a_black_box_column_are_told(names, told, fix):
+    found = evaluate(network(), data(), names, epsilon=0.05, surrogate=network())
+    warnings = [w for w in found.warnings if "black-box" in w]
+    assert len(warnings) == (told is not None)
+    for warning in warnings:
+        assert f"no black-box column for {told}, since" in warning
+        assert ("add pgd20" in warning) == fix
 
 
 def test_a_surrogate_with_a_softmax_is_refused():

@@ -176,6 +176,9 @@ def test_balls_sample_project_and_point_as_defined(norm, dtype):
         (lambda: PGD(2.0, norm="l2").replace(norm="linf", epsilon=4.0), "4/255"),
         (lambda: PGD(epsilon=-0.1), "at least 0"),
         (lambda: PGD(restarts=0), "at least 1"),
+        (lambda: PGD(restarts=4, random_start=False), "repeats one run"),
+        (lambda: evaluation.protocol("pgd5:random_start=false:restarts=4"), "leave out"),
+        (lambda: evaluation.protocol("transfer-pgd5:restarts=2:random_start=0"), "x"),
     ],
 )
 def test_an_impossible_threat_model_is_refused(make, hint):

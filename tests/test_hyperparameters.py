@@ -25,7 +25,8 @@ CHANGED = [
     ALP(pairing=0.25),
     VFD(lambda_=0.02, layer="layer2", distance="squared", clean_weight=0.5),
     KD(hard=0.5, temperature=4.0),
-    PGD(epsilon=0.5, step_size=0.1, steps=3, norm="l2", restarts=2, random_start=False),
+    PGD(epsilon=0.5, step_size=0.1, steps=3, norm="l2", random_start=False),
+    PGD(norm="l2", restarts=2),
     FGSM(epsilon=4 / 255),
     LambdaSchedule("cosine", 5),
 ]

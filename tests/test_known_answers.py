@@ -60,7 +60,7 @@ def half_way(distance, slack):
 
 @threats
 @pytest.mark.parametrize("classes", [2, 5])
-@pytest.mark.parametrize("name", [*GRADIENT, "pgd40-margin", "pgd40-kl", "cw_linf"])
+@pytest.mark.parametrize("name", [*GRADIENT, "pgd40-margin", "pgd40-kl", "pgd100-margin"])
 def test_attacks_reach_the_closed_form_of_a_linear_classifier(name, classes, norm, dual):
     model, w, b = linear(classes)
     x, y = data(classes)
@@ -151,6 +151,24 @@ def test_a_model_that_masks_its_gradients_is_found_out():
     assert "masked gradients" in text and "zero or not finite" in text
     honest = evaluate(open_, (x, y), names, epsilon=0.05)
     assert not honest.warnings
+
+
+def test_only_what_the_warning_of_dead_gradients_trusts_moves_such_images():
+    hidden, open_ = masked()
+    x, y = data(5)
+    blind = ["fgsm", "mim20-margin", "mim20-dlr", "mim20-pm", "fab-t"]
+    trusted = ["square:queries=1500", "transfer-pgd20"]
+    result = evaluate(
+        hidden, (x, y), [*blind, *trusted], epsilon=0.05, surrogate=open_, examples=True
+    )
+    for name in blind:
+        np.testing.assert_array_equal(result.robust[name], result.clean)
+    for name in trusted:
+        assert result.clean.sum() - result.robust[name].sum() > 5
+    (warning,) = [w for w in result.warnings if "zero or not finite" in w]
+    _, advice = warning.split("whatever its objective; ")
+    assert advice.startswith("trust square and transfer attacks")
+    assert not any(name in advice for name in ("margin", "DLR"))
 
 
 def test_a_model_whose_accuracy_never_falls_is_found_out():

@@ -36,8 +36,7 @@ def test_fgsm_on_a_linear_classifier_is_the_closed_form(objective, epsilon, imag
     np.testing.assert_allclose(x_adv, _linf_optimum(x, w, epsilon), atol=1e-12)
 
 
-@pytest.mark.parametrize("random_start", [False, True])
-@pytest.mark.parametrize("restarts", [1, 3])
+@pytest.mark.parametrize("random_start, restarts", [(False, 1), (True, 1), (True, 3)])
 def test_pgd_reaches_the_optimum_of_a_linear_classifier(random_start, restarts, images):
     x = images[0].astype("float64")
     w, logits_fn = linear_classifier()

@@ -112,6 +112,14 @@ def test_intervals_are_wilsons(tmp_path):
     ]
 
 
+def test_an_attack_without_a_radius_is_in_no_worst(tmp_path):
+    verdicts = {s: {**columns, "cw": right(0)} for s, columns in USUAL.items()}
+    text = card(run(tmp_path / "run", verdicts))
+    worst = {row[0]: row[2] for row in rows(text) if len(row) == 5 and row[1] == "worst"}
+    assert worst == {"best": "50.00", "last": "49.50"}
+    assert "verdicts.npz" not in " ".join(warnings_of(text))
+
+
 def test_every_number_of_the_results_is_in_the_files(tmp_path):
     directory = run(tmp_path / "run", USUAL)
     known = directory.results["accuracies"]

@@ -340,6 +340,17 @@ def test_what_is_broken_or_unfinished_is_skipped_with_a_note(runs, tmp_path, cap
     assert error.startswith("error: ") and "nowhere" in error and error.count("\n") == 1
 
 
+def test_attacks_of_other_threat_models_make_no_other_worst_case(tmp_path, capsys):
+    row = {"clean": 80.0, "fgsm": 50.0, "pgd20": 45.0, "worst": 44.0}
+    more = {**row, "cw": 0.0, "pgd5:epsilon=0.1": 20.0}
+    paths = [
+        run(tmp_path, f"TRADES(beta={beta})", its, method_fields={"beta": beta})
+        for beta, its in ((1.0, row), (2.0, more))
+    ]
+    assert plot(tmp_path, *paths) == 0
+    assert "44.00" in capsys.readouterr().out
+
+
 def test_a_missing_worst_case_names_the_attacks_to_repeat(tmp_path, capsys):
     path = run(tmp_path, "TRADES()", {"clean": 80.0, "fgsm": 50.0, "pgd20": 45.0})
     assert plot(tmp_path, path) == 2

@@ -54,6 +54,14 @@ def test_a_verdict_is_that_of_most_passes(p):
     close(robust.mean(), binom.sf(2, 5, p) ** 2)
 
 
+@pytest.mark.parametrize("attack", [attacks.FGSM(), attacks.PGD(steps=2)], ids=repr)
+@pytest.mark.parametrize("p", [0.5, 0.7])
+def test_an_unlucky_pass_of_the_attack_is_no_second_attack(attack, p):
+    """Right in the clean pass and in the one that judges the example, whatever it saw."""
+    engine = Engine(coin(p), batch_size=3000)
+    close(engine.correct(data(3000), Protocol(attack)).mean(), p * p, 3000)
+
+
 def test_half_of_the_passes_are_no_majority():
     engine = Engine(coin(0.5), batch_size=N)
     found = [engine._judged(data()[1], data()[0], 4)[0] for _ in range(5)]

@@ -54,6 +54,34 @@ def test_another_surrogate_drops_the_black_box_columns_alone(tmp_path, capsys):
     assert set(directory.verdicts("last", *KEY.split())) == {"clean", "fgsm"}
 
 
+def test_the_worst_is_over_the_attacks_of_its_threat_model(tmp_path):
+    """8 images, each attack breaks one; those of the row's own ball are the worst."""
+    names = ("pgd20", "transfer-fgsm", "mim5:norm=linf:epsilon=0.1", "cw-linf")
+    others = ("cw", "cw_search:steps=10", "pgd20:epsilon=0.05", "apgd-ce:norm=l2:epsilon=1")
+    rows = dict(zip((*names, *others), ~np.eye(8, dtype=bool), strict=True))
+    directory, clean = RunDirectory(str(tmp_path)), {"clean": np.ones(8, bool)}
+    directory.add_verdicts("last", *EIGHT.split(), clean | rows)
+    found = directory.accuracies("last", *EIGHT.split())
+    assert found["worst"] == 50.0 and set(found) == {"clean", "worst", *rows}
+    directory.keep_made_with("surrogate", "a", black_box)
+    directory.keep_made_with("surrogate", "b", black_box)  # all rows are made anew
+    assert directory.accuracies("last", *EIGHT.split())["worst"] == 62.5
+    two = ("best", "l2:1", "n=8")
+    directory.add_verdicts(*two, clean | rows)
+    # Of an L2 row without a radius in their names, and C&W in L-inf, which no name means.
+    own = ["pgd20", "transfer-fgsm", "cw-linf", "apgd-ce:norm=l2:epsilon=1"]
+    expected = np.logical_and.reduce([rows[name] for name in own])
+    assert directory.accuracies(*two)["worst"] == 100 * expected.mean() == 50.0
+
+
+def test_attacks_of_other_threat_models_alone_have_no_worst(tmp_path):
+    directory, right = RunDirectory(str(tmp_path)), np.ones(8, bool)
+    columns = {"clean": right, "cw": right, "cw_search": right}
+    directory.add_verdicts("last", *EIGHT.split(), columns)
+    assert "worst" not in directory.accuracies("last", *EIGHT.split())
+    assert directory.results["accuracies"]["last"][EIGHT].keys() == columns.keys()
+
+
 def test_another_vanilla_network_drops_the_mixtures_alone(tmp_path):
     directory = filled(tmp_path)
     directory.keep_made_with("vanilla", "a", mixed)

@@ -39,7 +39,8 @@ class APGD(Iterated):
     halved, and the image goes back to its best point, if the objective rose in at most
     `rho` of the steps of the period, or if the step was kept at the last checkpoint and
     the best objective has not risen since. Returns the latest misclassified iterate, else
-    the one of highest objective. Croce & Hein 2020, https://arxiv.org/abs/2003.01690
+    the one of highest objective, with `eot` of the highest mean. Croce & Hein 2020,
+    https://arxiv.org/abs/2003.01690
     """
 
     epsilon: float = epsilon_field()

@@ -71,8 +71,8 @@ class Attack(Component):
 
 
 def radius(epsilon: float) -> str:
-    """A radius as users write it: 0.2, or 8/255 rather than 0.03137."""
-    text = f"{epsilon:.3g}"
+    """A radius as users write it: 0.2, 0.5001, or 8/255 rather than 0.0313725."""
+    text = f"{epsilon:.6g}"
     levels = epsilon * 255
     if float(text) == epsilon or abs(levels - round(levels)) > 1e-6:
         return text

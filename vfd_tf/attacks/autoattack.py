@@ -53,6 +53,9 @@ class AutoAttack(Composite):
     if it is classified correctly and none of them breaks it. Croce & Hein 2020,
     https://arxiv.org/abs/2003.01690
 
+    Of several passes a gradient, the best point and the halving of steps follow the mean
+    score, where the original follows that of the last pass.
+
     With `passes` > 1 (rand alone) both mean: in more than half of so many passes of the
     model, on the image and on each example, which no single misclassified pass ends.
     That is the threshold 1/2 on the share of passes, least over the attacks, that

@@ -8,7 +8,7 @@ from vfd_tf import noise
 from vfd_tf.attacks.attack import Iterated, ascent, box, choose_images, input_gradient
 from vfd_tf.attacks.norms import BALLS
 from vfd_tf.attacks.threat import eot_field, epsilon_field, norm_field
-from vfd_tf.hyperparameters import component, hyper
+from vfd_tf.hyperparameters import InputError, component, hyper
 from vfd_tf.types import State, Tensor
 
 
@@ -71,8 +71,9 @@ class PGD(FixedStep):
     """Projected gradient ascent: x_{t+1} = P(x_t + step_size * direction(grad)).
 
     P projects on the epsilon ball around x, then on [0, 1]; the direction is the sign
-    (L-inf) or the normalised gradient (L2). Returns the last iterate; with restarts, per
-    example the run that succeeds, else the one of highest objective.
+    (L-inf) or the normalised gradient (L2). The start is uniform in the ball of L-inf; in
+    L2 its direction and its distance from x are. Returns the last iterate; with restarts,
+    per example the run that succeeds, else the one of highest objective.
     Madry et al. 2018, https://arxiv.org/abs/1706.06083
     """
 
@@ -81,9 +82,17 @@ class PGD(FixedStep):
     steps: int = hyper(10, "gradient steps", minimum=1)
     norm: str = norm_field()
     restarts: int = hyper(1, "runs from different starts", minimum=1)
-    random_start: bool = hyper(True, "start uniformly in the ball instead of at x")
+    random_start: bool = hyper(True, "start at random in the ball instead of at x")
     eot: int = eot_field()
     early_stop: bool = _early_stop()
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.restarts > 1 and not self.random_start:
+            raise InputError(
+                f"PGD with restarts={self.restarts} and random_start=False repeats one run "
+                "from x: leave out one of the two."
+            )
 
     def __call__(self, logits_fn, x, objective, start=None, seeds=None):
         seeds = noise.or_positions(seeds, x)
@@ -109,7 +118,7 @@ class MIM(FixedStep):
     steps: int = hyper(20, "gradient steps", minimum=1)
     norm: str = norm_field()
     decay: float = hyper(1.0, "factor on the momentum g of the step before", minimum=0.0)
-    random_start: bool = hyper(False, "start uniformly in the ball instead of at x")
+    random_start: bool = hyper(False, "start at random in the ball instead of at x")
     eot: int = eot_field()
     early_stop: bool = _early_stop()
 
@@ -174,7 +183,7 @@ class FGSM(SingleStep):
 class FGSMRS(SingleStep):
     """FGSM from a random start: one step of `overshoot` * epsilon, back into the ball.
 
-    x' = P(x + u + overshoot * epsilon * direction(grad)), u uniform in the ball. Fast
+    x' = P(x + u + overshoot * epsilon * direction(grad)), u as PGD's random start. Fast
     training; its start is the method, so a base method's own start is not used. Wong et
     al. 2020, https://arxiv.org/abs/2001.03994
     """
@@ -199,7 +208,7 @@ class FGSMRS(SingleStep):
 class NFGSM(SingleStep):
     """FGSM from stronger noise, not projected: x' = x + u + epsilon * direction(grad).
 
-    u is uniform in the ball of radius `noise_ratio` * epsilon and only [0, 1] bounds x',
+    u is PGD's random start at radius `noise_ratio` * epsilon and only [0, 1] bounds x',
     which reaches (noise_ratio + 1) * epsilon: for fast training, never for evaluation. A
     base method's own start is not used. de Jorge et al. 2022,
     https://arxiv.org/abs/2202.01181

@@ -224,6 +224,7 @@ def _title(settings):
     """The title of a table: all that its rows depend on beside model and attack."""
     low, high = settings["bounds"]
     surrogate, name = settings["surrogate"], settings["dataset"]
+    crafted, but = settings["craft_precision"], " but for transfer-" if surrogate else ""
     file = name not in datasets.DATASETS  # may hold other images another day
     parts = [
         f"{name} ({settings['test_data'][:8]})" if file else name,
@@ -231,7 +232,7 @@ def _title(settings):
         f"{settings['norm']}:{radius(settings['epsilon'])}",
         f"seed {settings['seed']}" if settings["seed"] else "",
         f"images in [{low:g}, {high:g}]" if (low, high) != (0, 1) else "",
-        f"crafted in {settings['craft_precision']}" if settings["craft_precision"] else "",
+        f"crafted in {crafted}" + but if crafted else "",
     ]
     if surrogate:
         right = f"{surrogate['accuracy']:.2f} % right"
@@ -260,17 +261,17 @@ def _black_box(values, data, session, described, settings):
 
     Writes file and hash into the settings.
     """
-    shared = ("bounds", "craft_precision", "early_stop")
-    shared = " ".join(f"{name}={settings[name]}" for name in shared)
-    plans = {name: f"{text} {shared}" for name, text in described.items()}
     if not values.surrogate:
-        return None, plans
+        return None, described
     path = _surrogate(values, session)
     surrogate, mark = classifiers.from_path(path), files.sha256(path)
     check_model(surrogate, path, data)
     settings["surrogate"] = {"file": path, "sha256": mark}
-    columns = {f"transfer-{name}": f"{text} {mark}" for name, text in plans.items()}
-    return surrogate, plans | columns
+    columns = {
+        name if evaluation.is_transfer(name) else f"{evaluation.TRANSFER}{name}": text
+        for name, text in described.items()
+    }
+    return surrogate, described | {n: f"{text} {mark}" for n, text in columns.items()}
 
 
 def _surrogate(values, session) -> str:

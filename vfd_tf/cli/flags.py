@@ -264,6 +264,7 @@ def evaluation_plan(values: flags.FlagValues, training: bool = False) -> Evaluat
         norm=values.eval_norm or values.norm,
         batch_size=values.eval_batch_size,
         max_images=values.max_images,
+        surrogate=values.surrogate,
         **(_of_runs(values) if training else {}),
     )
 
@@ -274,7 +275,6 @@ def _of_runs(values):
         "attack_images": attack_images(values.attack_images),
         "students": tuple(values.eval_students),
         "teachers": values.eval_teachers,
-        "surrogate": values.surrogate,
         "mixtures": tuple(dict.fromkeys(map(Mix.of, values.mixtures))),
     }
 

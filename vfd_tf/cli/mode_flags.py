@@ -101,7 +101,7 @@ def evaluate(own) -> None:
     enum("referee", None, ["cleverhans"], "repeat FGSM, PGD and MIM with it", **own)
     policies, help_ = (
         ["mixed_bfloat16", "mixed_float16"],
-        "precision of the attack",
+        "precision of attacks on the model itself",
     )
     enum("craft_precision", None, policies, f"{help_}; verdicts are float32", **own)
     boolean("strict", True, "refuse probabilities and images outside --bounds", **own)

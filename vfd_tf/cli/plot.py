@@ -17,6 +17,7 @@ import numpy as np
 from vfd_tf import evaluation, text
 from vfd_tf.attacks.attack import radius
 from vfd_tf.cli.info import parameter_text, readable
+from vfd_tf.evaluation.result import have_like_worst
 from vfd_tf.experiments.mixtures import KINDS, Mix
 from vfd_tf.experiments.record import Record
 from vfd_tf.hyperparameters import InputError, name_of
@@ -54,13 +55,14 @@ def plot(values, paths: list[str]) -> None:
 def _points(record, student, key, names) -> list["Point"]:
     """A run, then its mixtures of every kind; one of weight 1 is the run itself."""
     row, found, unlike = record.accuracies[student][key], {}, {}
-    own = Point.of(record, row, names)
+    own, threat = Point.of(record, row, names), key.split(" ")[0]
     for name, evaluations in record.accuracies.items():
         mix, its = Mix.named(name, student), evaluations.get(key)
         if mix is None or its is None:
             continue
         # A worst case over other attacks is another number.
-        if set(names) <= set(its) and ("worst" not in names or set(its) == set(row)):
+        alike = "worst" not in names or have_like_worst(its, row, threat)
+        if set(names) <= set(its) and alike:
             found.setdefault(mix.kind, []).append((mix.share, *(its[n] for n in names)))
         else:
             unlike[mix] = its
@@ -322,15 +324,16 @@ def _evaluation(records, student, names, asked) -> str:
         )
     chosen = max(full, key=lambda key: _facets(key)[-1])
     if "worst" in names:
-        _refuse_unequal([(r, rows[chosen]) for r, rows in zip(records, known, strict=True)])
+        rows = [(r, its[chosen]) for r, its in zip(records, known, strict=True)]
+        _refuse_unequal(rows, chosen.split(" ")[0])
     return chosen
 
 
-def _refuse_unequal(rows):
+def _refuse_unequal(rows, threat):
     """A worst case over other attacks is another number."""
     (first, columns), *others = rows
     for record, row in others:
-        if set(row) != set(columns):
+        if not have_like_worst(row, columns, threat):
             raise InputError(
                 f"'worst' is over other attacks for {record.path} ({', '.join(row)}) than "
                 f"for {first.path} ({', '.join(columns)}); evaluate both with the same "

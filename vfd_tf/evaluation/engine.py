@@ -16,7 +16,15 @@ from vfd_tf.attacks import AttackRun
 from vfd_tf.evaluation.attacked_model import AttackedModel
 from vfd_tf.evaluation.batch_runner import BatchRunner
 from vfd_tf.evaluation.protocols import Protocol, protocol
-from vfd_tf.evaluation.windows import Window, Windows, is_correct, margins_of, take
+from vfd_tf.evaluation.windows import (
+    SAME,
+    Window,
+    Windows,
+    changes,
+    is_correct,
+    margins_of,
+    take,
+)
 from vfd_tf.models import contract
 
 _STAGES = 1000  # streams of the stages of an ensemble, apart from those of restarts
@@ -77,6 +85,7 @@ class Engine:
         windows: What reads data sets.
         runner: What runs functions of images.
         undefined: How often an image had logits that predict no class.
+        random: Whether images were seen to have other logits in another pass.
     """
 
     def __init__(
@@ -101,7 +110,7 @@ class Engine:
         size, lanes = self.runner.batch_size, len(self.runner.devices)
         self.model.layout = ""
         self.windows = Windows(self.model, self.logits, size, self.strict, lanes)
-        self.undefined = 0
+        self.undefined, self.random = 0, False
         return self
 
     def correct(self, data: Any, attack: Any = None, seed: int = 0) -> np.ndarray:
@@ -152,7 +161,7 @@ class Engine:
         """
         correct, passes = window.correct, attack.attack.passes
         if passes > 1:
-            correct, _ = self._judged(window.y, window.x, passes)
+            correct, *_ = self._judged(window.y, window.x, passes)
         progress = saved or Progress.begin(window, correct, self.early_stop)
         number, stages = 0, attack.stages(window.clean_logits.shape[-1])
         for i, (stage, runs) in enumerate(stages.items()):
@@ -177,16 +186,14 @@ class Engine:
         if stage:
             batch["seeds"] = noise.fork(batch["seeds"], _STAGES + stage).numpy()
         found = self.examples(run, batch, watch=watch)
-        right, margins = self._judged(batch["y"], found, run.passes)
+        right, margins, logits = self._judged(batch["y"], found, run.passes)
         left = np.flatnonzero(right)
         if len(left) and not transfer and run.passes == 1:
-            # Where rounding stopped an attack too early: again, on the network itself.
-            early = ~is_correct(batch["y"][left], self.logits(found[left], source=True))
-            again = left[early]
+            again = left[self._ended_early(batch["y"][left], found[left], logits[left])]
             if len(again):
                 some = take(batch, again)
                 found[again] = self.examples(run, some, source=False, watch=watch)
-                right[again], margins[again] = self._judged(some["y"], found[again])
+                right[again], margins[again], _ = self._judged(some["y"], found[again])
         if progress.margins is None:
             progress.margins = np.full(len(window), np.inf)
         best = ~right | ~progress.attempted[index] | (margins < progress.margins[index])
@@ -195,15 +202,28 @@ class Engine:
         progress.attempted[index] = True
         progress.robust_so_far[index[~right]] = False
 
+    def _ended_early(self, y, x, logits):
+        """Where rounding ended an attack on images that are classified correctly: bool [n].
+
+        The network that examples are made on misclassifies these, the exact one doesn't.
+        Nowhere once the exact one has given images other logits than before: where outputs
+        are random a wrong pass is no rounding, and another run would be a second attack.
+        """
+        early = ~is_correct(y, self.logits(x, source=True))
+        if early.any() and not self.random:
+            self.random = bool(changes(logits, self.logits(x)).max() > SAME)
+        return early & (not self.random)
+
     def _judged(self, y, x, passes=1):
         """Which images are classified correctly in more than half of so many passes.
 
-        And their margins, of the mean logits: both [n].
+        And their margins, of the mean logits, both [n], and these logits.
         """
         every = [self.logits(x) for _ in range(passes)]
         hits = sum(is_correct(y, logits).astype(int) for logits in every)
         with np.errstate(invalid="ignore"):  # of masked classes
-            return 2 * hits > passes, margins_of(y, sum(every) / passes)
+            mean = sum(every) / passes
+            return 2 * hits > passes, margins_of(y, mean), mean
 
     def _ordered(self, order, window, progress):
         """The classes [n, k] in an order, of all images that are robust so far."""

@@ -16,7 +16,7 @@ from vfd_tf.data.batching import check_readable_again, is_arrays
 from vfd_tf.evaluation import referee, sanity
 from vfd_tf.evaluation.compilations import Compilations
 from vfd_tf.evaluation.engine import Engine
-from vfd_tf.evaluation.journal import Journal
+from vfd_tf.evaluation.journal import Journal, settings
 from vfd_tf.evaluation.protocols import TRANSFER, Protocol, is_transfer, protocol
 from vfd_tf.evaluation.result import EvaluationResult
 from vfd_tf.evaluation.screen import Screen
@@ -71,15 +71,16 @@ def evaluate(
             unchanged.
         bounds: Range of the images that model and data have, for example (-1, 1).
             Attacks and epsilon are in [0, 1] all the same.
-        surrogate: Another classifier, on which the attacks of one run are made again and
+        surrogate: Another classifier, on which all attacks but ensembles are made again and
             scored on `model`: black-box columns "transfer-<attack>", and its own
             accuracy, `surrogate_clean`. Where `attacks` names such columns, these alone.
         referees: Repeat FGSM, PGD and MIM with cleverhans and report differences.
         craft_precision: None, or "mixed_bfloat16" or "mixed_float16" to make the examples
-            in; what counts is always a float32 forward of them.
+            in, those on a surrogate excepted; what counts is always a float32 forward of
+            them.
         strict: Refuse probabilities and images outside the bounds, instead of a warning;
             robust accuracies of such images mean nothing.
-        journal: A `Journal` to go on from and to write to.
+        journal: A `Journal` of this model to go on from and to write to.
         devices: Names of devices that share the batches, such as those of a strategy in
             whose scope the model was loaded; default: what TensorFlow chooses.
         examples: Keep x_adv of every attack in the result, in the range of `bounds`.
@@ -101,7 +102,8 @@ def evaluate(
     if isinstance(journal, (str, os.PathLike)):
         raise InputError(
             f"journal is the path {os.fspath(journal)!r}: pass vfd_tf.evaluation.Journal("
-            "folder, {'model': its file}, {'pgd20': 'what it depends on'})."
+            "folder, {'model': the hash of the model's file}), which tells the verdicts of "
+            "this model from those of others."
         )
     plan = _plan(attacks, epsilon, norm)
     if referees:
@@ -114,10 +116,11 @@ def evaluate(
     precision.check_computes(model, craft)
     make = compilations.engine if compilations else Engine
     engine = make(model, early_stop=early_stop, craft=craft, **options)
-    engines, other = dict.fromkeys(plan, engine), None
+    engines, other, warnings = dict.fromkeys(plan, engine), None, []
     if surrogate is not None:
         surrogate = precision.in_float32(classifiers.as_model(surrogate), bounds)
         other = make(model, early_stop=False, source=surrogate, **options)
+        warnings = sanity.of_ensembles(plan)
         plan = _with_black_box(plan)
         engines = {name: other if own.transfer else engine for name, own in plan.items()}
     elif any(own.transfer for own in plan.values()):
@@ -125,7 +128,7 @@ def evaluate(
     screen = Screen(verbose, data)
     job = _Job(plan, engines, engine, other, seed, screen, journal, examples)
     with precision.exact_float32():
-        result = job.run(data)
+        result = job.run(data, warnings)
         if referees:
             result.referee = referee.compare(engine, data, plan)
     return result
@@ -160,7 +163,7 @@ def _check_seed(seed):
 
 
 def _with_black_box(plan):
-    """A plan, and its attacks of one run on a surrogate where it names none of these."""
+    """A plan, and its single attacks on a surrogate where it names none of these."""
     if any(is_transfer(name) for name in plan):
         return plan
     return plan | {
@@ -221,13 +224,14 @@ class _Job:
         self.plan, self.engines, self.engine, self.other = plan, engines, engine, other
         self.seed, self.screen, self.journal = seed, screen, journal
         self.keep = examples
+        of = plan if journal else ()
+        self.settings = {name: settings(plan[name], engines[name]) for name in of}
         self.found = {name: [] for name in plan}
         self.clean, self.seconds = [], dict.fromkeys(plan, 0.0)
         self.surrogate, self.dead, self.labels = [], [], set()
         self.sizes = {name: [] for name in plan}
 
-    def run(self, data) -> EvaluationResult:
-        warnings = []
+    def run(self, data, warnings) -> EvaluationResult:
         for number, window in enumerate(self.engine.windows.read(data, self.seed)):
             self.clean.append(window.correct)
             self.classes = window.clean_logits.shape[-1]
@@ -283,7 +287,9 @@ class _Job:
 
     def _attack(self, name, number, window):
         """An attack on a window, from where the journal says."""
-        known = self.journal.read(name, number, window) if self.journal else None
+        known = None
+        if self.journal:
+            known = self.journal.read(name, number, window, self.settings[name])
         progress, sizes, seconds = known or (None, None, 0.0)
         if progress is not None and progress.x_adv is None and self.keep:
             progress, sizes, seconds = None, None, 0.0  # its examples were not kept
@@ -302,7 +308,8 @@ class _Job:
         def write(progress, *sizes):
             seconds = time.perf_counter() - start
             if self.journal:
-                self.journal.write(name, number, window, progress, seconds, *sizes)
+                own = {"settings": self.settings[name]}
+                self.journal.write(name, number, window, progress, seconds, *sizes, **own)
             return seconds
 
         def save(progress):

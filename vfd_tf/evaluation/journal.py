@@ -7,7 +7,8 @@ import os
 import numpy as np
 
 from vfd_tf import files
-from vfd_tf.evaluation.engine import Progress
+from vfd_tf.evaluation.engine import Engine, Progress
+from vfd_tf.evaluation.protocols import Protocol
 from vfd_tf.evaluation.windows import Window
 from vfd_tf.hyperparameters import InputError
 
@@ -35,16 +36,16 @@ class Journal:
 
     Args:
         folder: Made where there is none.
-        owner: What all of it depends on: model, versions.
-        plan: Attack -> its description and settings: what its files depend on beside
-            images, labels and seeds.
+        owner: What all of it depends on: the hash of the model's file, versions.
+        plan: Column -> a text that its files depend on, beside what `evaluate` knows of
+            it: attack, images, labels, seeds and `settings`.
 
     Raises:
         InputError: The folder holds evaluations of another model, or is no folder.
     """
 
-    def __init__(self, folder: str, owner: dict, plan: dict[str, str]):
-        self.folder, self.plan = folder, plan
+    def __init__(self, folder: str, owner: dict, plan: dict[str, str] | None = None):
+        self.folder, self.plan = folder, plan or {}
         made(folder)
         path = os.path.join(folder, "owner.json")
         if os.path.exists(path):
@@ -67,16 +68,19 @@ class Journal:
             with files.replaced(path) as partial, open(partial, "w") as file:
                 json.dump(owner, file, indent=2)
 
-    def _path(self, name, number, window):
+    def _path(self, name, number, window, settings):
         """The file of an attack on a window: of these images, labels and seeds."""
-        sha = hashlib.sha256(f"{name} {self.plan[name]}".encode())
+        text = f"{name} {self.plan.get(name, '')} {settings}"
+        sha = hashlib.sha256(text.encode())
         for array in (window.x, window.y, window.seeds):
             sha.update(np.ascontiguousarray(array).tobytes())
         return os.path.join(self.folder, f"{sha.hexdigest()[:16]}-{number}.npz")
 
-    def read(self, name: str, number: int, window: Window) -> tuple | None:
+    def read(
+        self, name: str, number: int, window: Window, settings: str = ""
+    ) -> tuple | None:
         """(`Progress`, sizes, seconds) of an attack on the window number, or None."""
-        path = self._path(name, number, window)
+        path = self._path(name, number, window, settings)
         if not os.path.exists(path):
             return None
         try:
@@ -94,9 +98,10 @@ class Journal:
         progress: Progress,
         seconds: float,
         sizes: np.ndarray | None = None,
+        settings: str = "",
     ) -> None:
         """Keeps how far an attack on a window has come; `sizes` when it is done."""
-        path = self._path(name, number, window)
+        path = self._path(name, number, window, settings)
         arrays = {"runs_done": progress.runs_done, "seconds": seconds}
         arrays |= {f"after/{stage}": value for stage, value in progress.after.items()}
         fields = {name: vars(progress)[name] for name in (*_PROGRESS, "margins")}
@@ -104,6 +109,23 @@ class Journal:
         arrays |= {name: value for name, value in fields.items() if value is not None}
         with files.replaced(path) as partial, open(partial, "wb") as file:
             np.savez(file, **arrays)
+
+
+def settings(protocol: Protocol, engine: Engine) -> str:
+    """What a column depends on beside the model, its images, labels and seeds."""
+    model, attack = engine.model, protocol.attack
+    parts = [protocol.describe(), f"passes={attack.passes}", f"bounds={model.bounds}"]
+    parts += [f"craft={model.craft}", f"early_stop={engine.early_stop}"]
+    if protocol.transfer:
+        parts.append(f"surrogate={_digest(model.source.get_weights())}")
+    return " ".join(parts)
+
+
+def _digest(arrays):
+    sha = hashlib.sha256()
+    for array in arrays:
+        sha.update(np.ascontiguousarray(array).tobytes())
+    return sha.hexdigest()
 
 
 def _saved(known, window):

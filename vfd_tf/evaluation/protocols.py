@@ -83,7 +83,7 @@ class Protocol:
 PRESETS = {
     "cw": (CarliniWagner, {}, "ce"),
     "cw-search": (CarliniWagner, {"c": 1e-3, "search_steps": 9}, "ce"),
-    "cw-linf": (PGD, {"steps": 100}, "margin"),
+    "cw-linf": (PGD, {"steps": 100, "norm": "linf"}, "margin"),
     "autoattack-plus": (AutoAttack, {"version": "plus"}, "ce"),
     "autoattack-rand": (AutoAttack, {"version": "rand"}, "ce"),
     "autoattack-quick": (AutoAttack, {"version": "quick"}, "ce"),
@@ -100,10 +100,10 @@ def protocol(attack: Any, epsilon: float = 8 / 255, norm: str = "linf") -> Proto
 
     An attack of `ATTACKS` or a preset; PGD and MIM with their number of steps, PGD also
     with its objective (ce where none is named, kl, margin, dlr, pm). Fields follow colons:
-    "pgd50:restarts=10". PGD: uniform start, step epsilon / 4, one run. `cw` is
+    "pgd50:restarts=10". PGD: random start, step epsilon / 4, one run. `cw` is
     C&W with c = 1, kappa 0, 1,000 steps of 0.01; `cw-search` searches c; `cw-linf` is
-    PGD-100 on the margin. "transfer-pgd20" is PGD-20 made on a surrogate. An attack given
-    as an object keeps its own threat model.
+    PGD-100 on the margin, in L-inf alone. "transfer-pgd20" is PGD-20 made on a surrogate.
+    An attack given as an object keeps its own threat model.
 
     Raises:
         InputError: An unknown name, field or value; an attack that leaves the ball, or one
@@ -127,13 +127,26 @@ def protocol(attack: Any, epsilon: float = 8 / 255, norm: str = "linf") -> Proto
     own = _fields(cls, settings, attack)
     options = {**options, **own}
     if options.get("norm", norm) != norm and "epsilon" not in options:
+        usual = "8/255" if options["norm"] == "linf" else "0.5"
         raise InputError(
             f"{attack!r} has a norm of its own: name its radius too, such as "
-            f"{attack}:epsilon=0.5."
+            f"{attack}:epsilon={usual}."
         )
     chosen = cls(**{**_known(cls, threat), **options})
     _refuse_idle(chosen, own, attack)
     return Protocol(_refuse_training(chosen), objective)
+
+
+def is_under(attack: str, threat: str) -> bool:
+    """Whether the attack of a column of verdicts has the threat model linf:8/255.
+
+    One that can't be named any more, of an earlier version, is taken to have it.
+    """
+    norm, _, size = threat.partition(":")
+    try:
+        return protocol(attack, read(float, size), norm).threat == threat
+    except (ArithmeticError, ValueError):
+        return True
 
 
 def is_transfer(attack: Any) -> bool:

@@ -75,7 +75,8 @@ def compare(engine, data, plan, images: int = 1000) -> dict[str, dict]:
         if type(attack) not in REFEREES or protocol.objective != "ce" or protocol.transfer:
             continue
         if hasattr(attack, "random_start"):
-            attack = attack.replace(random_start=False)
+            one = {"restarts": 1} if hasattr(attack, "restarts") else {}
+            attack = attack.replace(random_start=False, **one)
         found[name] = _compared(engine, data, attack, logits_fn, images)
     return found
 

@@ -1,11 +1,13 @@
 """What an evaluation found: verdicts, distances, warnings, and the tables of them."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 
 from vfd_tf import text
 from vfd_tf.evaluation import tables
+from vfd_tf.evaluation.protocols import is_under
 from vfd_tf.hyperparameters import InputError
 
 
@@ -148,11 +150,37 @@ def worst(verdicts: dict[str, np.ndarray]) -> np.ndarray:
     return np.logical_and.reduce(attacks or [verdicts["clean"]])
 
 
-def accuracies(verdicts: dict[str, np.ndarray]) -> dict[str, float]:
-    """Percent of verdicts bool [n]; of several attacks also "worst", of each image."""
-    if len(verdicts) > 2:
-        verdicts = {**verdicts, "worst": worst(verdicts)}
-    return {name: 100 * float(verdict.mean()) for name, verdict in verdicts.items()}
+def with_worst(
+    verdicts: dict[str, np.ndarray], threat: str | None = None
+) -> dict[str, np.ndarray]:
+    """Columns with "clean", and of several attacks "worst": of all of a threat model."""
+    counted = _counted(verdicts, threat)
+    if len(verdicts) <= 2 or not counted:
+        return dict(verdicts)
+    return {**verdicts, "worst": worst({name: verdicts[name] for name in counted})}
+
+
+def have_like_worst(one: Iterable[str], other: Iterable[str], threat: str) -> bool:
+    """Whether the worst of two rows of columns is over the same attacks."""
+    return _counted(one, threat) == _counted(other, threat)
+
+
+def _counted(columns, threat):
+    """The columns that the worst is over: attacks of a threat model, or None: all."""
+    attacks = set(columns) - {"clean", "worst"}
+    return {name for name in attacks if threat is None or is_under(name, threat)}
+
+
+def accuracies(
+    verdicts: dict[str, np.ndarray], threat: str | None = None
+) -> dict[str, float]:
+    """Percent of verdicts bool [n]; of several attacks also "worst", of each image.
+
+    Args:
+        threat: linf:8/255 leaves attacks of other threat models out of the worst.
+    """
+    columns = with_worst(verdicts, threat)
+    return {name: 100 * float(verdict.mean()) for name, verdict in columns.items()}
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:

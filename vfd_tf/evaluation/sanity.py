@@ -7,8 +7,9 @@ https://arxiv.org/abs/1902.06705, and the checks of AutoAttack.
 import numpy as np
 import tensorflow as tf
 
-from vfd_tf.attacks import PGD, Square, cross_entropy, objectives
+from vfd_tf.attacks import PGD, Composite, Square, cross_entropy, objectives
 from vfd_tf.evaluation.protocols import Protocol
+from vfd_tf.evaluation.windows import SAME, changes
 from vfd_tf.models import contract
 
 _SOME = 128  # images of a window that a check looks at
@@ -17,17 +18,30 @@ _SOME = 128  # images of a window that a check looks at
 def of_model(engine, window) -> list[str]:
     """A warning of random outputs."""
     index = _some(window)
-    pair = engine.logits(window.x[index]), window.clean_logits[index]
-    again, first = (np.where(np.isfinite(z), z, 0.0) for z in pair)  # masked classes
-    change = np.linalg.norm(again - first, axis=-1)
-    change = change / np.maximum(np.linalg.norm(first, axis=-1), 1e-10)
-    if change.max() > 1e-4:
+    again = engine.logits(window.x[index])
+    if changes(window.clean_logits[index], again).max() > SAME:
         return [
             "The model's outputs change from call to call: gradients and verdicts of one "
             "pass say little about it; use autoattack-rand:passes=20, or eot=20 in the "
             "attacks."
         ]
     return []
+
+
+def of_ensembles(plan) -> list[str]:
+    """A warning where attacks have no black-box column beside a surrogate, and none is
+    named.
+    """
+    if any(own.transfer for own in plan.values()):
+        return []
+    lacking = [n for n, own in plan.items() if isinstance(own.attack, Composite)]
+    if not lacking:
+        return []
+    fix = ": add pgd20, for one" if len(lacking) == len(plan) else ""
+    return [
+        f"The surrogate adds no black-box column for {', '.join(lacking)}, since ensembles "
+        f"of attacks go by the model's own answers{fix}."
+    ]
 
 
 def of_chance(correct, classes: int) -> list[str]:
@@ -70,9 +84,11 @@ def of_gradients(dead) -> list[str]:
     if dead.mean() <= 0.01:
         return []
     return [
-        "The input gradient of the cross-entropy is zero or not finite for "
-        f"{dead.mean():.0%} of {len(dead)} images: gradient attacks are blind there; trust "
-        "margin objectives, DLR and square instead."
+        "The input gradient of the cross-entropy, which no confidence rounds to 0 here, is "
+        f"zero or not finite for {dead.mean():.0%} of {len(dead)} images: no gradient "
+        "reaches them, and no gradient attack counts there, whatever its objective; trust "
+        "square and transfer attacks, or give the step that can't be differentiated a "
+        "gradient of its own."
     ]
 
 
@@ -82,7 +98,11 @@ def _some(window):
 
 
 def dead_gradients(engine, window) -> np.ndarray:
-    """For which of some images of a window cross-entropy has no gradient: bool."""
+    """For which of some images of a window cross-entropy has no gradient: bool.
+
+    Its slope at the logits is lifted into the range of floats, so that what is 0 at an
+    image was stopped inside the model.
+    """
     index = _some(window)
 
     def gradient(x, y):

@@ -17,6 +17,7 @@ _UNBOUNDED = (
     " As they are, robust accuracies mean nothing: attacks clip their images to [0, 1], "
     "and so leave the ball around x."
 )
+SAME = 1e-4  # largest of the `changes` that rounding makes
 _WINDOW_BYTES = 2**23  # of images; an attack's state is several times that
 
 
@@ -231,6 +232,13 @@ def margins_of(y, logits) -> np.ndarray:
     own, others = np.arange(len(y)), np.array(logits)
     others[own, y] = -np.inf
     return logits[own, y] - others.max(-1)
+
+
+def changes(first, again) -> np.ndarray:
+    """||z' - z|| / ||z|| of the logits of each image in two passes: [n]."""
+    again, first = (np.where(np.isfinite(z), z, 0.0) for z in (again, first))  # or masked
+    change = np.linalg.norm(again - first, axis=-1)
+    return change / np.maximum(np.linalg.norm(first, axis=-1), 1e-10)
 
 
 def take(arrays, index):

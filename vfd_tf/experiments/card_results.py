@@ -5,7 +5,8 @@ import re
 
 import numpy as np
 
-from vfd_tf.evaluation import wilson, worst
+from vfd_tf.evaluation import wilson
+from vfd_tf.evaluation.result import with_worst
 from vfd_tf.experiments.record import Record
 
 _IRON = re.compile(r"autoattack(-plus)?(:.*)?")
@@ -68,10 +69,7 @@ def evaluations(record: Record) -> list[Evaluation]:
 
 
 def _verdicts(record, student, threat, count):
-    known = record.directory.verdicts(student, threat, count)
-    if len(known) > 2:
-        known["worst"] = worst(known)
-    return known
+    return with_worst(record.directory.verdicts(student, threat, count), threat)
 
 
 def warnings(record: Record, found: list[Evaluation]) -> list[str]:

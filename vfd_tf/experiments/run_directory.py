@@ -269,7 +269,8 @@ class RunDirectory:
         self._write_verdicts({**everything, **new})
         known = self.results.get("accuracies", {})
         row = known.setdefault(which, {}).setdefault(f"{threat} {count}", {})
-        row.update(accuracies(self.verdicts(which, threat, count)))
+        row.pop("worst", None)  # the attacks may now be of other threat models alone
+        row.update(accuracies(self.verdicts(which, threat, count), threat))
         self._merge(accuracies=known)
         self.remove_journal()
 
@@ -345,7 +346,7 @@ def _rows(verdicts):
         which, key_, column = name.split("|")
         found.setdefault(which, {}).setdefault(key_, {})[column] = verdict
     return {
-        which: {key_: accuracies(columns) for key_, columns in rows.items()}
+        which: {key_: accuracies(its, key_.split(" ")[0]) for key_, its in rows.items()}
         for which, rows in found.items()
     }
 

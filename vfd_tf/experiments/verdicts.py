@@ -67,7 +67,7 @@ class Verdicts:
         print(f"{directory.path}: evaluating {which} on {len(test)} test images")
         found = self._evaluated(which, test, missing)
         if session.cluster.chief and importlib.util.find_spec("tensorboard"):
-            both = evaluation.accuracies({**known, **found})
+            both = evaluation.accuracies({**known, **found}, threat)
             events = f"{directory.path}/tensorboard"
             curves.write_accuracies(events, which, f"{threat} {count}", both)
         # Last: an evaluation that has verdicts is not made again.

@@ -45,7 +45,7 @@ class Natural(Method):
 
 @component
 class PGDAT(Method):
-    """Adversarial training on CE(z(x'), y) alone, attack on CE from a uniform start.
+    """Adversarial training on CE(z(x'), y) alone, attack on CE from a random start.
 
     Madry et al. 2018, https://arxiv.org/abs/1706.06083
     """
@@ -65,12 +65,12 @@ class PGDAT(Method):
 class ALP(NormalStart):
     """Adversarial logit pairing: 0.5 CE(x) + 0.5 CE(x') + pairing * mean_c (z - z')^2.
 
-    Attack on CE, by default from a uniform start. Kannan et al. 2018,
+    Attack on CE, by default from a random start. Kannan et al. 2018,
     https://arxiv.org/abs/1803.06373
     """
 
     pairing: float = hyper(0.5, "weight of the logit pairing term", minimum=0.0)
-    start_noise: float = start_noise_field(0.0, "; 0: uniform in the ball")
+    start_noise: float = start_noise_field(0.0, "; 0: at random in the ball")
     hard_label = ("adv", "clean")
     beta_term = "pairing"
 
