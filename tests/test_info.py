@@ -84,6 +84,12 @@ def test_a_run_says_what_it_is_and_how_far_it_came(run):
     assert known["versions"] == "keras 3.15.1, python 3.11.7"
 
 
+def test_a_complete_run_is_known_without_its_checkpoint(run):
+    (run / "checkpoint-00003-00000000.npz").write_bytes(b"cut short")
+    known = facts(info.describe(str(run)))
+    assert known["best epoch"] == "2" and known["wall time"] == "2.5 min"
+
+
 def test_key_curves_of_the_best_and_the_last_epoch(run):
     known = facts(info.describe(str(run)))
     assert known["curves"].split() == ["best", "last"]

@@ -59,12 +59,14 @@ class Record:
     @property
     def best_epoch(self) -> int:
         """Epoch of best.keras; 0 before the first."""
-        return self.results.get("best_epoch", self._state.best_epoch)
+        known = self.results.get("best_epoch")
+        return self._state.best_epoch if known is None else known
 
     @property
     def seconds(self) -> float:
         """How long training has taken."""
-        return self.results.get("wall_time_s", self._state.seconds)
+        known = self.results.get("wall_time_s")
+        return self._state.seconds if known is None else known
 
     @property
     def accuracies(self) -> dict[str, dict[str, dict[str, float]]]:
