@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shlex
 import shutil
 
 import keras
@@ -123,6 +124,15 @@ def test_files_with_sizes_and_the_command_that_repeats_it(run):
     values(["run.py", *words.split()])
     (again,) = flags.experiments(values)
     assert again.method.beta == 4 and again.recipe.epochs == 3
+
+
+def test_the_command_that_repeats_it_is_one_for_a_shell_whatever_the_path(run):
+    path = run.parent / "it's a run"
+    run.rename(path)
+    (line,) = re.findall(r"repeat it: (.*)", info.describe(str(path)))
+    assert shlex.split(line)[2:] == [
+        *(f"--flagfile={path}/flags.txt", f"--runs={path.parent}", f"--workdir={path}"),
+    ]
 
 
 def test_a_run_that_is_being_trained(run):

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import functools
 import os
+import shlex
 
 from vfd_tf.attacks import ATTACKS
 from vfd_tf.experiments.experiment import Recipe
@@ -45,8 +46,8 @@ class Record:
     def command(self) -> str:
         """What repeats the run."""
         runs = os.path.dirname(self.path) or "."
-        words = f"--flagfile={self.file('flags.txt')} --runs={runs}"
-        return f"python run.py {words} --workdir={self.path}"
+        words = [f"--flagfile={self.file('flags.txt')}", f"--runs={runs}"]
+        return shlex.join(["python", "run.py", *words, f"--workdir={self.path}"])
 
     @property
     def label(self) -> str:
