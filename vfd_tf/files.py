@@ -84,19 +84,18 @@ def sha256(path: str) -> str:
     return sha.hexdigest()
 
 
-def check_writable(path: str) -> None:
+def check_writable(path: str, remedy: str = "choose another --workdir or --runs") -> None:
     """Raises `InputError` unless files can be written into this folder; leaves nothing."""
     there = pathlib.Path(path).absolute()
     while not os.path.lexists(there):
         there = there.parent
     if not os.path.isdir(there):
-        raise InputError(f"{there} is a file, no folder: choose another place for {path}.")
+        raise InputError(f"{there} is a file, no folder: {remedy}.")
     try:
         os.rmdir(tempfile.mkdtemp(prefix=".vfd", dir=there))
     except OSError as error:
         raise InputError(
-            f"{path} can't be written ({error.strerror}): choose another --workdir or "
-            "--runs."
+            f"{path} can't be written ({error.strerror}): {remedy}."
         ) from error
 
 
