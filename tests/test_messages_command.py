@@ -135,6 +135,17 @@ warned_at_once(
 )
 
 
+@case(
+    "a recipe in a flagfile",
+    r"--recipe=trades is in a --flagfile, where it is not read: write it on the command "
+    r"line, before --flagfile\.",
+)
+def _():
+    with open("mine.flags", "w") as file:
+        file.write("--recipe=trades\n--epochs=1\n")
+    command_line(*NATURAL, "--flagfile=mine.flags")
+
+
 refused_at_once("evaluate of nothing", r"Name the model: .*", "evaluate")
 refused_at_once(
     "evaluate of two models",
