@@ -1,9 +1,11 @@
 """Archives of images come back as they were saved, and what doesn't fit is refused."""
 
+import types
+
 import numpy as np
 import pytest
 
-from vfd_tf import InputError
+from vfd_tf import InputError, archives
 from vfd_tf.data import datasets, image_archives
 
 
@@ -136,3 +138,21 @@ def test_a_channel_that_hardly_varies_is_not_divided_by_next_to_nothing(tmp_path
     )
     datasets.load(f"npz:{grey}", validation=4)
     assert "Note: " not in capsys.readouterr().out
+
+
+def test_an_archive_that_memory_can_t_hold_is_refused_before_it_is_read(
+    tmp_path, monkeypatch
+):
+    import psutil
+
+    path = _npz(tmp_path)
+    size = sum(array.nbytes for array in _arrays().values())
+    free = types.SimpleNamespace(available=size - 1)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    monkeypatch.setattr(archives, "read_npz", None)
+    with pytest.raises(InputError, match="GiB of memory where .* name them as dir:FOLDER"):
+        image_archives.read_npz(path)
+    monkeypatch.undo()
+    free.available = 2 * size + 2**20
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    image_archives.read_npz(path)
