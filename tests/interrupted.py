@@ -5,6 +5,7 @@ python interrupted.py checkpoint 2 SIGKILL FLAGS...   the 2nd checkpoint half wr
 """
 
 import os
+import re
 import signal
 import sys
 
@@ -53,7 +54,7 @@ def at_checkpoints(moment):
     def half(file, *args, **arrays):
         whole(file, *args, **arrays)
         name = str(getattr(file, "name", ""))
-        if name.endswith(".npz.part") and moment.comes("checkpoint"):
+        if re.search(r"\.npz.*\.part$", name) and moment.comes("checkpoint"):
             file.flush()
             os.truncate(name, os.path.getsize(name) // 2)
             moment.send()

@@ -1,6 +1,7 @@
 """Evaluations go on where they stopped, keep what they found, refuse what isn't theirs."""
 
 import csv
+import errno
 import json
 import shutil
 import threading
@@ -138,6 +139,35 @@ def test_a_row_that_changes_is_told(saved):
         "2 of 4 verdicts of fgsm differ from those in the report (t), which are replaced."
     )
     np.testing.assert_array_equal(known.verdicts["t|fgsm"], found.robust["fgsm"])
+
+
+@pytest.mark.parametrize("file", ["verdicts.npz", "results.csv", "results.json"])
+def test_a_report_that_was_written_half_is_read_and_the_same_command_adds_the_rest(
+    saved, monkeypatch, file
+):
+    """A disk that is full, or a process that was killed, before a file was replaced."""
+    folder, title = saved.with_suffix(".eval"), "digits, 48 test images, linf:0.1"
+    assert run(saved, "--eval_attacks=fgsm") == 0
+    replaced = files.replaced
+
+    def full(path, *args):
+        if path == str(folder / file):
+            raise OSError(errno.ENOSPC, "No space left on device", path)
+        return replaced(path, *args)
+
+    more = "--eval_attacks=fgsm,pgd5"
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "replaced", full)
+        assert run(saved, more) == 2
+    known = evaluation.Report.read(str(folder))
+    assert {"clean", "fgsm"} <= {row["attack"] for row in known.rows}
+    assert run(saved, more) == 0
+    rights = columns(folder, title)
+    assert set(rights) == {"clean", "fgsm", "pgd5"}
+    expected = {name: 100 * right.mean() for name, right in rights.items()}
+    expected["worst"] = 100 * np.all([*rights.values()], axis=0).mean()
+    found = {name: row["accuracy"] for name, row in table(folder, title).items()}
+    assert found == pytest.approx(expected)
 
 
 def test_a_damaged_journal_is_begun_anew_with_a_note(saved, capsys):

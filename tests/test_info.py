@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shlex
 import shutil
 
 import keras
@@ -84,6 +85,12 @@ def test_a_run_says_what_it_is_and_how_far_it_came(run):
     assert known["versions"] == "keras 3.15.1, python 3.11.7"
 
 
+def test_a_complete_run_is_known_without_its_checkpoint(run):
+    (run / "checkpoint-00003-00000000.npz").write_bytes(b"cut short")
+    known = facts(info.describe(str(run)))
+    assert known["best epoch"] == "2" and known["wall time"] == "2.5 min"
+
+
 def test_key_curves_of_the_best_and_the_last_epoch(run):
     known = facts(info.describe(str(run)))
     assert known["curves"].split() == ["best", "last"]
@@ -117,6 +124,15 @@ def test_files_with_sizes_and_the_command_that_repeats_it(run):
     values(["run.py", *words.split()])
     (again,) = flags.experiments(values)
     assert again.method.beta == 4 and again.recipe.epochs == 3
+
+
+def test_the_command_that_repeats_it_is_one_for_a_shell_whatever_the_path(run):
+    path = run.parent / "it's a run"
+    run.rename(path)
+    (line,) = re.findall(r"repeat it: (.*)", info.describe(str(path)))
+    assert shlex.split(line)[2:] == [
+        *(f"--flagfile={path}/flags.txt", f"--runs={path.parent}", f"--workdir={path}"),
+    ]
 
 
 def test_a_run_that_is_being_trained(run):

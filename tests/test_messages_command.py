@@ -95,7 +95,7 @@ def _():
     command_line("--flagfile=bytes")
 
 
-@case("a workdir that is a file", r".*afile is a file, no folder: choose another place.*")
+@case("a workdir that is a file", r".*afile is a file, no folder: choose another --w.*")
 def _():
     open("afile", "w").close()
     command_line(*NATURAL, "--workdir=afile")
@@ -135,6 +135,32 @@ warned_at_once(
 )
 
 
+@case(
+    "a recipe in a flagfile",
+    r"--recipe=trades is in a --flagfile, where it is not read: write it on the command "
+    r"line, before --flagfile\.",
+)
+def _():
+    with open("mine.flags", "w") as file:
+        file.write("--recipe=trades\n--epochs=1\n")
+    command_line(*NATURAL, "--flagfile=mine.flags")
+
+
+refused_at_once("evaluate of nothing", r"Name the model: .*", "evaluate")
+refused_at_once(
+    "evaluate of two models",
+    r"evaluate takes one model, and there are 2 \(a\.keras, b\.keras\): .*",
+    "evaluate",
+    "a.keras",
+    "b.keras",
+)
+refused_at_once(
+    "evaluate of a model and another one",
+    r"evaluate takes one model, and there are 2 \(a\.keras, b\.keras\): .*",
+    "evaluate",
+    "--model=a.keras",
+    "b.keras",
+)
 refused_at_once("info of nothing", r"Name what to show: python run\.py info .*", "info")
 refused_at_once(
     "info of what is no run", r"nowhere is neither a run directory .*", "info", "nowhere"

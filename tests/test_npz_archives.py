@@ -1,10 +1,12 @@
 """Archives of images come back as they were saved, and what doesn't fit is refused."""
 
+import types
+
 import numpy as np
 import pytest
 
-from vfd_tf import InputError
-from vfd_tf.data import image_archives
+from vfd_tf import InputError, archives
+from vfd_tf.data import datasets, image_archives
 
 
 def _arrays(seed=0, **changes):
@@ -118,3 +120,39 @@ def test_an_archive_of_test_images_alone_has_no_training_images(tmp_path):
         )
         with pytest.raises(InputError, match="x_test and y_test alone to evaluate"):
             image_archives.read_npz(str(tmp_path / "part.npz"))
+
+
+def test_a_channel_that_hardly_varies_is_not_divided_by_next_to_nothing(tmp_path, capsys):
+    """0 in four digits: a dark channel keeps its variance, a constant one is taken as 1."""
+    x = np.random.RandomState(0).randint(0, 256, (40, 5, 6, 3)).astype("uint8")
+    x[..., 0], x[..., 1] = 200, x[..., 1] > 127
+    path = _npz(tmp_path, x_train=x, y_train=np.arange(40) % 3)
+    data = datasets.load(f"npz:{path}", validation=4)
+    true = (data.train.x / 255).var((0, 1, 2))
+    assert true[0] < 1e-20 and 1e-6 < true[1] < 5e-5
+    assert data.variance == pytest.approx((1.0, true[1], round(true[2], 4)), rel=1e-6)
+    said = capsys.readouterr().out
+    assert said.count("Note: ") == 1 and f"channels 0 and 1 of npz:{path}" in said
+    grey = _npz(
+        tmp_path, x_train=x[..., 2:], x_test=x[:4, ..., 2:], y_train=np.arange(40) % 3
+    )
+    datasets.load(f"npz:{grey}", validation=4)
+    assert "Note: " not in capsys.readouterr().out
+
+
+def test_an_archive_that_memory_can_t_hold_is_refused_before_it_is_read(
+    tmp_path, monkeypatch
+):
+    import psutil
+
+    path = _npz(tmp_path)
+    size = sum(array.nbytes for array in _arrays().values())
+    free = types.SimpleNamespace(available=size - 1)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    monkeypatch.setattr(archives, "read_npz", None)
+    with pytest.raises(InputError, match="GiB of memory where .* name them as dir:FOLDER"):
+        image_archives.read_npz(path)
+    monkeypatch.undo()
+    free.available = 2 * size + 2**20
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    image_archives.read_npz(path)

@@ -3,7 +3,11 @@
 import concurrent.futures
 import io
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -193,6 +197,35 @@ def test_what_ended_of_commands_of_other_names_is_kept(tmp_path):
     found = read_status(str(tmp_path))
     assert found.keys() == {"other", *NAMES} and found["other"] == before["other"]
     assert found["teacher"]["status"] == "waiting"
+
+
+def test_a_suite_whose_process_is_gone_is_stopped_and_runs_on_another_machine(tmp_path):
+    """As after SIGKILL: nobody is left to write it down."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    shown, _ = overview(tmp_path)
+    shown.started("teacher")
+    shown.started("student")
+    shown.ended("student", 1.0)
+    path = tmp_path / "status.json"
+    found = json.loads(path.read_text())
+    assert found["teacher"]["pid"] == os.getpid() and "pid" not in found["student"]
+    for host, status in ((socket.gethostname(), "stopped"), ("elsewhere", "running")):
+        found["teacher"] |= {"host": host, "pid": child.pid}
+        path.write_text(json.dumps(found))
+        known = read_status(str(tmp_path))
+        assert known["teacher"]["status"] == status
+        assert known["student"]["status"] == "done"
+        assert known["last"]["status"] == "waiting"
+        told = known["teacher"]["reason"] or ""
+        assert ("the same command continues" in told) == (status == "stopped")
+
+
+@pytest.mark.parametrize("owner", [{}, {"host": 1, "pid": "x"}, {"host": None, "pid": -1}])
+def test_a_status_without_a_process_is_believed(tmp_path, owner):
+    entry = {"status": "running", **owner}
+    (tmp_path / "status.json").write_text(json.dumps({"a": entry, "b": "nothing"}))
+    assert read_status(str(tmp_path)) == {"a": entry, "b": "nothing"}
 
 
 def test_readers_bear_a_status_that_is_not_there(tmp_path):

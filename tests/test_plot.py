@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shlex
 
 import pytest
 
@@ -357,6 +358,17 @@ def test_a_missing_worst_case_names_the_attacks_to_repeat(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "'worst'" in error and "--eval_attacks=fgsm,pgd20" in error
     assert f"--flagfile={path}/flags.txt" in error
+
+
+def test_the_attacks_to_repeat_are_words_of_a_shell(tmp_path, capsys):
+    (tmp_path / "my runs").mkdir()
+    known = {"clean": 80.0, "fgsm": 50.0, "pgd20:restarts=2": 45.0}
+    path = run(tmp_path / "my runs", "TRADES()", known)
+    assert plot(tmp_path, path) == 2
+    error = capsys.readouterr().err
+    words = shlex.split(error[error.index("python run.py") :].rstrip(".\n"))
+    assert f"--workdir={path}" in words
+    assert words[-1] == "--eval_attacks=fgsm,pgd20:restarts=2"
 
 
 def test_of_several_evaluations_the_largest_that_all_runs_have(tmp_path, capsys):

@@ -5,14 +5,12 @@ import html.parser
 import json
 import os
 import re
-import types
 import urllib.parse
 
 import numpy as np
 import pytest
 import suites
 
-from vfd_tf.cli import report as mode
 from vfd_tf.hyperparameters import InputError
 from vfd_tf.suites.report import (
     build,
@@ -412,30 +410,6 @@ def test_damaged_pictures_are_a_sentence(tmp_path):
     found = section.section(str(workdir), str(tmp_path))
     assert "features" not in found.figures and len(found.problems) == 2
     assert "its embedding has the shape (2, 7, 2)" in found.problems[0]
-
-
-def test_the_command_reports_all_suites_of_a_folder(tmp_path, capsys):
-    suites.table(tmp_path, 40, groups=("TRADES",))
-    suites.sweep(tmp_path, images=40)
-    (tmp_path / "suite-empty").mkdir()
-    mode.run(types.SimpleNamespace(runs=str(tmp_path)), [])
-    printed = capsys.readouterr().out
-    assert "Table 1: CIFAR-10" in printed and "Sweep of vfd_lambda" in printed
-    assert printed.count("| accuracy (%)") == 2
-    assert str(tmp_path / "report" / "report.html") in printed.splitlines()
-    files = {str(path) for path in everything(tmp_path / "report")}
-    assert {
-        "report.html",
-        "report.md",
-        "tables/table1.tex",
-        "tables/vfd_lambda.csv",
-    } <= files
-    assert {"figures/table1-training.svg", "figures/vfd_lambda-sweep.png"} <= files
-
-
-def test_the_command_reports_one_suite_in_its_own_folder(half, tmp_path, capsys):
-    mode.run(types.SimpleNamespace(runs="elsewhere"), [str(half)])
-    assert str(half / "report" / "report.html") in capsys.readouterr().out
 
 
 def test_two_suites_of_one_name_have_files_of_their_own(tmp_path):

@@ -40,3 +40,13 @@ def test_train_and_evaluate_train_one_surrogate_in_the_same_way(tmp_path, asked)
     for name in (*SETTINGS, "root"):
         assert getattr(its, name) == getattr(others, name), name
     assert its.strategy is others.strategy and its.plan == others.plan
+
+
+def test_a_place_for_results_that_is_none_is_told_before_the_surrogate_is_trained(
+    tmp_path, asked, capsys
+):
+    tiny.written(tmp_path)
+    (tmp_path / "file").write_text("precious")
+    words = *tiny.flags(tmp_path), "--surrogate=auto", f"--eval_dir={tmp_path / 'file'}"
+    assert main.main(["run.py", "evaluate", str(tmp_path / "net.keras"), *words]) == 2
+    assert "choose another --eval_dir" in capsys.readouterr().err and not asked

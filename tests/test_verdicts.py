@@ -91,6 +91,39 @@ def test_another_vanilla_network_drops_the_mixtures_alone(tmp_path):
     assert directory.accuracies("last", *KEY.split()) == before
 
 
+def test_accuracies_of_verdicts_that_a_killed_process_wrote_alone_are_added(
+    tmp_path, monkeypatch
+):
+    """Killed between verdicts.npz and results.json: no column is lost, none made again."""
+    tiny.written(tmp_path)
+    assert tiny.train(tmp_path, "--eval_attacks=fgsm") == 0
+    merge = RunDirectory._merge
+
+    def killed(self, **entries):
+        if "pgd2" in str(entries):
+            raise KeyboardInterrupt
+        merge(self, **entries)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "_merge", killed)
+        assert tiny.train(tmp_path, "--eval_attacks=fgsm,pgd2") == 1
+    assert "pgd2" not in results(tmp_path)["accuracies"]["best"][EIGHT]
+    with np.load(tmp_path / "run" / "verdicts.npz") as arrays:
+        share = 100 * float(arrays[f"best|{EIGHT}|pgd2"].mean())
+    asked, evaluated = [], Verdicts._evaluated
+    monkeypatch.setattr(
+        Verdicts,
+        "_evaluated",
+        lambda self, which, *rest: asked.append(which) or evaluated(self, which, *rest),
+    )
+    assert tiny.train(tmp_path, "--eval_attacks=fgsm,pgd2") == 0
+    assert "best" not in asked
+    assert results(tmp_path)["accuracies"]["best"][EIGHT]["pgd2"] == share
+    before = (tmp_path / "run" / "results.json").read_text()
+    assert tiny.train(tmp_path, "--eval_attacks=fgsm,pgd2") == 0
+    assert (tmp_path / "run" / "results.json").read_text() == before
+
+
 @pytest.mark.filterwarnings("error:--teacher_epochs has no effect")
 def test_mixtures_with_another_teacher_are_evaluated_anew(tmp_path, monkeypatch):
     asked, evaluated = [], Verdicts._evaluated

@@ -164,7 +164,9 @@ def test_a_chief_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_before
     ended = processes.ended(both)
     assert [code for code, _ in ended] == [-signal.SIGKILL, 1], ended
     names = [f"checkpoint-00000-0000000{step}.npz" for step in (2, 4, 6)]
-    assert checkpoints(tmp_path) == [*names[:2], f"{names[2]}.part"]
+    *whole, half = checkpoints(tmp_path)
+    assert whole == names[:2]
+    assert half.startswith(f"{names[2]}.") and half.endswith(".part")
     assert_complete_as(tmp_path, finished[1], "0, step 4")
 
 

@@ -23,6 +23,7 @@ from vfd_tf.versions import versions
 FORMAT = "vfd_tf checkpoint 1"
 REMEDY = "restore it from a copy, or remove it to go on from the one before"
 _NAME = re.compile(r"checkpoint-(\d+)-(\d+)\.npz")
+_HALF = re.compile(rf"{_NAME.pattern}(\.{files.MARK})?{re.escape(files.PART)}")
 
 
 @dataclasses.dataclass
@@ -126,7 +127,7 @@ class Checkpoints:
                 os.remove(path)
         for name in os.listdir(self.folder):
             # Half written by a process that was killed.
-            if name.endswith(files.PART) and _NAME.fullmatch(name.removesuffix(files.PART)):
+            if _HALF.fullmatch(name):
                 os.remove(os.path.join(self.folder, name))
 
     def keep_whole_epoch(self) -> None:

@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
 import pathlib
+import secrets
 import socket
 import tempfile
 import time
@@ -31,6 +33,8 @@ DAMAGED += (RuntimeError, AttributeError, OverflowError, SystemError)  # of h5py
 
 
 PART = ".part"
+MARK = "[0-9a-f]" * 8  # of the writer, in front of it: shards may write one file at once
+_LEFT = 24 * 3600  # seconds after which nobody writes a part any more
 
 
 @contextlib.contextmanager
@@ -38,9 +42,13 @@ def replaced(path: str, ending: str = PART):
     """A path beside `path` to write to, which takes its place if nothing is raised.
 
     Both the file and its name are on the disk then: after a power cut there is either the
-    older file or the whole new one.
+    older file or the whole new one. Of several that write at once the last has its way.
     """
-    part = path + ending
+    part = f"{path}.{secrets.token_hex(4)}{ending}"
+    for other in glob.glob(f"{glob.escape(path)}.{MARK}{ending}"):
+        with contextlib.suppress(OSError):  # another one may have removed it
+            if time.time() - os.path.getmtime(other) > _LEFT:
+                os.remove(other)
     try:
         yield part
         _flush(part)
@@ -84,19 +92,18 @@ def sha256(path: str) -> str:
     return sha.hexdigest()
 
 
-def check_writable(path: str) -> None:
+def check_writable(path: str, remedy: str = "choose another --workdir or --runs") -> None:
     """Raises `InputError` unless files can be written into this folder; leaves nothing."""
     there = pathlib.Path(path).absolute()
     while not os.path.lexists(there):
         there = there.parent
     if not os.path.isdir(there):
-        raise InputError(f"{there} is a file, no folder: choose another place for {path}.")
+        raise InputError(f"{there} is a file, no folder: {remedy}.")
     try:
         os.rmdir(tempfile.mkdtemp(prefix=".vfd", dir=there))
     except OSError as error:
         raise InputError(
-            f"{path} can't be written ({error.strerror}): choose another --workdir or "
-            "--runs."
+            f"{path} can't be written ({error.strerror}): {remedy}."
         ) from error
 
 

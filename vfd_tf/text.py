@@ -3,7 +3,13 @@
 import csv
 import io
 
-_SPECIAL = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#"}
+_SPECIAL = {letter: "\\" + letter for letter in "&%_#${}"}
+_SPECIAL |= {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}"}
+_SPECIAL["~"] = r"\textasciitilde{}"
+
+
+class Latex(str):
+    """Text that is LaTeX already."""
 
 
 def markdown(head, rows, left: int = 1) -> str:
@@ -40,13 +46,15 @@ def comma_separated(rows: list[dict]) -> str:
 def latex(head, rows, left: int = 1, bold=()) -> str:
     """A LaTeX tabular with booktabs rules; see `markdown`.
 
+    Cells are text, unless they are `Latex`.
+
     Args:
         bold: (row, column) of the cells in bold.
     """
-    body = [[_escaped(cell) for cell in row] for row in rows]
+    body = [[escaped(cell) for cell in row] for row in rows]
     for i, j in bold:
         body[i][j] = rf"\textbf{{{body[i][j]}}}"
-    lines = [" & ".join(row) + r" \\" for row in (map(_escaped, head), *body)]
+    lines = [" & ".join(row) + r" \\" for row in (map(escaped, head), *body)]
     sides = "l" * left + "r" * (len(head) - left)
     return "\n".join(
         [
@@ -70,5 +78,8 @@ def _aligned(row, widths, left):
     return [side(cell, width) for side, cell, width in zip(sides, row, widths, strict=True)]
 
 
-def _escaped(cell):
+def escaped(cell: str) -> str:
+    """A text as LaTeX that prints it; what is `Latex` stays."""
+    if isinstance(cell, Latex):
+        return cell
     return "".join(_SPECIAL.get(letter, letter) for letter in cell)

@@ -21,15 +21,25 @@ from vfd_tf.models import classifiers, contract, network
 
 def run(values, words: list[str]) -> None:
     """Accuracy of a .keras file under attack: --model=FILE --eval_attacks=autoattack."""
-    path = values.model or (words[0] if len(words) == 1 else None)
-    if not path:
-        raise InputError("Name the model: python run.py evaluate --model=FILE.keras.")
+    path = _only(([values.model] if values.model else []) + words)
     plan = flags.evaluation_plan(values)
     if values.surrogate != "auto":
         _run(values, path, plan, None)
         return
     with sessions.session(values, flags.experiments(values)[0], plan) as session:
         _run(values, path, plan, session)
+
+
+def _only(paths):
+    """The one model that is named."""
+    if not paths:
+        raise InputError("Name the model: python run.py evaluate --model=FILE.keras.")
+    if len(paths) > 1:
+        raise InputError(
+            f"evaluate takes one model, and there are {len(paths)} ({', '.join(paths)}): "
+            "give each a command of its own."
+        )
+    return paths[0]
 
 
 def _run(values, path, plan, session):
@@ -43,6 +53,7 @@ def _run(values, path, plan, session):
     model = classifiers.from_path(path)
     folder = values.eval_dir or results_folder(path)
     report.Report.read(folder)  # refuses a damaged one
+    files.check_writable(folder, "choose another --eval_dir")
     data = session.data if session else _data(values)
     test = data.test[: plan.max_images]
     check_model(model, path, data, test.y)

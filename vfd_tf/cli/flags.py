@@ -322,7 +322,9 @@ def _defaults():
 
 def parse(values: flags.FlagValues, words_) -> list[str]:
     """Reads flags from words, recipes too; the words that are none."""
-    return values(recipes.expanded(["run.py", *words_]))[1:]
+    rest = values(recipes.expanded(["run.py", *words_]))[1:]
+    recipes.refuse_unread(values)
+    return rest
 
 
 def taken(values: flags.FlagValues, mode: str) -> set[str]:

@@ -192,6 +192,7 @@ def _parsed(values, argv: list[str]) -> list[str]:
     """Reads the flags; the words that are none."""
     with refusals.of_flags(values):
         words = values(argv)[1:]
+    recipes.refuse_unread(values)
     for text in (*words, *(str(values[name].value) for name in values)):
         if "\0" in text or text != text.encode(errors="replace").decode():
             raise InputError(f"{text!a} is no text: rename the file or folder.")

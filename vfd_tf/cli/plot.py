@@ -10,6 +10,7 @@ import collections
 import dataclasses
 import math
 import os
+import shlex
 import sys
 
 import numpy as np
@@ -83,7 +84,8 @@ def _left_out(record, student, key, names, unlike) -> str:
     which = f"{', '.join(mix.name(student) for mix in unlike)} of {record.path}"
     columns = dict.fromkeys(c for each in (*unlike.values(), row) for c in each)
     attacks = [c for c in columns if _is_attack(c) and not evaluation.is_transfer(c)]
-    more = f" --eval_students={student} --mixtures={','.join(mix.text for mix in unlike)}"
+    mixtures = ",".join(mix.text for mix in unlike)
+    more = f"--eval_students={student}", f"--mixtures={mixtures}"
     if any(map(evaluation.is_transfer, row if "worst" in names else names)):
         what = "the run's 'worst' is also over" if "worst" in names else "the plot is of"
         why = (
@@ -378,13 +380,11 @@ def _adding(record, key, name, row):
     return _evaluating(record, key, wanted)
 
 
-def _evaluating(record, key, attacks, more=""):
+def _evaluating(record, key, attacks, more=()):
     norm, epsilon, images = _facets(key)
-    listed = ",".join(attacks)
-    return (
-        f"{record.command} --eval_norm={norm} --eval_epsilon={epsilon} "
-        f"--max_images={images}{f' --eval_attacks={listed}' if listed else ''}{more}."
-    )
+    words = [f"--eval_norm={norm}", f"--eval_epsilon={epsilon}", f"--max_images={images}"]
+    words += [f"--eval_attacks={','.join(attacks)}"] if attacks else []
+    return f"{record.command} {shlex.join([*words, *more])}."
 
 
 def _is_attack(name):

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from vfd_tf.hyperparameters import choose
+from vfd_tf.hyperparameters import InputError, choose
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
 
@@ -30,6 +30,18 @@ def expanded(argv: list[str]) -> list[str]:
                 value = words.pop(i + 1)
             return expanded([*words[:i], _flagfile(value), *words[i + 1 :]])
     return words
+
+
+def refuse_unread(values) -> None:
+    """Raises `InputError` if flags that were read have a recipe: one in a flagfile.
+
+    What is on the command line was expanded before; absl knows nothing of recipes.
+    """
+    if values.recipe is not None:
+        raise InputError(
+            f"--recipe={values.recipe} is in a --flagfile, where it is not read: write it "
+            "on the command line, before --flagfile."
+        )
 
 
 def _flagfile(name):

@@ -50,7 +50,7 @@ def run(values, words: list[str]) -> None:
         told = shlex.join(["python", "run.py", "report", *folders])
         print(f"The report of all shards: {told}")
     else:
-        report.run(values, folders)
+        report.write(values, folders)
     if failed:
         raise InputError(
             f"{failed} of {len(graph.nodes)} commands failed: the report names each with "

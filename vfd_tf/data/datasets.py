@@ -133,7 +133,7 @@ def load(
         )
     kept = train[: len(train) - validation]
     some = kept if len(kept) else test
-    mean, variance = (np.round(values, 4).tolist() for values in some.statistics())
+    mean, variance = some.statistics()
     if isinstance(some, StoredImages):
         some.source.say_remarks()
     return Dataset(
@@ -142,10 +142,28 @@ def load(
         validation=train[len(train) - validation :],
         test=test,
         class_names=tuple(class_names),
-        mean=tuple(mean),
-        variance=tuple(variance),
+        mean=tuple(np.round(mean, 4).tolist()),
+        variance=_divisible(variance, name if training else None),
         augmentation=augmentation,
     )
+
+
+def _divisible(variance, told):
+    """Variances in four digits, none of them 0: networks divide by their roots.
+
+    Args:
+        told: The name of the data set in a note on such channels; None: no note.
+    """
+    rounded = np.round(variance, 4)
+    low = np.flatnonzero(rounded == 0)
+    if told and len(low):
+        channels = f"channel{'s' * (len(low) > 1)} {' and '.join(map(str, low))}"
+        print(
+            f"Note: {channels} of {told} hardly var{'y' if len(low) > 1 else 'ies'}: see "
+            "that pixels use the range from 0 to 255, or to 1 as floats."
+        )
+    exact = np.where(variance > 1e-6, variance, 1.0)
+    return tuple(np.where(rounded == 0, exact, rounded).tolist())
 
 
 def _shuffled(images):

@@ -70,7 +70,7 @@ def _arrays(path):
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is not an .npz archive; {how}.")
     with files.read_or_refused(path, how):
-        known = archives.names_of_npz(path)
+        known = archives.sizes_of_npz(path)
     alone = not {"x_train", "y_train"} & set(known)
     wanted = ARRAYS[2:] if alone and "x_test" in known else ARRAYS
     missing = [name for name in wanted if name not in known]
@@ -79,6 +79,7 @@ def _arrays(path):
             f"{path} has no {', '.join(missing)}; save {', '.join(ARRAYS)} in it, or "
             "x_test and y_test alone to evaluate on them."
         )
+    _check_memory(path, sum(known.get(name, 0) for name in ARRAYS))
     remedy = "save an array of numbers, or of strings for class_names, not of objects"
     arrays = {}
     for name in (*ARRAYS, "class_names"):
@@ -86,6 +87,19 @@ def _arrays(path):
             with files.read_or_refused(f"{name} of {path}", remedy):
                 arrays |= archives.read_npz(path, {name})
     return arrays
+
+
+def _check_memory(path, size):
+    """Raises `InputError` for arrays of so many bytes that can't be held at all."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    if size > free:
+        raise InputError(
+            f"{path} holds arrays that need {size / 2**30:.1f} GiB of memory where "
+            f"{free / 2**30:.1f} are free: save fewer or smaller images, or save them as "
+            "files and name them as dir:FOLDER."
+        )
 
 
 def _pixels(x, name):

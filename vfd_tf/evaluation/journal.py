@@ -60,7 +60,7 @@ class Journal:
                     f"{folder} holds an evaluation with {', '.join(other)}; choose "
                     "another --eval_dir."
                 )
-        elif set(os.listdir(folder)) - {"owner.json.part"}:
+        elif any(files.PART not in name for name in os.listdir(folder)):
             raise InputError(
                 f"{folder} holds files but no evaluation; choose another --eval_dir."
             )

@@ -45,6 +45,9 @@ class Report:
     def read(cls, folder: str) -> "Report":
         """The report in a folder, or an empty one.
 
+        Verdicts without a row are left out: their process ended before results.json, and
+        the same command adds both.
+
         Raises:
             InputError: Files that are damaged, or of another version.
         """
@@ -54,9 +57,10 @@ class Report:
         if not whole:
             return cls()
         titles, rows = whole.get("tables"), whole.get("rows")
-        verdicts = files.read_arrays(os.path.join(folder, "verdicts.npz"), remedy)
+        found = files.read_arrays(os.path.join(folder, "verdicts.npz"), remedy)
         try:
-            fit = _are_tables(titles, rows) and _fit(verdicts, titles, rows)
+            verdicts = _of_rows(found, rows)
+            fit = _are_tables(titles, rows) and _fit(verdicts, titles)
         except (AttributeError, KeyError, OverflowError, TypeError):
             fit = False
         if not fit:
@@ -139,7 +143,7 @@ class Report:
             "results.tex": self.latex(),
             "results.json": json.dumps(whole, indent=2) + "\n",
         }
-        path = os.path.join(folder, "verdicts.npz")
+        path = os.path.join(folder, "verdicts.npz")  # first, as `read` expects
         with files.replaced(path) as part, open(part, "wb") as file:
             np.savez_compressed(file, **self.verdicts)
         for name, content in contents.items():
@@ -172,11 +176,16 @@ def _are_tables(titles, rows) -> bool:
     )
 
 
-def _fit(verdicts, titles, rows) -> bool:
-    """Whether verdicts are those of rows, of all images of their table."""
+def _of_rows(verdicts, rows):
+    """The verdicts that have a row."""
     known = {f"{row['table']}|{row['attack']}" for row in rows}
+    return {name: verdict for name, verdict in verdicts.items() if name in known}
+
+
+def _fit(verdicts, titles) -> bool:
+    """Whether verdicts are of all images of their table."""
     columns = {name: name.rpartition("|")[0] for name in verdicts}
-    return set(verdicts) <= known and all(
+    return all(
         verdicts[name].dtype == bool
         and verdicts[name].shape == (titles[title]["images"],)
         and f"{title}|clean" in verdicts

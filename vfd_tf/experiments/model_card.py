@@ -272,7 +272,7 @@ def _files(record):
     rows = []
     for name in sorted(os.listdir(record.path)):
         path = record.file(name)
-        if name in _LEFT_OUT or name.endswith(files.PART) or not os.path.isfile(path):
+        if name in _LEFT_OUT or files.PART in name or not os.path.isfile(path):
             continue
         rows.append([name, files.sha256(path), f"{os.path.getsize(path):,}"])
     return rows

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import functools
 import os
+import shlex
 
 from vfd_tf.attacks import ATTACKS
 from vfd_tf.experiments.experiment import Recipe
@@ -45,8 +46,8 @@ class Record:
     def command(self) -> str:
         """What repeats the run."""
         runs = os.path.dirname(self.path) or "."
-        words = f"--flagfile={self.file('flags.txt')} --runs={runs}"
-        return f"python run.py {words} --workdir={self.path}"
+        words = [f"--flagfile={self.file('flags.txt')}", f"--runs={runs}"]
+        return shlex.join(["python", "run.py", *words, f"--workdir={self.path}"])
 
     @property
     def label(self) -> str:
@@ -59,12 +60,14 @@ class Record:
     @property
     def best_epoch(self) -> int:
         """Epoch of best.keras; 0 before the first."""
-        return self.results.get("best_epoch", self._state.best_epoch)
+        known = self.results.get("best_epoch")
+        return self._state.best_epoch if known is None else known
 
     @property
     def seconds(self) -> float:
         """How long training has taken."""
-        return self.results.get("wall_time_s", self._state.seconds)
+        known = self.results.get("wall_time_s")
+        return self._state.seconds if known is None else known
 
     @property
     def accuracies(self) -> dict[str, dict[str, dict[str, float]]]:

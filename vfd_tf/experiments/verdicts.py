@@ -61,7 +61,9 @@ class Verdicts:
         known = directory.verdicts(which, threat, count)
         missing = [name for name in attacks if name not in known]
         if not missing and "clean" in known:
-            if not directory.accuracies(which, threat, count):  # results.json is new
+            written = directory.accuracies(which, threat, count)
+            # A new results.json, or one of before a process was killed.
+            if not evaluation.accuracies(known).items() <= written.items():
                 directory.add_verdicts(which, threat, count, {})
             return
         print(f"{directory.path}: evaluating {which} on {len(test)} test images")

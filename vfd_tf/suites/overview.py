@@ -3,10 +3,13 @@
 import contextlib
 import json
 import os
+import socket
 import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
+
+import psutil
 
 from vfd_tf import files
 from vfd_tf.hyperparameters import InputError
@@ -19,10 +22,24 @@ _ENDED = "done", "failed", "stopped"
 
 
 def read_status(folder: str) -> dict[str, dict]:
-    """What `status.json` of a suite's folder says of its commands; {} without one."""
-    return files.read_json(
-        os.path.join(folder, STATUS), "remove it; a suite writes it anew"
-    )
+    """What `status.json` of a suite's folder says of its commands; {} without one.
+
+    What runs in a suite of this machine whose process is gone is stopped.
+    """
+    path = os.path.join(folder, STATUS)
+    known = files.read_json(path, "remove it; a suite writes it anew")
+    return {name: _seen(entry) for name, entry in known.items()}
+
+
+def _seen(entry):
+    """An entry as it is now; SIGKILL leaves nobody to write it down."""
+    if not isinstance(entry, dict) or entry.get("status") != "running":
+        return entry
+    pid, here = entry.get("pid"), entry.get("host") == socket.gethostname()
+    if not here or type(pid) is not int or psutil.pid_exists(pid):
+        return entry
+    reason = "the process of its suite is gone; the same command continues it"
+    return {**entry, "status": "stopped", "reason": reason}
 
 
 def _ended(folder, names):
@@ -182,8 +199,13 @@ class Overview:
         return ", ".join(parts) or "nothing left"
 
     def _write(self):
+        owner = {"host": socket.gethostname(), "pid": os.getpid()}
+        now = {
+            name: entry | owner if entry["status"] == "running" else entry
+            for name, entry in self._status.items()
+        }
         with files.replaced(self._path) as part, open(part, "w") as file:
-            json.dump(self._others | self._status, file, indent=1)
+            json.dump(self._others | now, file, indent=1)
 
     def __enter__(self):
         if getattr(self._stream, "isatty", lambda: False)():

@@ -143,7 +143,7 @@ def latex(summary: Summary, rows: list[Row]) -> str:
         [
             row.title,
             *(_latex_cell(row.cells[column]) for column in columns),
-            *(_math(distance_text(row.distances.get(kind))) for kind in kinds),
+            *(_math(text.escaped(distance_text(row.distances.get(k)))) for k in kinds),
         ]
         for row in rows
     ]
@@ -176,7 +176,7 @@ def _upper_heads(names):
 def _latex_cell(cell):
     if cell.mean is None:
         return cell.state
-    value = value_text(cell)
+    value = value_text(cell)  # digits and signs, which need no escape
     if cell.best:
         value = rf"\textbf{{{value}}}"
     sign = {"better": "$^{+}$", "worse": "$^{-}$", "": ""}[cell.against_base]
@@ -187,7 +187,7 @@ def _latex_cell(cell):
 def _math(cell):
     """Signs as LaTeX sets them."""
     cell = cell.replace("±", r"$\pm$").replace(DASH, "--")
-    return re.sub(r"(^|[ (\[])-(?=\d)", r"\1$-$", cell)
+    return text.Latex(re.sub(r"(^|[ (\[])-(?=\d)", r"\1$-$", cell))
 
 
 def long_rows(summary: Summary) -> list[dict]:
