@@ -63,7 +63,7 @@ class Verdicts:
         if not missing and "clean" in known:
             written = directory.accuracies(which, threat, count)
             # A new results.json, or one of before a process was killed.
-            if not evaluation.accuracies(known).items() <= written.items():
+            if not evaluation.accuracies(known, threat).items() <= written.items():
                 directory.add_verdicts(which, threat, count, {})
             return
         print(f"{directory.path}: evaluating {which} on {len(test)} test images")
