@@ -2,6 +2,7 @@
 
 import os
 
+from vfd_tf import evaluation
 from vfd_tf.cli import flags
 from vfd_tf.cli.commands import log_of, shell
 from vfd_tf.cli.suite_plan import PlannedSuite
@@ -71,6 +72,7 @@ def _entries(planned):
                 "distillation": flags.names(node.experiment)["distill"],
                 "directory": _seen(planned, path),
                 "node": node.name,
+                **_surrogate(planned, point, seed, node),
             }
 
 
@@ -93,6 +95,14 @@ def _curves(planned):
                 label |= {"value": point.value, "which": mix.name(student)}
                 label["vanilla"] = node.vanilla and _seen(planned, node.vanilla)
                 yield {**own, "student": student, **label}
+
+
+def _surrogate(planned, point, seed, node):
+    """What a run's black-box columns are made on, where it has some and that is known."""
+    path = node.plan.surrogate
+    black_box = any(map(evaluation.is_transfer, planned.plans[point, seed].attacks))
+    known = black_box and path != "auto"
+    return {"surrogate": _seen(planned, path)} if known else {}
 
 
 def _seen(planned, path):

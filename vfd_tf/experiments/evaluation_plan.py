@@ -138,7 +138,7 @@ class EvaluationPlan:
         )
 
     def _check_like(self, other):
-        """Raises `InputError` where two plans have other images or another threat."""
+        """Raises `InputError` where images, threat or surrogate of two plans differ."""
         mine, theirs = self._images(), other._images()
         same = all(mine[attack] == theirs[attack] for attack in mine.keys() & theirs)
         same = same and self.max_images == other.max_images
@@ -146,6 +146,12 @@ class EvaluationPlan:
             raise InputError(
                 "One run is to be evaluated in two ways, under other threats or on other "
                 "numbers of images: run such suites one after the other."
+            )
+        if self.surrogate and other.surrogate not in (None, self.surrogate):
+            raise InputError(
+                f"One run is to be attacked from two surrogates, {self.surrogate} and "
+                f"{other.surrogate}: give the suites one `surrogate`, or each a --runs of "
+                "its own."
             )
 
     def _images(self):

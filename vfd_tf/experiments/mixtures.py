@@ -129,15 +129,20 @@ def is_mixed(name: str) -> bool:
     return any(f"-{kind}-" in name for kind in KINDS)
 
 
-def are_of_another(directory: RunDirectory, vanilla: str | None) -> bool:
-    """Whether the mixtures of a run are known to be with another network than a run's.
+def are_of_another(
+    directory: RunDirectory, network: str | None, role: str = "vanilla"
+) -> bool:
+    """Whether verdicts of a run are known to be with another network than they should.
 
     Args:
-        vanilla: The directory of the run whose network they should be with; of one that is
-            None or has no weights nothing is known.
+        network: The run directory, or the file, of the network that took part in them; of
+            one that is None or has no weights nothing is known.
+        role: "vanilla", which mixtures are with, or "surrogate", of black-box columns.
     """
-    path = RunDirectory(vanilla).student("best") if vanilla else ""
-    known = directory.results.get("vanilla")
+    path = network or ""
+    if os.path.isdir(path):
+        path = RunDirectory(path).student("best")
+    known = directory.results.get(role)
     return bool(known) and os.path.isfile(path) and known != _digest(path, os.stat(path))
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterable
 
+from vfd_tf.evaluation import is_transfer
 from vfd_tf.experiments import places
 from vfd_tf.experiments.evaluation_plan import EvaluationPlan
 from vfd_tf.experiments.experiment import Experiment
@@ -170,12 +171,15 @@ def is_done(node: Node, data) -> bool:
     directory = RunDirectory(node.path)
     if not directory.complete:
         return False
-    threat, mixed = node.plan.threat, False
+    threat, mixed, black_box = node.plan.threat, False, False
     for name, _, mix, images, attacks in node.plan.wanted(node.experiment.students):
         if mix and "reason" in directory.fit(name, threat):
             continue  # nothing could be fitted, and it is left out
         mixed = mixed or mix is not None
+        black_box = black_box or any(map(is_transfer, attacks))
         count = f"n={len(data.test[:images])}"
         if not {*attacks, "clean"} <= set(directory.accuracies(name, threat, count)):
             return False
-    return not mixed or not are_of_another(directory, node.vanilla)
+    networks = [("vanilla", node.vanilla)] if mixed else []
+    networks += [("surrogate", node.plan.surrogate)] if black_box else []
+    return not any(are_of_another(directory, path, role) for role, path in networks)

@@ -11,7 +11,7 @@ import os
 
 import numpy as np
 
-from vfd_tf import files
+from vfd_tf import evaluation, files
 from vfd_tf.experiments.mixtures import are_of_another
 from vfd_tf.experiments.record import Record, damaged
 from vfd_tf.hyperparameters import InputError
@@ -86,14 +86,14 @@ class Measured:
         status = self.suite.node(self.item).status
         if status != "done":
             return status
-        return LEFT_OUT if self._unusable else MISSING
+        return LEFT_OUT if self._unusable or self._foreign else MISSING
 
     @property
     def reason(self) -> str:
         """One sentence on that state; "" where there is nothing to say."""
         node = self.suite.node(self.item)
         said = node.reason if self.state in ("failed", "stopped") else ""
-        return self.run.problem or said or self._unusable
+        return self.run.problem or said or self._unusable or self._foreign
 
     @functools.cached_property
     def _unusable(self):
@@ -107,9 +107,20 @@ class Measured:
             )
         return str(fits.get(self.suite.threat, {}).get("reason", ""))
 
+    @functools.cached_property
+    def _foreign(self):
+        """Why black-box columns are left out: they are of another surrogate."""
+        record, its = self.run.record, getattr(self.item, "surrogate", None)
+        if record is None or not are_of_another(record.directory, its, "surrogate"):
+            return ""
+        return (
+            f"The black-box columns of {self.run.path} were made on another surrogate than "
+            f"{its}: run the suite again."
+        )
+
     def verdicts(self, column: str, images: int | None = None) -> np.ndarray | None:
         """bool [n] of a column, on as many images as the suite says; None without."""
-        if self._unusable:
+        if self._unusable or self._foreign and evaluation.is_transfer(column):
             return None
         images = images or images_of(self.suite, column)
         return self.run.verdicts(self.which, self.suite.threat, images).get(column)

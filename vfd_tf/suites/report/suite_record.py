@@ -28,6 +28,7 @@ class Entry:
     student: str = "last"
     distillation: str | None = None  # by its flag; else what the row's name says
     node: str = ""
+    surrogate: str | None = None  # the run or file that black-box columns are made on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,8 +173,8 @@ def _one(cls, fields):
 
 def _from(folder, item):
     """The item with its run directories, which are named as the folder sees them."""
-    names = ("directory", "vanilla") if isinstance(item, CurvePoint) else ("directory",)
-    paths = {name: getattr(item, name) for name in names}
+    names = "directory", "vanilla", "surrogate"
+    paths = {name: getattr(item, name, None) for name in names}
     return dataclasses.replace(
         item,
         **{n: os.path.normpath(os.path.join(folder, p)) for n, p in paths.items() if p},
