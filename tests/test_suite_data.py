@@ -11,6 +11,7 @@ from vfd_tf.cli import flags, suite
 from vfd_tf.data import datasets
 from vfd_tf.experiments import digests
 from vfd_tf.experiments.experiment import Experiment
+from vfd_tf.experiments.run_directory import RunDirectory
 
 SUITE = """
 title = "Mine"
@@ -58,3 +59,19 @@ def test_a_digest_is_that_of_pixels_in_memory_or_on_disk_as_the_run_holds_them(t
     assert len(set(expected.values())) == 2
     digest = digests.of_data(None)
     assert {hold: digest(Experiment(**own, hold=hold)) for hold in expected} == expected
+
+
+def test_runs_on_other_images_of_a_set_name_no_others(tmp_path):
+    """A validation split takes training images; on disk a set has another digest."""
+    options = {}, {"validation": 50}, {"hold": "disk"}, {"image_size": 8}
+    for number, option in enumerate(options):
+        experiment = Experiment(dataset="digits", **option)
+        directory = RunDirectory(str(tmp_path / f"run{number}"))
+        identity = experiment.identity(f"data {number}", {})
+        text = flags.flagfile(experiment)
+        directory.claim(identity, experiment.fields(), text)
+    (tmp_path / "run0" / "flags.txt").write_text("--dataset=digits\n")  # before --hold
+    known = digests.of_runs(str(tmp_path))
+    for number, option in enumerate(options):
+        assert known(Experiment(dataset="digits", **option)) == f"data {number}"
+    assert known(Experiment(dataset="digits", validation=51)) == ""

@@ -27,15 +27,32 @@ def of_data(data_dir: str | None) -> Callable:
 
 
 def of_runs(root: str) -> Callable:
-    """The same, from the newest run on the data set; "" without one. Nothing is read."""
+    """The same, from the newest run on the same images; "" without one. Nothing is read."""
     known = {}
     paths = glob.glob(os.path.join(glob.escape(root), "*", "run.json"))
     for path in sorted(paths, key=os.path.getmtime):
+        directory = RunDirectory(os.path.dirname(path))
         try:
-            identity = RunDirectory(os.path.dirname(path)).owner["identity"]
-        except (InputError, OSError, KeyError):
+            identity = directory.owner["identity"]
+            held_out, hold = _of_flags(directory.file("flags.txt"))
+        except (InputError, OSError, KeyError, ValueError):
             continue
-        known[identity.get("dataset"), identity.get("image_size")] = identity.get(
-            "data", ""
-        )
-    return lambda experiment: known.get((experiment.dataset, experiment.image_size), "")
+        key = identity.get("dataset"), identity.get("image_size"), held_out, hold
+        known[key] = identity.get("data", "")
+
+    def digest(experiment):
+        names = "dataset", "image_size", "validation", "hold"
+        return known.get(tuple(experiment[name] for name in names), "")
+
+    return digest
+
+
+def _of_flags(path):
+    """--validation and --hold of a flags.txt: both count, and run.json has neither."""
+    given = {}
+    if os.path.exists(path):
+        with open(path) as file:
+            lines = (line.strip().removeprefix("--").partition("=") for line in file)
+            given = {name: value for name, _, value in lines}
+    held_out = given.get("validation", "none")
+    return None if held_out == "none" else int(held_out), given.get("hold", "auto")
