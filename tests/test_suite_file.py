@@ -1,9 +1,14 @@
 """Files of suites: students, groups, sweeps and scales, and what is no suite."""
 
+import re
+
+import numpy as np
 import pytest
+import suites
 from plans import GOOD, planned, run
 
-from vfd_tf.cli import suite_file
+from vfd_tf.cli import commands, suite_file
+from vfd_tf.suites.report import build
 from vfd_tf.suites.suite import read
 
 
@@ -54,6 +59,17 @@ def test_a_suite_may_name_the_students_that_are_evaluated(
         ("[rows]", "[curves]\nmixtures = [1.5]\n[rows]", "numbers from 0 to 1"),
         ("[rows]", '[curves]\nmixtures = ["nust:1"]\n[rows]', "Did you mean 'nuts'"),
         ('"clean pgd20"', '"transfer-autoattack"', "ensemble"),
+        ('"clean pgd20"', '" , "', "no columns"),
+        ('"--dataset=digits --arch=resnet8"', '["--a", "--b"]', "flags is ['--a'"),
+        ("[rows]\n", 'rows = ["TRADES"]\n#', "rows is ['TRADES'"),
+        ("[rows]\n", "rows = 3\n#", "rows is 3"),
+        ("[rows]", 'smoke = "x"\n[rows]', "smoke is 'x', and must be a table"),
+        ("[rows]", "[smoke]\nrows = 1\n[rows]", "rows is 1"),
+        ("[rows]", "[smoke]\nflags = 1\n[rows]", "flags is 1"),
+        ("[rows]", "max_images = 0\n[rows]", "max_images is 0"),
+        ("[rows]", "max_images = -3\n[rows]", "max_images is -3"),
+        ("[rows]", "images = { pgd20 = 0 }\n[rows]", "pgd20 = 0 in images"),
+        ("[rows]", 'images = { pgd20 = "x" }\n[rows]', "pgd20 = 'x' in images"),
     ],
 )
 def test_a_file_that_is_no_suite_is_refused_in_one_sentence(
@@ -102,3 +118,23 @@ def test_a_scale_has_the_last_word_and_a_suites_own_table_behind_it(tmp_path):
     assert small.flags == ("--dataset=digits", "--arch=resnet8", "--recipe=smoke")
     assert other.flags == ("--dataset=digits", "--arch=resnet8", "--width=0.5")
     assert small.images == {"autoattack": 10, "cw": 4}  # of the scale
+
+
+def test_a_suite_of_clean_accuracy_alone_is_reported(tmp_path):
+    path, right = tmp_path / "mine.toml", np.arange(40) < 30
+    path.write_text(GOOD.replace("clean pgd20", "clean"))
+    graph, (found,) = planned(str(path), root=str(tmp_path))
+    whole = suite_file.describe(found)
+    assert whole["columns"] == ["clean"] and whole["images"] == {"clean": 40}
+    (node,) = graph.ordered()
+    assert "--eval_attacks=" in commands.words_of(node, graph)
+    known = {"last": {40: {"clean": right}}}
+    suites.run(node.path, known, whole["threat"], dataset="digits")
+    workdir = tmp_path / "mine"
+    suites.save(workdir, whole, {node.name: {"status": "done"}})
+    build.build([str(workdir)], str(workdir / "report"))
+    text = (workdir / "report" / "report.md").read_text()
+    assert re.search(r"\| TRADES +\| +75\.0 \|", text), text
+    path.write_text(GOOD)
+    (found,) = planned(str(path))[1]
+    assert suite_file.describe(found)["images"] == {"pgd20": 40}  # as ever

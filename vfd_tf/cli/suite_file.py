@@ -22,7 +22,7 @@ def describe(planned: PlannedSuite, data_dir: str | None = None) -> dict:
         name: len(test[:count])
         for count, attacks in first.plan.rounds().items()
         for name in attacks
-    }
+    } or {"clean": len(test[: first.plan.max_images])}
     recipe = first.experiment.recipe
     precision = recipe.precision.removeprefix("mixed_")
     notes = [f"{recipe.epochs} epochs, trained in {precision}, evaluated in float32"]

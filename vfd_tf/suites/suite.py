@@ -155,6 +155,7 @@ def read(name: str, scale: str) -> list[Suite]:
         path = FOLDER / f"{name}.toml"
     of_scale, own = _read(FOLDER / "scales.toml")[scale], _read(path)
     try:
+        _check_tables(own)
         return [_suite(path.stem, scale, _joined(of_scale, own, scale))]
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
@@ -167,6 +168,17 @@ def _read(path) -> dict:
         raise InputError(
             f"The suite {path} can't be read ({reason(error)}); see docs/suites.md."
         ) from error
+
+
+def _check_tables(own):
+    """Raises `InputError` where what is joined with a scale is no table, or no text."""
+    scales = [(key, own[key]) for key in SCALES if key in own]
+    for key, value in scales:
+        if not isinstance(value, dict):
+            raise InputError(f"{key} is {value!r}, and must be a table, [{key}].")
+    for table in (own, *(value for _, value in scales)):
+        for key in {"rows", "flags"} & table.keys():
+            _checked(key, table[key])
 
 
 def _joined(of_scale, own, scale) -> dict:
@@ -187,9 +199,11 @@ def _suite(name, scale, entries) -> Suite:
     for key in entries:
         choose(KEYS, key, "entry")
     for key in ("title", "columns", "rows"):
-        if not entries.get(key):
+        given = entries.get(key)
+        if not given or isinstance(given, str) and not given.strip(", \t\n"):
             raise InputError(f"it has no {key}; see docs/suites.md.")
     read_ = {key: _checked(key, value) for key, value in entries.items()}
+    _check_counts(read_)
     curves = dict(read_.pop("curves", {}))
     mixtures, mixed = _mixing(curves)
     rows = {row: _words(row, flags) for row, flags in read_.pop("rows").items()}
@@ -220,6 +234,18 @@ def _suite(name, scale, entries) -> Suite:
     )
     _refuse_idle_mixtures(suite)
     return suite
+
+
+def _check_counts(entries):
+    """Raises `InputError` for a number of images that is none."""
+    most = entries.get("max_images", 1)
+    if most < 1:
+        raise InputError(f"max_images is {most}, and must be at least 1.")
+    for attack, count in entries.get("images", {}).items():
+        if type(count) is not int or count < 1:
+            raise InputError(
+                f"it has {attack} = {count!r} in images: write a number, 1 or more."
+            )
 
 
 def _refuse_idle_mixtures(suite):
