@@ -75,3 +75,21 @@ def test_runs_on_other_images_of_a_set_name_no_others(tmp_path):
     for number, option in enumerate(options):
         assert known(Experiment(dataset="digits", **option)) == f"data {number}"
     assert known(Experiment(dataset="digits", validation=51)) == ""
+
+
+def test_seeds_that_leave_the_report_are_named(tmp_path, monkeypatch, capsys):
+    tiny.written(tmp_path)
+    (tmp_path / "mine.toml").write_text(SUITE)
+    monkeypatch.chdir(tmp_path)
+    for words, said in (
+        (["--seed=0"], ""),
+        (["--seed=0"], ""),
+        (["--seed=0", "--seeds=2"], ""),
+        (["--seed=2"], "had seeds 0, 1 in its report"),
+    ):
+        values = flags.define()
+        flags.parse(values, ["--scale=smoke", "--runs=runs", *words])
+        planned, _ = suite._planned(values, ["mine.toml"])
+        suite._claim(values, planned)
+        notes = [x for x in capsys.readouterr().out.splitlines() if x.startswith("Note")]
+        assert len(notes) == bool(said) and all(said in note for note in notes)

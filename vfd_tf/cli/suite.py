@@ -157,6 +157,7 @@ def _claim(values, planned: list[PlannedSuite]) -> list[str]:
     for folder, whole in zip(folders, described, strict=True):
         suite_checks.check_folder(folder, whole)
     for folder, whole in zip(folders, described, strict=True):
+        suite_checks.say_seeds_that_leave(folder, whole)
         places = (folder, folders[0], _status_folder(values, folders))
         status = dict.fromkeys(os.path.relpath(path, folder) for path in places)
         whole["status"] = [*status]

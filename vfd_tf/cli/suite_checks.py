@@ -44,6 +44,21 @@ def check_folder(folder: str, whole: dict) -> None:
             )
 
 
+def say_seeds_that_leave(folder: str, whole: dict) -> None:
+    """Notes the seeds that a suite's folder had and its report will not have any more."""
+    known = files.read_json(os.path.join(folder, FILE), _REMEDY).get("entries") or []
+    seeds = {entry.get("seed") for entry in known if isinstance(entry, dict)}
+    now = {entry["seed"] for entry in whole["entries"]}
+    gone = sorted(seed for seed in seeds - now if type(seed) is int)
+    if gone:
+        first, last = min(*gone, *now), max(*gone, *now)
+        named = f"seed{'s' * (len(gone) > 1)} {', '.join(map(str, gone))}"
+        print(
+            f"Note: {folder} had {named} in its report, which now leaves them out: "
+            f"--seed={first} --seeds={last - first + 1} has all, as the runs are kept."
+        )
+
+
 def _text(value):
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
