@@ -44,11 +44,9 @@ def test_the_scripts_of_readme_and_evaluation_run(tmp_path, monkeypatch, capsys)
     lines, script, own = blocks("README.md", "python")
     assert len([line for line in script.splitlines() if line.strip()]) < 25
     small = "\nmodel, (x, y) = trainer.student, (val[0][:40], val[1][:40])\nval = x, y\n"
-    printed = run(
-        tmp_path, script + small + lines + blocks("docs/evaluation.md", "python")[0]
-    )
     mine = "\nmodel, teacher, (x, y) = network(), vanilla.student, train\n"
-    run(tmp_path, script + mine + own)
+    parts = script, small, lines, blocks("docs/evaluation.md", "python")[0], mine, own
+    printed = run(tmp_path, "".join(parts))
     assert "| autoattack" in printed and "| clean" in printed
     monkeypatch.chdir(tmp_path)
     for command in every_command("evaluate "):
