@@ -237,13 +237,18 @@ def test_layers_of_a_subclassed_model_are_refused():
 def test_forward_passes_each_view_once_and_the_same_tensor_once():
     calls = []
 
-    def model(x, training):
-        calls.append(training)
-        return {"logits": x}
+    class Model:
+        trainable_weights, losses = (), []
 
+        def __call__(self, x, training):
+            calls.append(training)
+            self.losses = [len(calls)]
+            return {"logits": x}
+
+    model = Model()
     x, other = keras.ops.zeros(1), keras.ops.ones(1)
     student = network.Forward(model, {"clean": x, "adv": x, "more": other}, training=True)
     assert student["clean"] is student["adv"]
     assert student["more"]["logits"] is other
     assert student["clean"]["logits"] is x
-    assert calls == [True, True]
+    assert calls == [True, True] and student.losses == [1, 2]
