@@ -309,10 +309,7 @@ def test_a_student_in_float16_is_trained_as_one(toy):
     assert (np.abs(x_adv - x).max((1, 2, 3)) > 0.02).all()
 
 
-def test_loss_scaling_and_float16_go_together():
-    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())
-    with pytest.raises(InputError, match="LossScaleOptimizer is for float16"):
-        AdversarialTrainer(plain(), "pgd-at").compile(scaled)
+def test_what_float16_cannot_do_without_is_said():
     options = TrainingOptions(on_nan="rollback")
     with pytest.raises(InputError, match="leave out on_nan='rollback'"):
         AdversarialTrainer(in_float16(), "pgd-at", options=options)

@@ -229,8 +229,8 @@ def test_a_method_may_change_its_attack_by_the_epoch():
 
     assert fit(trainer_of(Rising()), epochs=4)["attack_scale"] == [0.25, 0.5, 0.75, 1.0]
     Rising.name = "attackscale"
-    with pytest.raises(InputError, match="Rising.schedules names 'attackscale': name a te"):
-        fit(trainer_of(Rising()))
+    with pytest.raises(InputError, match="Rising.schedules names 'attackscale': name one"):
+        trainer_of(Rising())
 
 
 def test_a_method_may_read_other_views_than_the_usual_ones():

@@ -189,7 +189,9 @@ def test_whatever_keras_has_still_loads(layer):
     model = keras.Model(x, L.Dense(3)(L.Flatten()(y)))
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(), ["accuracy"])
     model.save("a.keras")
-    network.load("a.keras")
+    some = np.random.default_rng(0).uniform(size=(2, 4, 4, 1)).astype("float32")
+    loaded = network.load("a.keras").predict(some, verbose=0)
+    np.testing.assert_allclose(loaded, model.predict(some, verbose=0), rtol=1e-5)
 
 
 @pytest.mark.parametrize("operation", ["WriteFile", "ReadFile"])

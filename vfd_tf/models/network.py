@@ -180,20 +180,21 @@ class Forward(dict):
         return self[view]
 
 
-def regularisers(model: keras.Model) -> list:
-    """The losses of a model's weights, which its layers name."""
-    weights = [v for v in model.trainable_weights if v.regularizer is not None]
-    return [v.regularizer(v) for v in weights]
+def regularisers(model: keras.Layer) -> list:
+    """The losses of a layer's weights; Keras lists them behind what its calls added."""
+    return _split_losses(model)[1]
 
 
 def added_losses(model: keras.Model) -> list:
-    """What layers added in the last call: `add_loss`, regularisers of activities.
+    """What layers added in the last call: `add_loss`, regularisers of activities."""
+    return _split_losses(model)[0]
 
-    Keras lists these in front of the losses of weights, and forgets them in the next call.
-    """
-    weights = sum(v.regularizer is not None for v in model.trainable_weights)
-    found = model.losses
-    return found[: len(found) - weights]
+
+def _split_losses(layer):
+    found = layer.losses
+    of_weights = sum(v.regularizer is not None for v in layer.trainable_weights)
+    first = len(found) - of_weights
+    return found[:first], found[first:]
 
 
 def load(path: str) -> keras.Model:

@@ -52,21 +52,6 @@ def inner(optimizer):
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
-def check_scales(optimizer, scaling) -> None:
-    """Raises `InputError` where the loss is scaled and nothing is in float16, or not so."""
-    scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-    if scales and scaling is None:
-        raise InputError(
-            "A LossScaleOptimizer is for float16: pass the optimizer in it, or "
-            "TrainingOptions(precision='mixed_float16')."
-        )
-    if scaling is not None and not scales:
-        raise InputError(
-            "The model computes in float16: compile it with "
-            "keras.optimizers.LossScaleOptimizer(optimizer), or build it in float32."
-        )
-
-
 def check_optimizer(optimizer, strategy) -> None:
     """Raises `InputError` for what Keras's optimizers can't do on several replicas.
 

@@ -8,8 +8,6 @@ from vfd_tf.hyperparameters import InputError, choose
 from vfd_tf.models import precision
 from vfd_tf.training import checks
 
-_RUNNING = "attack_scale", "awp_gamma"  # what schedules change beside weights of terms
-
 
 def chosen(table, value, kind, axis):
     """A part of an axis: itself, or what a class or a name of its table stands for."""
@@ -87,15 +85,14 @@ def schedules(method, distillation, epochs: int, known) -> dict:
     found = {}
     for part in (method, distillation):
         for name, schedule in part.schedules(epochs).items():
-            running = name if name in _RUNNING else f"{name}_weight"
+            running = name if name in known else f"{name}_weight"
             if running in known:
                 found[running] = schedule
             elif name not in part.weights:
                 kind = type(part).__name__
-                terms = ", ".join([*part.weights, *_RUNNING])
                 raise InputError(
-                    f"{kind}.schedules names {name!r}: name a term or a running value, "
-                    f"{terms}."
+                    f"{kind}.schedules names {name!r}: name one of its terms, "
+                    f"{', '.join(part.weights)}, or a running value, {', '.join(known)}."
                 )
     return found
 

@@ -27,11 +27,7 @@ def assemble(student, given, method, distillation):
         InputError: A network that is missing, doesn't fit, or is the student itself.
     """
     pair = f"{type(method).__name__} with {type(distillation).__name__}"
-    if set(method.needs) - {"teacher"}:
-        raise InputError(
-            f"{type(method).__name__}.needs is {method.needs!r}: the terms of a method see "
-            "the vanilla teacher alone; write a distillation, which sees all networks."
-        )
+    _refuse_needs(method)
     # A trainer stands for what it trains.
     given = {role: getattr(model, "student", model) for role, model in given.items()}
     layers = distillation.layers
@@ -63,6 +59,15 @@ def assemble(student, given, method, distillation):
         feature_layer.check_moves(networks["student"], taps)
     _refuse_sharing(networks)
     return networks
+
+
+def _refuse_needs(method):
+    """Refuses a method that asks for a network which its terms don't see."""
+    if set(method.needs) - {"teacher"}:
+        raise InputError(
+            f"{type(method).__name__}.needs is {method.needs!r}: the terms of a method see "
+            "the vanilla teacher alone; write a distillation, which sees all networks."
+        )
 
 
 def _refuse_sharing(networks):

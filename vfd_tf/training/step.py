@@ -171,7 +171,7 @@ class Step:
         own = [*added, *regularisers(self.model)]
         if "partner" in self.networks:
             own += regularisers(self.networks["partner"])
-        own += [loss for norm in self.norms for loss in norm.losses]
+        own += [loss for norm in self.norms for loss in regularisers(norm)]
         return weighted(total, weight) + sum(own)
 
     def terms(self, y, views, tape):

@@ -97,24 +97,15 @@ class AdversarialTrainer(Trainable):
         # What a schedule may change from epoch to epoch, without tracing the step again.
         self.full_values = {f"{term}_weight": weight for term, weight in weights.items()}
         self.full_values |= {"attack_scale": 1.0, "awp_gamma": self.options.awp_gamma}
+        own, constant = {"shape": (), "trainable": False}, keras.initializers.Constant
         self.scheduled = {
-            name: self.add_weight(
-                name=name,
-                shape=(),
-                initializer=keras.initializers.Constant(value),
-                trainable=False,
-            )
+            name: self.add_weight(name=name, initializer=constant(value), **own)
             for name, value in self.full_values.items()
         }
         self.term_weights = {term: self.scheduled[f"{term}_weight"] for term in weights}
-        self.iteration = self.add_weight(
-            name="step",
-            shape=(),
-            dtype="int64",
-            initializer="zeros",
-            trainable=False,
-            aggregation="only_first_replica",
-        )
+        choices.schedules(self.method, self.distillation, 1, self.scheduled)  # refuses
+        own |= {"dtype": "int64", "aggregation": "only_first_replica"}
+        self.iteration = self.add_weight(name="step", initializer="zeros", **own)
         parts = self.method, self.distillation
         outputs = getattr(self.network, "output", {})  # of a graph
         taps = *self.method.taps(self.student), *self.distillation.layers
@@ -142,7 +133,7 @@ class AdversarialTrainer(Trainable):
         }
 
     def anneal(self, epoch: int, epochs: int) -> dict[str, float]:
-        """Sets the weights that method and distillation themselves change by the epoch.
+        """Sets the running values that method and distillation change by the epoch.
 
         Returns:
             Running value -> what it is in this epoch.
@@ -213,7 +204,6 @@ class AdversarialTrainer(Trainable):
         optimizer = keras.optimizers.get(optimizer or SGD(0.1, 0.9, weight_decay=5e-4))
         if self.loss_scaling:
             optimizer = self.loss_scaling.around(optimizer)
-        checks.check_scales(optimizer, self.loss_scaling)
         kwargs.setdefault("auto_scale_loss", False)  # the student decides, see `float16`
         super().compile(optimizer=optimizer, metrics=metrics, **kwargs)
         self._label_kind = None

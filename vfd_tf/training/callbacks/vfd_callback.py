@@ -33,7 +33,6 @@ class GuestTrainer(AdversarialTrainer):
     def enter(self, model: keras.Model) -> None:
         """Prepares for the `fit` of a model whose weights are the student's."""
         self._refuse_optimizer(model)
-        checks.check_scales(model.optimizer, self.loss_scaling)
         names = "optimizer", "_compile_metrics", "run_eagerly", "jit_compile"
         now = tuple(getattr(model, name) for name in names)
         same = zip(self._host.compiled_with, now, strict=False)
@@ -44,7 +43,16 @@ class GuestTrainer(AdversarialTrainer):
         self._build_optimizer()
 
     def _refuse_optimizer(self, model):
-        """Raises `InputError` for one that knows the weights of the model alone."""
+        """Raises `InputError` for one that knows the weights of the model alone.
+
+        And for one that scales no loss where the model computes in float16.
+        """
+        scales = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+        if self.float16 and not scales:
+            raise InputError(
+                f"The model {model.name!r} computes in float16: compile it with "
+                "keras.optimizers.LossScaleOptimizer(optimizer), or build it in float32."
+            )
         own = {id(v) for v in self.trainable_variables} - {id(v) for v in model.variables}
         known = model.optimizer is getattr(self, "optimizer", None)
         if own and model.optimizer.built and not known:

@@ -108,13 +108,7 @@ class VFD(Distillation):
             total += weight * (self.clean_weight * clean + self.adv_weight * adv)
         return {"vfd": total}
 
-    def report(
-        self,
-        student: Outputs,
-        teacher: Outputs | None,
-        robust_teacher: Outputs | None = None,
-        partner: Outputs | None = None,
-    ) -> Terms:
+    def report(self, student: Outputs, teacher: Outputs | None, **others: Outputs) -> Terms:
         """Both halves of eq. 5 for every layer, without weights."""
         values = {}
         for k, clean, adv in self._halves(student, teacher):
