@@ -177,10 +177,10 @@ def test_a_plain_model_stops_too():
 
 def test_a_fit_after_a_divergence_begins_anew():
     made = trainer()
-    good = made.get_weights()
+    good = made.student.get_weights()
     with pytest.raises(Diverged):
         fit(made, weights(BROKEN))
-    made.set_weights(good)
+    made.student.set_weights(good)
     made.compile(keras.optimizers.SGD(0.1))
     fit(made, weights())
 

@@ -234,15 +234,29 @@ def test_a_method_may_change_its_attack_by_the_epoch():
 
 
 def test_a_method_may_read_other_views_than_the_usual_ones():
+    """BatchNorm sees what is read and nothing else: here images of one grey."""
+
     @component
-    class Halfway(Own):
-        reads = ("half",)
+    class Grey(Own):
+        reads = ("grey",)
+        kept = "clean", "adv"
 
         def views(self, x, x_adv):
-            return {"clean": x, "adv": x_adv, "half": (x + x_adv) / 2}
+            usual = {"clean": x, "adv": x_adv, "grey": 0 * x + 0.3}
+            return {name: usual[name] for name in (*self.kept, "grey")}
 
         def terms(self, y, student, teacher):
-            return {"adv": losses.cross_entropy(y, student["half"]["logits"])}
+            return {"adv": losses.cross_entropy(y, student["grey"]["logits"])}
 
-    logs = fit(trainer_of(Halfway()))
+    def made():
+        norm = L.BatchNormalization(momentum=0.0)
+        return keras.Sequential([keras.Input(SHAPE), norm, L.Flatten(), L.Dense(CLASSES)])
+
+    trainer = AdversarialTrainer(made(), Grey(), PGD)
+    trainer.compile("sgd")
+    logs = fit(trainer)
+    np.testing.assert_allclose(trainer.student.layers[0].moving_mean, [0.3], rtol=1e-6)
     assert 0 <= logs["adv_accuracy"][0] <= logs["accuracy"][0] <= 1
+    Grey.kept = ("clean",)
+    with pytest.raises(InputError, match="Grey.views are clean, grey: keep clean and adv"):
+        fit(trainer_of(Grey()))

@@ -177,6 +177,11 @@ class Step:
     def terms(self, y, views, tape):
         """The student's outputs on the views, and all terms, those to watch included."""
         others = {view: self._student_of(view) for view in views}
+        if self.method.adversarial and not {"clean", "adv"} <= views.keys():
+            raise InputError(
+                f"{type(self.method).__name__}.views are {', '.join(views)}: keep clean "
+                "and adv among them, for the log; `reads` says what is used."
+            )
         student = Forward(self.networks["student"], views, training=True, others=others)
         reads = view_norms.reads(self.method, self.distillation, self.term_weights)
         for view in views:  # the order in which BatchNorm sees them: clean first
