@@ -128,6 +128,13 @@ warned_at_once(
     "--lr_rise=0.3",
 )
 warned_at_once(
+    "a flag in front of a recipe that sets it",
+    r"--dataset=cifar100 has no effect before --recipe=smoke, which sets --dataset=digits: "
+    r"write it behind\.",
+    "--dataset=cifar100",
+    "--recipe=smoke",
+)
+warned_at_once(
     "a flag of another mode",
     r"--model has no effect in the mode train\.",
     *TRADES,

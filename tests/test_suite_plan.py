@@ -57,6 +57,16 @@ def test_the_vanilla_row_is_not_the_teacher():
     assert "teacher" not in graph.nodes[row].name
 
 
+def test_commands_leave_out_what_the_recipe_of_the_scale_replaces():
+    """Who reads `--arch=resnet18 --recipe=smoke` takes it for a ResNet-18."""
+    _, (found,) = planned("table1")
+    assert found.suite.flags == ("--dataset=cifar10", "--arch=resnet18", "--recipe=smoke")
+    assert found.words("--width=0.5") == ("--recipe=smoke", "--width=0.5")
+    _, (vgg,) = planned("vgg16", more=("--epochs=2",))
+    behind = ("--arch=vgg16", "--width=0.06", "--image_size=32", "--epochs=2")
+    assert vgg.words()[-4:] == behind
+
+
 def test_options_join_the_base_and_the_enhanced_alike():
     _, (found,) = planned("table1", more=("--average=ema", "--precision=mixed_bfloat16"))
     entries = suite_file.describe(found)["entries"]

@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
             keras.config.set_epsilon(1e-7)
             if _told(values, argv[1:]):
                 return 0
-            argv = recipes.expanded(argv)
+            argv = recipes.read(argv)
             words = _parsed(values, argv)
             if words and words[0] in MODES and not values["mode"].present:
                 values.mode = words.pop(0)

@@ -1,6 +1,8 @@
 """Recipes: the flagfiles of `flags/`, found by name from anywhere."""
 
 import pathlib
+import warnings
+from collections.abc import Sequence
 
 from vfd_tf.hyperparameters import InputError, choose
 
@@ -12,6 +14,13 @@ def paths() -> dict[str, pathlib.Path]:
     inside = _PACKAGE / "recipes"
     folder = inside if inside.is_dir() else _PACKAGE.parent / "flags"
     return {path.stem: path for path in sorted(folder.glob("*.flags"))}
+
+
+def read(argv: list[str]) -> list[str]:
+    """The user's command line, expanded, with a warning for each flag that is replaced."""
+    for word, how in replaced(argv).items():
+        warnings.warn(f"{word} has no effect {how}.", stacklevel=2)
+    return expanded(argv)
 
 
 def expanded(argv: list[str]) -> list[str]:
@@ -32,6 +41,23 @@ def expanded(argv: list[str]) -> list[str]:
     return words
 
 
+def replaced(argv: Sequence[str]) -> dict[str, str]:
+    """Each word `--name=value` that a recipe behind it replaces -> how, in a clause."""
+    found = {}
+    for i, word in enumerate(argv):
+        if not word.startswith("--recipe="):
+            continue
+        file = paths().get(word.removeprefix("--recipe="))
+        text = file.read_text(encoding="utf-8") if file else ""
+        lines = {_name(line): line for line in text.split() if line.startswith("--")}
+        later = {_name(other) for other in argv[i + 1 :]}
+        for given in argv[:i]:
+            line = lines.get(_name(given), given)
+            if line != given and _name(given) not in later:
+                found[given] = f"before {word}, which sets {line}: write it behind"
+    return found
+
+
 def refuse_unread(values) -> None:
     """Raises `InputError` if flags that were read have a recipe: one in a flagfile.
 
@@ -42,6 +68,10 @@ def refuse_unread(values) -> None:
             f"--recipe={values.recipe} is in a --flagfile, where it is not read: write it "
             "on the command line, before --flagfile."
         )
+
+
+def _name(word):
+    return word.partition("=")[0]
 
 
 def _flagfile(name):

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Container
 
 from vfd_tf import evaluation
-from vfd_tf.cli import flags, refusals
+from vfd_tf.cli import flags, recipes, refusals
 from vfd_tf.experiments.evaluation_plan import attack_images
 from vfd_tf.hyperparameters import InputError, choose
 from vfd_tf.suites.graph import Graph, Node, Run
@@ -83,7 +83,9 @@ class PlannedSuite:
     def words(self, *own: str) -> tuple[str, ...]:
         """The flags of a run: of suite and scale, the user's, and its own."""
         more = (word for word in self.more if not _names([word]) & set(_ATTACKS))
-        return (*self.suite.flags, *more, *self.places, *own)
+        words = (*self.suite.flags, *more, *self.places, *own)
+        replaced = recipes.replaced(words)  # by that of the scale
+        return tuple(word for word in words if word not in replaced)
 
     def _fewer(self, texts):
         """Attack -> images, of --attack_images."""
