@@ -117,6 +117,14 @@ def test_mixtures_without_effect_are_refused(tmp_path, more, said):
         planned(str(path))
 
 
+def test_a_sweep_of_all_rows_beside_a_curve_of_one_is_refused(tmp_path):
+    path = tmp_path / "mine.toml"
+    sweep = GOOD.replace("[rows]", 'sweep = "--vfd_lambda=0.01,0.02"\n[rows]')
+    path.write_text(sweep + '[curves]\nTRADES = "--trades_beta=1,2"\n')
+    with pytest.raises(InputError, match=r"a sweep and, in \[curves\], one of TRADES"):
+        planned(str(path))
+
+
 def test_a_flag_that_the_file_has_a_key_for_is_refused_with_the_key(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(GOOD.replace('flags = "', 'flags = "--mixtures=0.8 '))

@@ -233,6 +233,7 @@ def _suite(name, scale, entries) -> Suite:
         **read_,
     )
     _refuse_idle_mixtures(suite)
+    _refuse_two_sweeps(suite)
     return suite
 
 
@@ -260,6 +261,16 @@ def _refuse_idle_mixtures(suite):
         raise InputError(
             f"mixtures has {fitted[0]}, whose errors other attacks don't find: add "
             "autoattack to columns."
+        )
+
+
+def _refuse_two_sweeps(suite):
+    """Raises `InputError` where a row's curve would get the points of the sweep, too."""
+    if suite.sweep and suite.curves:
+        row = next(iter(suite.curves))
+        raise InputError(
+            f"it has a sweep and, in [curves], one of {row}: leave out sweep, and write a "
+            "row for each of its values."
         )
 
 
