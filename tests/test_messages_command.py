@@ -7,6 +7,7 @@ import pytest
 from mistakes import Cases, command_line, meet
 
 from vfd_tf import InputError, files
+from vfd_tf.cli import recipes
 
 CASES = Cases()
 case = CASES.case
@@ -135,6 +136,13 @@ warned_at_once(
     "--recipe=smoke",
 )
 warned_at_once(
+    "a flag in front of a recipe, both in two words",
+    r"--epochs 7 has no effect before --recipe smoke, which sets --epochs=3: .*",
+    *("--epochs", "7", "--recipe", "smoke"),
+)
+
+
+warned_at_once(
     "a flag of another mode",
     r"--model has no effect in the mode train\.",
     *TRADES,
@@ -182,3 +190,17 @@ refused_at_once(
 def test_the_user_is_told_in_one_sentence(mistake, message, warning, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     meet(mistake, message, warning)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--recipe=smoke --dataset=cifar100",  # behind it
+        "--epochs=7 --recipe=smoke --epochs=8",  # another one behind it decides
+        "--dataset=digits --recipe=smoke",  # what it sets, too
+        "--method=hat --dataset=cifar100 --recipe=shared",  # in its comments alone
+        "--recipe=gat --recipe=smoke",
+    ],
+)
+def test_no_recipe_replaces(words):
+    assert recipes.replaced(words.split()) == {}

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from plans import ROWS, planned, run, values_of
 
-from vfd_tf.cli import suite, suite_file, suite_plan
+from vfd_tf.cli import recipes, suite, suite_file, suite_plan
 from vfd_tf.experiments import places
 from vfd_tf.experiments.evaluation_plan import EvaluationPlan
 from vfd_tf.experiments.experiment import Experiment
 from vfd_tf.experiments.mixtures import Mix
 from vfd_tf.hyperparameters import InputError
-from vfd_tf.suites.suite import read
+from vfd_tf.suites.suite import SCALES, read
 from vfd_tf.training.distillation import VFD
 from vfd_tf.training.methods import TRADES, Natural
 
@@ -65,6 +65,16 @@ def test_commands_leave_out_what_the_recipe_of_the_scale_replaces():
     _, (vgg,) = planned("vgg16", more=("--epochs=2",))
     behind = ("--arch=vgg16", "--width=0.06", "--image_size=32", "--epochs=2")
     assert vgg.words()[-4:] == behind
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_what_is_left_out_decides_no_run(scale):
+    for suite_ in read("all", scale):
+        gone = recipes.replaced(suite_.flags)
+        left = [word for word in suite_.flags if word not in gone]
+        values, same = values_of(*suite_.flags), values_of(*left)
+        assert values.flag_values_dict() == same.flag_values_dict()
+    assert planned("table2", "short")[1][0].words()[0] == "--dataset=cifar100"
 
 
 def test_options_join_the_base_and_the_enhanced_alike():

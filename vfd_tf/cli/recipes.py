@@ -42,20 +42,20 @@ def expanded(argv: list[str]) -> list[str]:
 
 
 def replaced(argv: Sequence[str]) -> dict[str, str]:
-    """Each word `--name=value` that a recipe behind it replaces -> how, in a clause."""
-    found = {}
-    for i, word in enumerate(argv):
-        if not word.startswith("--recipe="):
-            continue
-        file = paths().get(word.removeprefix("--recipe="))
-        text = file.read_text(encoding="utf-8") if file else ""
-        lines = {_name(line): line for line in text.split() if line.startswith("--")}
-        later = {_name(other) for other in argv[i + 1 :]}
-        for given in argv[:i]:
-            line = lines.get(_name(given), given)
-            if line != given and _name(given) not in later:
-                found[given] = f"before {word}, which sets {line}: write it behind"
-    return found
+    """Each flag that a recipe behind it replaces, as it is written -> how, in a clause."""
+    found, given = {}, {}
+    for name, value, text in _flags(argv):
+        lines = _lines(value) if name == "recipe" else {}
+        for other in given.keys() & lines.keys():
+            before, word = given[other]
+            if before != lines[other]:
+                line = f"--{other}={lines[other]}"
+                found[other] = word, f"before {text}, which sets {line}: write it behind"
+            else:
+                found.pop(other, None)
+        found.pop(name, None)  # what is behind has the last word
+        given[name] = value, text
+    return dict(found.values())
 
 
 def refuse_unread(values) -> None:
@@ -70,8 +70,22 @@ def refuse_unread(values) -> None:
         )
 
 
-def _name(word):
-    return word.partition("=")[0]
+def _flags(words):
+    """(name, value, as it is written) of every flag."""
+    for word, behind in zip(words, [*words, "--"][1:], strict=True):
+        name, equals, value = word.lstrip("-").partition("=")
+        if word.startswith("-") and not equals and not behind.startswith("-"):
+            value, word = behind, f"{word} {behind}"
+        if word.startswith("-"):
+            yield name, value, word
+
+
+def _lines(recipe):
+    """Name -> value of what a recipe sets."""
+    file = paths().get(recipe)
+    lines = map(str.strip, file.read_text(encoding="utf-8").splitlines() if file else [])
+    flags = _flags([line for line in lines if line.startswith("--")])
+    return {name: value for name, value, _ in flags}
 
 
 def _flagfile(name):
