@@ -18,6 +18,7 @@ from vfd_tf import (
 )
 from vfd_tf.hyperparameters import component
 from vfd_tf.models import architectures, batch_norms, keras_graph, projection
+from vfd_tf.training.distillation import VFD
 from vfd_tf.training.methods import ARAT
 
 L = keras.layers
@@ -221,6 +222,17 @@ def test_layers_of_the_user_s_choice_and_of_nested_models():
     x, y = RANDOM.rand(8, 8, 8, 3).astype("float32"), np.arange(8)
     logs = trainer.fit(x, y, batch_size=8, verbose=0).history
     assert np.isfinite(logs["align_loss"]).all() and len(trainer.heads) == 2
+
+
+def test_layers_of_a_distillation_get_no_predictors(make_network):
+    """AR-AT + VFD has AR-AT's own terms, whatever layers VFD compares."""
+    student, teacher = make_network(), make_network()
+    alone = AdversarialTrainer(student, "ar-at", "pgd1")
+    joined = AdversarialTrainer(
+        student, "ar-at", "pgd1", VFD(layer="logits"), teacher=teacher
+    )
+    own = [list(trainer.learning.heads[0]) for trainer in (alone, joined)]
+    assert own[0] == own[1] and len(joined.heads) == len(own[0]) == 1
 
 
 def test_a_student_whose_channels_come_first_is_refused():

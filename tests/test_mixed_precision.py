@@ -139,6 +139,23 @@ def test_a_float16_overflow_loses_nothing(toy):
     assert int(made.optimizer.iterations) == 3
 
 
+def test_averages_take_nothing_of_a_forward_that_overflows(toy):
+    """Then BatchNorm's statistics aren't finite either, for as long as the step lasts."""
+    x, y = toy[0][:8], toy[1][:8]
+    made = trainer("mixed_float16", average="ema", method="pgd-at")
+    made.fit(x, y, batch_size=8, verbose=0)
+    averages = [v.numpy() for v in made.average.values]
+    kernels = [v for v in made.student.trainable_variables if v.value.shape.rank == 4]
+    kernels[1].assign(1e6 * kernels[1].value)
+    statistics = [v.numpy() for v in made.student.non_trainable_variables]
+    logs = made.fit(x, y, batch_size=8, verbose=0).history
+    assert logs["skipped_steps"] == [1]
+    for before, after in zip(averages, made.average.values, strict=True):
+        np.testing.assert_array_equal(before, after.numpy())
+    for before, after in zip(statistics, made.student.non_trainable_variables, strict=True):
+        np.testing.assert_array_equal(before, after.numpy())
+
+
 def test_losses_of_an_epoch_with_a_skipped_step_are_those_of_the_others(toy):
     x, y = toy[0][:16], toy[1][:16]
     made = trainer("mixed_float16")
@@ -307,6 +324,50 @@ def test_a_student_in_float16_is_trained_as_one(toy):
     seeds = tf.zeros([len(x), 2], tf.int32)
     x_adv = made._make_step().adversarial(tf.constant(x), labels, seeds).numpy()
     assert (np.abs(x_adv - x).max((1, 2, 3)) > 0.02).all()
+
+
+def test_layers_decide_what_a_student_computes_in_and_not_the_process(tmp_path):
+    def made():
+        return keras.Sequential([keras.Input(SHAPE), L.Flatten(), L.Dense(10)])
+
+    made().save(tmp_path / "float32.keras")
+    students, options = [made()], TrainingOptions(on_nan="rollback")
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        students.append(keras.saving.load_model(tmp_path / "float32.keras"))
+        plain = [AdversarialTrainer(s, "pgd-at", options=options) for s in students]
+        float16 = AdversarialTrainer(made(), "pgd-at")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert [trainer.float16 for trainer in plain] == [False, False] and float16.float16
+    assert all(trainer.watch for trainer in plain) and float16.watch is None
+
+
+def test_a_partner_in_float16_has_its_loss_scaled():
+    made = AdversarialTrainer(
+        network(), "trades", distillation="lbgat", partner=in_float16()
+    )
+    assert made.float16 and made.loss_scaling.scales
+
+
+@pytest.mark.parametrize("policy", HALF)
+def test_what_layers_add_in_16_bits_joins_the_loss(toy, policy):
+    class Adding(L.Layer):
+        def call(self, x):
+            self.add_loss(tf.fill([3], tf.constant(0.5, x.dtype)))  # Keras sums it
+            return x
+
+    inputs = keras.Input(SHAPE)
+    x = L.Conv2D(4, 3, activation="relu")(inputs)
+    x = L.Conv2D(4, 3, activity_regularizer="l2")(Adding()(x))
+    model = keras.Model(inputs, L.Dense(10)(L.Flatten()(x)))
+    model(toy[0][:8])
+    expected = sum(float(tf.reduce_sum(value)) for value in model.losses)
+    made = AdversarialTrainer(model, "natural", options=TrainingOptions(precision=policy))
+    made.compile(keras.optimizers.SGD(0.0))
+    logs = made.fit(toy[0][:8], toy[1][:8], batch_size=8, verbose=0).history
+    assert expected > 1.5
+    assert logs["loss"][0] - logs["clean_loss"][0] == pytest.approx(expected, 0.02)
 
 
 def test_what_float16_cannot_do_without_is_said():

@@ -9,9 +9,10 @@ from twins import CLASSES, SHAPE, X, Y, network
 from vfd_tf import AdversarialTrainer, InputError, VFDCallback, attacks, losses
 from vfd_tf.hyperparameters import component, hyper
 from vfd_tf.training.callbacks import Anneal, TermShares
-from vfd_tf.training.distillation import VFD, Distillation
-from vfd_tf.training.methods import TRADES
+from vfd_tf.training.distillation import LBGAT, VFD, Distillation
+from vfd_tf.training.methods import TRADES, Natural
 from vfd_tf.training.methods.base import Method
+from vfd_tf.training.schedules import LambdaSchedule
 
 L = keras.layers
 PGD = attacks.PGD(0.1, steps=1)
@@ -230,7 +231,38 @@ def test_a_method_may_change_its_attack_by_the_epoch():
     assert fit(trainer_of(Rising()), epochs=4)["attack_scale"] == [0.25, 0.5, 0.75, 1.0]
     Rising.name = "attackscale"
     with pytest.raises(InputError, match="Rising.schedules names 'attackscale': name one"):
-        trainer_of(Rising())
+        fit(trainer_of(Rising()))
+
+
+def test_a_schedule_of_a_method_may_need_several_epochs():
+    @component
+    class Half(Own):
+        def schedules(self, epochs):
+            return {"attack_scale": LambdaSchedule("linear", epochs // 2)}
+
+    scales = fit(trainer_of(Half()), epochs=4)["attack_scale"]
+    assert scales[0] < scales[1] <= scales[2] == scales[3] == 1
+
+
+def test_a_natural_method_keeps_the_view_of_its_metrics():
+    @component
+    class Elsewhere(Natural):
+        def views(self, x, x_adv):
+            return {"own": x}
+
+    with pytest.raises(InputError, match="Elsewhere.views are own: keep clean among them"):
+        fit(trainer_of(Elsewhere()))
+
+
+def test_a_distillation_from_a_partner_alone_may_ask_for_projections():
+    """They are to a frozen teacher: without one there are none."""
+
+    @component
+    class Projecting(LBGAT):
+        layers, projects = ("layer1",), True
+
+    made = trainer_of(TRADES(), Projecting(), partner=network(1))
+    assert made.projections == [] and np.isfinite(fit(made)["loss"]).all()
 
 
 def test_a_method_may_read_other_views_than_the_usual_ones():

@@ -110,6 +110,25 @@ def test_igdm_is_the_kl_of_differences_across_x_and_so_is_its_gradient():
     np.testing.assert_allclose(gradient, numbers, atol=1e-7)
 
 
+def test_igdm_gives_no_share_to_a_class_that_both_networks_mask():
+    def masked(network):
+        wide = {v: np.c_[logits(network, v), np.full(N, -np.inf)] for v in network}
+        return {view: {"logits": tf.constant(z)} for view, z in wide.items()}
+
+    views = "clean", "adv", "opposite"
+    plain = outputs(*views), outputs(*views)
+    wide = [masked(network) for network in plain]
+
+    def term(student, robust, z):
+        student = {**student, "adv": {"logits": z}}
+        return IGDM().terms(Y, student, None, robust)["differences"]
+
+    found, slope = value_and_gradient(lambda z: term(*wide, z), wide[0]["adv"]["logits"])
+    value, own = value_and_gradient(lambda z: term(*plain, z), plain[0]["adv"]["logits"])
+    np.testing.assert_allclose(found, value)
+    np.testing.assert_allclose(slope, np.pad(own, [(0, 0), (0, 1)]), atol=1e-12)
+
+
 def test_igdm_of_a_linear_network_and_the_same_with_another_bias_is_zero():
     x, x_adv = RANDOM.rand(2, N, 7)
     views = IGDM().views({"clean": tf.constant(x), "adv": tf.constant(x_adv)})

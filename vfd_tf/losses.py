@@ -159,7 +159,7 @@ def half_variance(weights: Tensor, a: Tensor, b: Tensor) -> Tensor:
     Equal to 1/4 sum_jk w_j w_k ((a_j - a_k) - (b_j - b_k))^2, DKL's weighted squared
     error, without its [c, c] differences. https://arxiv.org/abs/2305.13948
     """
-    difference = _difference(a, b)
+    difference = logit_difference(a, b)
     mean = tf.reduce_sum(weights * difference, axis=-1, keepdims=True)
     return 0.5 * tf.reduce_sum(weights * tf.square(difference - mean), axis=-1)
 
@@ -175,14 +175,14 @@ def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
 
 def squared_error(a: Tensor, b: Tensor) -> Tensor:
     """Mean over classes of the squared difference: [n, c], [n, c] -> [n]."""
-    return tf.reduce_mean(tf.square(_difference(a, b)), axis=-1)
+    return tf.reduce_mean(tf.square(logit_difference(a, b)), axis=-1)
 
 
-def _difference(a, b):
-    """a - b of logits, 0 for classes that are masked with -inf in both."""
-    masked = tf.math.is_inf(a) & (a == b)
-    a, b = (tf.where(masked, tf.zeros_like(v), v) for v in (a, b))
-    return a - b
+def logit_difference(a: Tensor, b: Tensor, masked: float = 0.0) -> Tensor:
+    """a - b of logits; `masked` for classes that are -inf in both: [n, c], [n, c]."""
+    both = tf.math.is_inf(a) & (a == b)
+    a, b = (tf.where(both, tf.zeros_like(v), v) for v in (a, b))
+    return tf.where(both, tf.cast(masked, a.dtype), a - b)
 
 
 def squared_euclidean(a: Tensor, b: Tensor) -> Tensor:

@@ -266,15 +266,27 @@ def dtype_of(model: keras.Model) -> str:
     return "float64" if getattr(output, "dtype", None) == "float64" else "float32"
 
 
-def computes_in(model: keras.Model, *dtypes: str) -> bool:
-    """Whether any layer or operation of a model computes in one of these dtypes."""
+def computes_in(model: keras.Model, *dtypes: str, models: bool = True) -> bool:
+    """Whether any layer or operation of a model computes in one of these dtypes.
+
+    Args:
+        models: Whether models count that are nothing but a graph of layers. They may
+            have the policy of the process that made or loaded them, and round images.
+    """
     graph = network.graph_of(model)
     layers = layers_of(graph or model, itself=True)
-    own = [layer.compute_dtype for layer in layers]
+    own = [layer.compute_dtype for layer in layers if models or _computes(layer)]
     if graph is not None:
         calls = nodes(graph, inputs=True)
         own += [tensor.dtype for node in calls for tensor in node.output_tensors]
     return any(dtype in dtypes for dtype in own)
+
+
+def _computes(layer):
+    """Whether a layer is more than the place of an input, or a graph of other layers."""
+    if isinstance(layer, keras.Model):
+        return network.graph_of(layer) is None
+    return not isinstance(layer, keras.layers.InputLayer)
 
 
 @contextlib.contextmanager

@@ -97,17 +97,19 @@ def schedules(method, distillation, epochs: int, known) -> dict:
     return found
 
 
-def trains_in_float16(student, options) -> bool:
-    """Whether a student computes in float16, by the option or by its own policy.
+def trains_in_float16(trained, options) -> bool:
+    """Whether student or partner compute in float16, by the option or by their policies.
 
     Raises:
-        InputError: It does, and nothing of float16 can be rolled back.
+        InputError: They do, and nothing of float16 can be rolled back.
     """
     float16 = options.precision == "mixed_float16"
-    float16 = float16 or precision.computes_in(student, "float16")
+    for model in trained:
+        float16 = float16 or precision.computes_in(model, "float16", models=False)
     if float16 and options.on_nan == "rollback":
         raise InputError(
-            "The student computes in float16, where steps that are not finite are skipped: "
-            "leave out on_nan='rollback', or build it in float32 or mixed_bfloat16."
+            "The student, or its partner, computes in float16, where steps that are not "
+            "finite are skipped: leave out on_nan='rollback', or build it in float32 or "
+            "mixed_bfloat16."
         )
     return float16

@@ -88,7 +88,7 @@ class Learning:
 
     Args:
         parts: The method and the distillation.
-        channels: Of the student's layers that these read.
+        channels: Part by part, of the student's layers that it reads.
         add_weight: `add_weight` of the trainer, so that they are saved with it.
         classes: Of the student, or None where its graph doesn't tell.
     """
@@ -98,10 +98,10 @@ class Learning:
         parts: tuple[Any, ...],
         add_weight: Callable,
         classes: int | None,
-        channels: dict[str, int],
+        channels: list[dict[str, int]],
     ):
         self.parts, self.variables = parts, []
-        self.heads = [part.heads(channels) for part in parts]
+        self.heads = [p.heads(own) for p, own in zip(parts, channels, strict=True)]
         for part in parts:
             start = part.state(classes).items()
             self.variables.append({n: _variable(add_weight, n, v) for n, v in start})

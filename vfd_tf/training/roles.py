@@ -52,7 +52,7 @@ def assemble(student, given, method, distillation):
         contract.refuse_probabilities(given[role])
         network.refuse_augmentation(given[role])
         networks[role] = network.tap(given[role], layers)
-        if distillation.projects and role == frozen[0]:
+        if distillation.projects and role in frozen[:1]:
             networks["student"] = _projected(networks["student"], networks[role], layers)
         contract.check_fit(networks["student"], networks[role], role, ("logits", *layers))
     if hasattr(networks["student"], "output"):

@@ -172,15 +172,18 @@ class Step:
         if "partner" in self.networks:
             own += regularisers(self.networks["partner"])
         own += [loss for norm in self.norms for loss in regularisers(norm)]
+        own = [tf.reduce_sum(tf.cast(loss, total.dtype)) for loss in own]
         return weighted(total, weight) + sum(own)
 
     def terms(self, y, views, tape):
         """The student's outputs on the views, and all terms, those to watch included."""
         others = {view: self._student_of(view) for view in views}
-        if self.method.adversarial and not {"clean", "adv"} <= views.keys():
+        logged = ("clean", "adv") if self.method.adversarial else ("clean",)
+        if not views.keys() >= set(logged):
             raise InputError(
-                f"{type(self.method).__name__}.views are {', '.join(views)}: keep clean "
-                "and adv among them, for the log; `reads` says what is used."
+                f"{type(self.method).__name__}.views are {', '.join(views)}: keep "
+                f"{' and '.join(logged)} among them, for the log; `reads` says what is "
+                "used."
             )
         student = Forward(self.networks["student"], views, training=True, others=others)
         reads = view_norms.reads(self.method, self.distillation, self.term_weights)

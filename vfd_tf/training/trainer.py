@@ -103,16 +103,16 @@ class AdversarialTrainer(Trainable):
             for name, value in self.full_values.items()
         }
         self.term_weights = {term: self.scheduled[f"{term}_weight"] for term in weights}
-        choices.schedules(self.method, self.distillation, 1, self.scheduled)  # refuses
         own |= {"dtype": "int64", "aggregation": "only_first_replica"}
         self.iteration = self.add_weight(name="step", initializer="zeros", **own)
-        parts = self.method, self.distillation
         outputs = getattr(self.network, "output", {})  # of a graph
-        taps = *self.method.taps(self.student), *self.distillation.layers
-        channels = {k: outputs[k].shape[-1] for k in taps if k in outputs}
+        taps = self.method.taps(self.student), self.distillation.layers
+        channels = [{k: outputs[k].shape[-1] for k in own if k in outputs} for own in taps]
+        parts = self.method, self.distillation
         self.learning = Learning(parts, self.add_weight, self.num_classes, channels)
         self.heads = [head for own in self.learning.heads for head in own.values()]
-        self.float16 = choices.trains_in_float16(self.student, self.options)
+        trained = [self.student, *filter(None, [getattr(self, "partner", None)])]
+        self.float16 = choices.trains_in_float16(trained, self.options)
         skips, scales = self.options.on_nan == "skip", self.float16
         self.loss_scaling = None
         if scales or skips:
@@ -250,9 +250,9 @@ class AdversarialTrainer(Trainable):
             if scaling:  # skips the step, too, where only a term is not finite
                 gradients = unless(sound, gradients)
         replicas.average_statistics(self._trained())  # before averages take them
-        self._apply(gradients)
         if scaling:
-            finite = scaling.settle(gradients, state)
+            finite = scaling.settle(gradients, state)  # before averages take it, too
+        self._apply(gradients)
         self.learning.after_step(y, clean_logits, {**terms, **watched}, finite)
         if scaling:
             clean_logits = tf.where(finite, clean_logits, tf.zeros_like(clean_logits))

@@ -103,9 +103,11 @@ class IGDM(RSLAD):
         robust_teacher: Outputs | None = None,
         partner: Outputs | None = None,
     ) -> Terms:
+        both = "adv", "opposite"
+        masked = float("-inf")  # a class that is masked has no share in the softmax
         theirs, ours = (
-            network["adv"]["logits"] - network["opposite"]["logits"]
-            for network in (robust_teacher, student)
+            losses.logit_difference(*(n[view]["logits"] for view in both), masked)
+            for n in (robust_teacher, student)
         )
         terms = super().terms(y, student, teacher, robust_teacher)
         return {**terms, "differences": losses.kl_divergence(theirs, ours)}
