@@ -70,6 +70,8 @@ def test_an_evaluation_that_was_killed_goes_on_where_it_stopped(saved, monkeypat
     monkeypatch.setattr(Engine, "examples", killed)
     assert run(saved, "--eval_attacks=apgd-t:steps=5") == 1
     after, folder = [], saved.with_suffix(".eval")
+    half = folder / "journal" / "0123-0.npz.89abcdef.part"
+    half.write_bytes(b"half a window")
     monkeypatch.setattr(
         Engine,
         "examples",
@@ -78,6 +80,7 @@ def test_an_evaluation_that_was_killed_goes_on_where_it_stopped(saved, monkeypat
     assert run(saved, "--eval_attacks=apgd-t:steps=5") == 0
     ranks = [r.rank for r in after if r.rank]
     assert ranks[0] == seen[2].rank == 4  # the two runs before are not repeated
+    assert not half.exists()
     resumed = columns(folder, "digits, 48 test images, linf:0.1")["apgd-t:steps=5"]
     monkeypatch.undo()
     test = datasets.load("digits").test[:48]

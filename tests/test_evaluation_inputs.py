@@ -223,7 +223,8 @@ def test_a_journal_keeps_surrogates_apart(tmp_path):
     x, y = data()
     for scale in (1.0, -1.0, 1.0):
         other, journal = network(), Journal(str(tmp_path), {}, {"pgd3": "mine"})
-        other.set_weights([scale * weight for weight in other.get_weights()])
+        first, *rest = other.get_weights()
+        other.set_weights([scale * first, *rest])
         judge = {"epsilon": 0.1, "surrogate": other}
         found, fresh = (
             evaluate(network(), (x, y), "pgd3", **judge, **more).robust["transfer-pgd3"]
@@ -231,6 +232,18 @@ def test_a_journal_keeps_surrogates_apart(tmp_path):
         )
         np.testing.assert_array_equal(found, fresh)
     assert len([*tmp_path.glob("*.npz")]) == 3
+
+
+def test_a_journal_keeps_surrogates_apart_that_have_no_weights(tmp_path):
+    (x, y), net, found = data(), network(), []
+    for scale in (1.0, -1.0):
+        judge = {"epsilon": 0.1, "surrogate": lambda x, s=scale: s * net(x)}
+        for journal in (Journal(str(tmp_path), {}), None):
+            result = evaluate(net, (x, y), "pgd3", **judge, journal=journal)
+            found.append(result.robust["transfer-pgd3"])
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[2], found[3])
+    assert not np.array_equal(found[0], found[2])
 
 
 def test_the_worst_of_bounded_attacks_leaves_the_unbounded_out():

@@ -275,6 +275,21 @@ def test_other_columns_and_students_by_their_names(runs, tmp_path, capsys):
     assert table(capsys.readouterr().out)["natural+none"][:2] == ["10.00", "0.00"]
 
 
+def test_a_worst_case_that_one_attack_can_not_have_is_added_with_a_second(
+    runs, tmp_path, capsys
+):
+    results = runs[1] / "results.json"
+    known = json.loads(results.read_text())
+    for columns, words in (
+        (("clean", "cw", "cw_search"), "cw,cw_search,pgd20."),
+        (("clean", "pgd20"), "pgd20,autoattack."),
+    ):
+        known["accuracies"]["average"] = {KEY: dict.fromkeys(columns, 40.0)}
+        results.write_text(json.dumps(known))
+        assert plot(tmp_path, runs[1], "--plot_student=average") == 2
+        assert f"--eval_attacks={words}" in capsys.readouterr().err
+
+
 def test_points_that_differ_in_several_things_carry_all(tmp_path, capsys):
     runs = tmp_path / "runs"
     runs.mkdir()
@@ -295,6 +310,7 @@ def test_points_that_differ_in_several_things_carry_all(tmp_path, capsys):
         ((), {"key": "linf:8/255 n=1000"}, "evaluated differently can't share a plot"),
         ((), {"key": "l2:0.5 n=10000"}, "l2:0.5 n=10000"),
         (("--plot_y=pgd50",), {}, "only clean, fgsm, worst; add it with python run.py"),
+        (("--plot_y=mine",), {}, "only clean, fgsm, worst; choose one of these, or an"),
         (("--plot_y=pgd50",), {}, "--eval_attacks=pgd50"),
         (("--plot_student=averaged",), {}, "'averaged' (best, last)"),
         (("--max_images=10",), {}, "evaluated differently"),

@@ -74,6 +74,7 @@ def test_runs_on_other_images_of_a_set_name_no_others(tmp_path):
     known = digests.of_runs(str(tmp_path))
     for number, option in enumerate(options):
         assert known(Experiment(dataset="digits", **option)) == f"data {number}"
+    assert known(Experiment(dataset="digits", hold="memory")) == "data 0"  # as auto is
     assert known(Experiment(dataset="digits", validation=51)) == ""
 
 
@@ -85,7 +86,8 @@ def test_seeds_that_leave_the_report_are_named(tmp_path, monkeypatch, capsys):
         (["--seed=0"], ""),
         (["--seed=0"], ""),
         (["--seed=0", "--seeds=2"], ""),
-        (["--seed=2"], "had seeds 0, 1 in its report"),
+        (["--seed=2"], "0, 1 in its report, which now leaves them out: --seed=0 --seeds=3"),
+        (["--seed=9"], "seed 2 in its report, which now leaves them out: the command of "),
     ):
         values = flags.define()
         flags.parse(values, ["--scale=smoke", "--runs=runs", *words])

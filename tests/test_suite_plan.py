@@ -103,6 +103,11 @@ def test_attacks_of_the_command_stand_in_place_of_the_suites():
     assert not any("surrogate" in name for name in whole["nodes"])
 
 
+def test_a_surrogate_to_be_trained_is_the_suites_own():
+    with pytest.raises(InputError, match="leave --surrogate=auto out"):
+        planned("table1", more=("--surrogate=auto",))
+
+
 def test_a_plan_tells_which_attacks_take_how_many_images():
     plan = EvaluationPlan(
         attacks=("fgsm", "cw", "transfer-cw", "autoattack"),

@@ -82,6 +82,25 @@ def test_attacks_of_other_threat_models_alone_have_no_worst(tmp_path):
     assert directory.results["accuracies"]["last"][EIGHT].keys() == columns.keys()
 
 
+def test_accuracies_of_an_earlier_version_become_those_of_the_verdicts(tmp_path):
+    """Its worst was over other attacks; columns without verdicts stay."""
+    tiny.written(tmp_path)
+    assert tiny.train(tmp_path, "--eval_attacks=fgsm") == 0
+    directory, old = RunDirectory(str(tmp_path / "run")), {"clean": 1.0, "worst": 1.0}
+    before = directory.results["accuracies"]
+    rows = {**before["best"], EIGHT: {**before["best"][EIGHT], "worst": 1.0}, KEY: old}
+    directory._merge(accuracies={**before, "best": rows})
+    assert tiny.train(tmp_path, "--eval_attacks=fgsm") == 0
+    expected = {**before, "best": {**before["best"], KEY: old}}
+    assert RunDirectory(str(tmp_path / "run")).results["accuracies"] == expected
+
+
+def test_verdicts_of_other_shapes_are_no_accuracies(tmp_path):
+    directory = RunDirectory(str(tmp_path))
+    with pytest.raises(InputError, match="verdicts are of other images"):
+        directory.add_verdicts("last", *KEY.split(), {"clean": np.ones(3, bool)})
+
+
 def test_another_vanilla_network_drops_the_mixtures_alone(tmp_path):
     directory = filled(tmp_path)
     directory.keep_made_with("vanilla", "a", mixed)

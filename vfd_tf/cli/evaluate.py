@@ -64,6 +64,7 @@ def _run(values, path, plan, session):
     images = _of_the_model(test, plan.batch_size, bounds)
     with files.owned(made(folder), wait=True, what="evaluates"):
         journal = evaluation.Journal(os.path.join(folder, "journal"), facts["owner"], plans)
+        files.remove_parts(journal.folder)  # of a process that was killed
         result = _evaluated(values, plan, model, images, bounds, surrogate, journal)
         if surrogate is not None:
             accuracy = 100 * float(result.surrogate_clean.mean())

@@ -10,7 +10,6 @@ import collections
 import dataclasses
 import math
 import os
-import shlex
 import sys
 
 import numpy as np
@@ -18,6 +17,13 @@ import numpy as np
 from vfd_tf import evaluation, text
 from vfd_tf.attacks.attack import radius
 from vfd_tf.cli.info import parameter_text, readable
+from vfd_tf.cli.plot_checks import (
+    common_evaluation,
+    evaluated,
+    evaluating,
+    facets,
+    is_attack,
+)
 from vfd_tf.evaluation.result import have_like_worst
 from vfd_tf.experiments.mixtures import KINDS, Mix
 from vfd_tf.experiments.record import Record
@@ -37,12 +43,12 @@ def plot(values, paths: list[str]) -> None:
         raise InputError("Name the run directories to plot: python run.py plot runs/*.")
     names, student = (values.plot_x, values.plot_y), values.plot_student
     unique = {os.path.realpath(path): path for path in paths}.values()
-    records = readable(unique, lambda path: _evaluated(Record(path), student))
+    records = readable(unique, lambda path: evaluated(Record(path), student))
     epsilon = None if values.eval_epsilon is None else radius(values.eval_epsilon)
     asked = values.eval_norm, epsilon, values.max_images
-    key = _evaluation(records, student, names, asked)
+    key = common_evaluation(records, student, names, asked)
     series = group([p for record in records for p in _points(record, student, key, names)])
-    norm, epsilon, images = _facets(key)
+    norm, epsilon, images = facets(key)
     data = records[0].identity["dataset"]
     title = f"{data}, {images:,} test images, {norm}:{epsilon}, {student} student"
     print(f"{title}\n\n{table(series, names, images)}")
@@ -83,7 +89,7 @@ def _left_out(record, student, key, names, unlike) -> str:
     row, first = record.accuracies[student][key], next(iter(unlike.values()))
     which = f"{', '.join(mix.name(student) for mix in unlike)} of {record.path}"
     columns = dict.fromkeys(c for each in (*unlike.values(), row) for c in each)
-    attacks = [c for c in columns if _is_attack(c) and not evaluation.is_transfer(c)]
+    attacks = [c for c in columns if is_attack(c) and not evaluation.is_transfer(c)]
     mixtures = ",".join(mix.text for mix in unlike)
     more = f"--eval_students={student}", f"--mixtures={mixtures}"
     if any(map(evaluation.is_transfer, row if "worst" in names else names)):
@@ -93,11 +99,11 @@ def _left_out(record, student, key, names, unlike) -> str:
         )
         if attacks:
             return f"{why} --plot_y, such as {attacks[-1]}."
-        adding = _evaluating(record, key, ["pgd20"], more)
+        adding = evaluating(record, key, ["pgd20"], more)
         return f"{why}, such as --plot_y=pgd20, behind {adding}"
     return (
         f"{which}: the columns are {', '.join(first)}, those of the run {', '.join(row)}; "
-        f"add what is missing with {_evaluating(record, key, attacks, more)}"
+        f"add what is missing with {evaluating(record, key, attacks, more)}"
     )
 
 
@@ -292,107 +298,6 @@ def _draw_series(axes, series, images, number):
     }
     for point in series.points:
         axes.annotate(series.label(point), (point.x, point.y), side, **style)
-
-
-def _facets(key):
-    """ "linf:8/255 n=10000" -> ("linf", "8/255", 10000)."""
-    threat, images = key.rsplit(" n=", 1)
-    return (*threat.split(":", 1), int(images))
-
-
-def _evaluation(records, student, names, asked) -> str:
-    """The one threat model and number of images that all runs can be compared under.
-
-    Of several the one that has the columns, then that of the most images.
-    """
-    data = {record.identity["dataset"] for record in records}
-    if len(data) > 1:
-        raise InputError(f"Runs on {' and '.join(sorted(data))} can't share a plot.")
-    known = [_known(record, student, asked) for record in records]
-    common = [key for key in known[0] if all(key in other for other in known)]
-    if not common:
-        listed = "; ".join(
-            f"{record.path}: {', '.join(record.accuracies[student])}" for record in records
-        )
-        raise InputError(f"Runs evaluated differently can't share a plot ({listed}).")
-    full = [k for k in common if all(set(names) <= set(keys[k]) for keys in known)]
-    if not full:
-        _refuse_missing(records, student, common[0], names)
-    threats = {key.split(" ")[0] for key in full}
-    if len(threats) > 1:
-        raise InputError(
-            f"The runs are evaluated under {' and '.join(sorted(threats))}; choose with "
-            "--eval_norm and --eval_epsilon."
-        )
-    chosen = max(full, key=lambda key: _facets(key)[-1])
-    if "worst" in names:
-        rows = [(r, its[chosen]) for r, its in zip(records, known, strict=True)]
-        _refuse_unequal(rows, chosen.split(" ")[0])
-    return chosen
-
-
-def _refuse_unequal(rows, threat):
-    """A worst case over other attacks is another number."""
-    (first, columns), *others = rows
-    for record, row in others:
-        if not have_like_worst(row, columns, threat):
-            raise InputError(
-                f"'worst' is over other attacks for {record.path} ({', '.join(row)}) than "
-                f"for {first.path} ({', '.join(columns)}); evaluate both with the same "
-                "--eval_attacks, or choose another --plot_y."
-            )
-
-
-def _evaluated(record, student):
-    """The record of a run whose student has test accuracies."""
-    if not record.accuracies.get(student):
-        has = ", ".join(record.accuracies) or "of none yet"
-        raise InputError(
-            f"{record.path} has no test accuracies of a student {student!r} ({has}); "
-            f"finish the run with {record.command}, or choose another --plot_student."
-        )
-    return record
-
-
-def _known(record, student, asked):
-    """Evaluations of a run's student: "<threat model> n=<images>" -> accuracies."""
-    return {
-        key: row
-        for key, row in record.accuracies[student].items()
-        if all(a is None or a == b for a, b in zip(asked, _facets(key), strict=True))
-    }
-
-
-def _refuse_missing(records, student, key, names):
-    for record in records:
-        row = record.accuracies[student][key]
-        for name in names:
-            if name not in row:
-                raise InputError(
-                    f"{record.path} has no {name!r} for its {student} student under {key}, "
-                    f"only {', '.join(row)}; add it with {_adding(record, key, name, row)}"
-                )
-
-
-def _adding(record, key, name, row):
-    """The command that adds a column to the accuracies of a run."""
-    wanted = [name] if _is_attack(name) else [c for c in row if _is_attack(c)]
-    return _evaluating(record, key, wanted)
-
-
-def _evaluating(record, key, attacks, more=()):
-    norm, epsilon, images = _facets(key)
-    words = [f"--eval_norm={norm}", f"--eval_epsilon={epsilon}", f"--max_images={images}"]
-    words += [f"--eval_attacks={','.join(attacks)}"] if attacks else []
-    return f"{record.command} {shlex.join([*words, *more])}."
-
-
-def _is_attack(name):
-    try:
-        evaluation.protocol(name)
-    except InputError:
-        return False
-    return True
 
 
 def _rank(value):

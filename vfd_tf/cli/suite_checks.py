@@ -51,11 +51,14 @@ def say_seeds_that_leave(folder: str, whole: dict) -> None:
     now = {entry["seed"] for entry in whole["entries"]}
     gone = sorted(seed for seed in seeds - now if type(seed) is int)
     if gone:
-        first, last = min(*gone, *now), max(*gone, *now)
         named = f"seed{'s' * (len(gone) > 1)} {', '.join(map(str, gone))}"
+        first, count = min(*gone, *now), len({*gone, *now})
+        back = f"--seed={first} --seeds={count} has all"
+        if max(*gone, *now) - first + 1 != count:
+            back = "the command of before has them back"
         print(
-            f"Note: {folder} had {named} in its report, which now leaves them out: "
-            f"--seed={first} --seeds={last - first + 1} has all, as the runs are kept."
+            f"Note: {folder} had {named} in its report, which now leaves them out: {back}, "
+            "as the runs are kept."
         )
 
 

@@ -98,11 +98,10 @@ def _curves(planned):
 
 
 def _surrogate(planned, point, seed, node):
-    """What a run's black-box columns are made on, where it has some and that is known."""
+    """What a run's black-box columns are made on, where it has some."""
     path = node.plan.surrogate
     black_box = any(map(evaluation.is_transfer, planned.plans[point, seed].attacks))
-    known = black_box and path != "auto"
-    return {"surrogate": _seen(planned, path)} if known else {}
+    return {"surrogate": _seen(planned, path)} if black_box else {}
 
 
 def _seen(planned, path):

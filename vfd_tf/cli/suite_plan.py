@@ -97,6 +97,11 @@ class PlannedSuite:
 
     def _surrogate(self):
         """The experiment of the network that black-box attacks are made on, or None."""
+        if _values(self.more).surrogate == "auto":
+            raise InputError(
+                "A suite trains the surrogate of its black-box columns itself: leave "
+                "--surrogate=auto out, or name a file."
+            )
         wanted = any(map(evaluation.is_transfer, self.attacks))
         if not wanted or "surrogate" in _names(self.more):
             return None

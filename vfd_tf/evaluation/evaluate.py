@@ -16,7 +16,7 @@ from vfd_tf.data.batching import check_readable_again, is_arrays
 from vfd_tf.evaluation import referee, sanity
 from vfd_tf.evaluation.compilations import Compilations
 from vfd_tf.evaluation.engine import Engine
-from vfd_tf.evaluation.journal import Journal, settings
+from vfd_tf.evaluation.journal import Journal, digest, settings
 from vfd_tf.evaluation.protocols import TRANSFER, Protocol, is_transfer, protocol
 from vfd_tf.evaluation.result import EvaluationResult
 from vfd_tf.evaluation.screen import Screen
@@ -226,6 +226,7 @@ class _Job:
         self.keep = examples
         of = plan if journal else ()
         self.settings = {name: settings(plan[name], engines[name]) for name in of}
+        self.mark = ""  # of the surrogate's logits on a window
         self.found = {name: [] for name in plan}
         self.clean, self.seconds = [], dict.fromkeys(plan, 0.0)
         self.surrogate, self.dead, self.labels = [], [], set()
@@ -242,7 +243,9 @@ class _Job:
                 warnings += sanity.of_whole_box(window, self.plan)
             self.dead.append(sanity.dead_gradients(self.engine, window))
             if self.other is not None:
-                self.surrogate.append(self._of_surrogate(window, number == 0))
+                logits = self._of_surrogate(window, number == 0)
+                self.surrogate.append(losses.correct(window.y, logits).numpy())
+                self.mark = f" surrogate={digest(logits)}"
             for name in self.plan:
                 self._attack(name, number, window)
             if number == 0:
@@ -269,12 +272,15 @@ class _Job:
         return [*dict.fromkeys(objections + found)]
 
     def _of_surrogate(self, window, first):
-        """Which images of a window the surrogate classifies correctly."""
+        """The surrogate's logits on a window."""
         if first:
             self.other.model.layout = self.engine.model.layout
             self.other.windows.check_source(window, self._surrogate_logits)
-        logits = self._surrogate_logits(window.x)
-        return losses.correct(window.y, logits).numpy()
+        return self._surrogate_logits(window.x)
+
+    def _settings(self, name):
+        """What a column of the journal depends on, on the window of now."""
+        return self.settings[name] + (self.mark if self.plan[name].transfer else "")
 
     def _surrogate_logits(self, x):
         return self.other.logits(x, source=True)
@@ -289,7 +295,7 @@ class _Job:
         """An attack on a window, from where the journal says."""
         known = None
         if self.journal:
-            known = self.journal.read(name, number, window, self.settings[name])
+            known = self.journal.read(name, number, window, self._settings(name))
         progress, sizes, seconds = known or (None, None, 0.0)
         if progress is not None and progress.x_adv is None and self.keep:
             progress, sizes, seconds = None, None, 0.0  # its examples were not kept
@@ -308,7 +314,7 @@ class _Job:
         def write(progress, *sizes):
             seconds = time.perf_counter() - start
             if self.journal:
-                own = {"settings": self.settings[name]}
+                own = {"settings": self._settings(name)}
                 self.journal.write(name, number, window, progress, seconds, *sizes, **own)
             return seconds
 

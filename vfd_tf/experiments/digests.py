@@ -41,8 +41,9 @@ def of_runs(root: str) -> Callable:
         known[key] = identity.get("data", "")
 
     def digest(experiment):
-        names = "dataset", "image_size", "validation", "hold"
-        return known.get(tuple(experiment[name] for name in names), "")
+        names = "dataset", "image_size", "validation"
+        key = *(experiment[name] for name in names), _place(experiment.hold)
+        return known.get(key, "")
 
     return digest
 
@@ -55,4 +56,10 @@ def _of_flags(path):
             lines = (line.strip().removeprefix("--").partition("=") for line in file)
             given = {name: value for name, _, value in lines}
     held_out = given.get("validation", "none")
-    return None if held_out == "none" else int(held_out), given.get("hold", "auto")
+    held_out = None if held_out == "none" else int(held_out)
+    return held_out, _place(given.get("hold", "auto"))
+
+
+def _place(hold):
+    """Where images are: those of nearly every set fit into memory, if that is allowed."""
+    return "disk" if hold == "disk" else "memory"

@@ -15,6 +15,7 @@ lock.json         only while a process has the directory: which, where, since wh
 """
 
 import contextlib
+import copy
 import csv
 import hashlib
 import io
@@ -245,19 +246,20 @@ class RunDirectory:
     def verdicts(self, which: str, threat: str, count: str) -> dict[str, np.ndarray]:
         """Column -> bool [n] known for a student: which test images it got right."""
         prefix, everything = f"{which}|{threat} {count}|", self._verdicts()
-        found = {
+        return {
             name[len(prefix) :]: right
             for name, right in everything.items()
             if name.startswith(prefix)
         }
-        shape = (int(count.removeprefix("n=")),)
-        if any(right.dtype != bool or right.shape != shape for right in found.values()):
-            raise self._damaged("verdicts.npz", "its verdicts are of other images")
-        return found
 
     def _verdicts(self):
         path = self.file("verdicts.npz")
-        return files.read_arrays(path, REMEDIES["verdicts.npz"])
+        found = files.read_arrays(path, REMEDIES["verdicts.npz"])
+        for name, right in found.items():
+            count = name.rpartition("|")[0].rpartition(" n=")[-1]
+            if right.dtype != bool or right.shape != (int(count),):
+                raise self._damaged("verdicts.npz", "its verdicts are of other images")
+        return found
 
     def add_verdicts(self, which, threat, count, verdicts) -> None:
         """Adds columns of verdicts, and the accuracies they amount to.
@@ -267,12 +269,22 @@ class RunDirectory:
         everything = self._verdicts()
         new = {f"{which}|{threat} {count}|{name}": v for name, v in verdicts.items()}
         self._write_verdicts({**everything, **new})
-        known = self.results.get("accuracies", {})
-        row = known.setdefault(which, {}).setdefault(f"{threat} {count}", {})
-        row.pop("worst", None)  # the attacks may now be of other threat models alone
-        row.update(accuracies(self.verdicts(which, threat, count), threat))
-        self._merge(accuracies=known)
+        self.recount()
         self.remove_journal()
+
+    def recount(self) -> None:
+        """Makes the accuracies those of the verdicts.
+
+        An earlier version may have written others, or a process that was killed none.
+        """
+        known = copy.deepcopy(self.results.get("accuracies", {}))
+        for which, rows in _rows(self._verdicts()).items():
+            for key_, row in rows.items():
+                before = known.setdefault(which, {}).get(key_, {})
+                before.pop("worst", None)  # it may be of attacks that count no more
+                known[which][key_] = {**before, **row}
+        if known != self.results.get("accuracies"):
+            self._merge(accuracies=known)
 
     def fit(self, which: str, threat: str) -> dict:
         """The fitted numbers of a mixture, or the "reason" why none fit; {} if unknown."""

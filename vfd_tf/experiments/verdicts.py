@@ -48,6 +48,7 @@ class Verdicts:
         ):
             if path:
                 directory.keep_made_with(role, files.sha256(path), needs)
+        directory.recount()
         made = [name for name in self.mixtures if self._can_be_made(name)]
         for name, _, mix, images, attacks in self.wanted:
             if mix is None or name in made:
@@ -61,10 +62,6 @@ class Verdicts:
         known = directory.verdicts(which, threat, count)
         missing = [name for name in attacks if name not in known]
         if not missing and "clean" in known:
-            written = directory.accuracies(which, threat, count)
-            # A new results.json, or one of before a process was killed.
-            if not evaluation.accuracies(known, threat).items() <= written.items():
-                directory.add_verdicts(which, threat, count, {})
             return
         print(f"{directory.path}: evaluating {which} on {len(test)} test images")
         found = self._evaluated(which, test, missing)
