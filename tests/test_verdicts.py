@@ -99,6 +99,9 @@ def test_verdicts_of_other_shapes_are_no_accuracies(tmp_path):
     directory = RunDirectory(str(tmp_path))
     with pytest.raises(InputError, match="verdicts are of other images"):
         directory.add_verdicts("last", *KEY.split(), {"clean": np.ones(3, bool)})
+    np.savez(directory.file("verdicts.npz"), clean=np.ones(4, bool))
+    with pytest.raises(InputError, match="verdicts are of other images"):
+        directory.verdicts("last", *KEY.split())
 
 
 def test_another_vanilla_network_drops_the_mixtures_alone(tmp_path):

@@ -21,6 +21,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 
@@ -41,6 +42,7 @@ REMEDIES = {
     "verdicts.npz": "remove it, and the same command evaluates again",
 }
 _OWN = {files.LOCK, "flags.txt"}  # what a directory that is claimed by nobody may hold
+_VERDICT = re.compile(r"[^|]+\|[^|]+ n=(\d+)\|[^|]+")  # student, threat and images, column
 _PROGRESS = ("best.keras", "last.keras", "average.keras", "history.csv", "metrics.jsonl")
 
 
@@ -256,8 +258,8 @@ class RunDirectory:
         path = self.file("verdicts.npz")
         found = files.read_arrays(path, REMEDIES["verdicts.npz"])
         for name, right in found.items():
-            count = name.rpartition("|")[0].rpartition(" n=")[-1]
-            if right.dtype != bool or right.shape != (int(count),):
+            named = _VERDICT.fullmatch(name)
+            if not named or right.dtype != bool or right.shape != (int(named[1]),):
                 raise self._damaged("verdicts.npz", "its verdicts are of other images")
         return found
 
@@ -283,7 +285,7 @@ class RunDirectory:
                 before = known.setdefault(which, {}).get(key_, {})
                 before.pop("worst", None)  # it may be of attacks that count no more
                 known[which][key_] = {**before, **row}
-        if known != self.results.get("accuracies"):
+        if known != self.results.get("accuracies", {}):
             self._merge(accuracies=known)
 
     def fit(self, which: str, threat: str) -> dict:
