@@ -140,8 +140,6 @@ warned_at_once(
     r"--epochs 7 has no effect before --recipe smoke, which sets --epochs=3: .*",
     *("--epochs", "7", "--recipe", "smoke"),
 )
-
-
 warned_at_once(
     "a flag of another mode",
     r"--model has no effect in the mode train\.",

@@ -111,8 +111,7 @@ class AdversarialTrainer(Trainable):
         parts = self.method, self.distillation
         self.learning = Learning(parts, self.add_weight, self.num_classes, channels)
         self.heads = [head for own in self.learning.heads for head in own.values()]
-        trained = [self.student, *filter(None, [getattr(self, "partner", None)])]
-        self.float16 = choices.trains_in_float16(trained, self.options)
+        self.float16 = choices.trains_in_float16(self._trained(), self.options)
         skips, scales = self.options.on_nan == "skip", self.float16
         self.loss_scaling = None
         if scales or skips:
